@@ -1,0 +1,57 @@
+"""Mixed-precision weight quantization of ONNX models for stock ONNX Runtime, with its proof."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mixquant_onnx.errors import (
+    DataError,
+    MixquantError,
+    ModelError,
+    OptionError,
+    OutputError,
+    PlanError,
+    ProofError,
+    UnchangedError,
+)
+
+if TYPE_CHECKING:
+    from mixquant_onnx.api import apply_plan, inspect, quantize
+    from mixquant_onnx.pipeline import RunResult
+    from mixquant_onnx.types import BitPlan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BitPlan",
+    "DataError",
+    "MixquantError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "PlanError",
+    "ProofError",
+    "RunResult",
+    "UnchangedError",
+    "__version__",
+    "apply_plan",
+    "inspect",
+    "quantize",
+]
+
+_LATE = {
+    "apply_plan": "api",
+    "inspect": "api",
+    "quantize": "api",
+    "RunResult": "pipeline",
+    "BitPlan": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import late: onnx and numpy take longer than `--help` may."""
+    if name in _LATE:
+        import importlib
+
+        return getattr(importlib.import_module(f"mixquant_onnx.{_LATE[name]}"), name)
+    raise AttributeError(f"module 'mixquant_onnx' has no attribute '{name}'")

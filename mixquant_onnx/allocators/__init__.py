@@ -1,0 +1,1 @@
+"""Pure functions from a table of errors to the scheme of each site."""

@@ -1,0 +1,115 @@
+"""The Python interface: quantize, inspect, apply_plan. No prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Target
+from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.graph.model_io import as_loaded
+from mixquant_onnx.measure import SearchOptions
+from mixquant_onnx.methods import method as known_method
+from mixquant_onnx.pipeline import Options, Planned, Progress, RunResult, _quiet, execute, fit_plan, make_plan
+from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
+
+
+def options_of(
+    *,
+    qem: float = 2.0,
+    bits: Sequence[int] = ALL_BITS,
+    method: str = "minmax",
+    granularity: str = "channel",
+    symmetric: bool = False,
+    baseline: Literal["int8", "same"] = "int8",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_size: int = 256,
+    target: Target = "ort",
+    exact: bool = False,
+    native_types: bool = False,
+    min_ort: tuple[int, int] = FUSED_PAYS_FROM,
+    verify: bool = True,
+    data: str | Path | None = None,
+    labels: str | Path | None = None,
+    allow_unchanged: bool = False,
+) -> Options:
+    """The options of a run, checked. Raises OptionError."""
+    known_method(method)
+    if baseline not in ("int8", "same"):
+        raise OptionError(f"baseline '{baseline}' is not known; use int8 or same")
+    if target not in ("ort", "qdq"):
+        raise OptionError(f"target '{target}' is not known; use ort or qdq")
+    return Options(
+        qem=float(qem),
+        search=SearchOptions(
+            bits=tuple(sorted(set(bits))),
+            grid=Grid.parse(granularity),
+            method=method,
+            symmetric=symmetric,
+            baseline=baseline,
+        ),
+        form=FormOptions(target=target, exact=exact, native_types=native_types, min_ort=min_ort),
+        include=tuple(include),
+        exclude=tuple(exclude),
+        min_size=min_size,
+        verify=verify,
+        data=None if data is None else Path(data),
+        labels=None if labels is None else Path(labels),
+        allow_unchanged=allow_unchanged,
+    )
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, (str, Path)) else "the model"
+
+
+def inspect(model: Any, *, progress: Progress = _quiet, **options: Any) -> Planned:
+    """What `quantize` would do to `model`: its weights, their errors at each width, the plan.
+
+    `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph; `options` as for `quantize`.
+    Raises ModelError, OptionError.
+    """
+    return make_plan(as_loaded(model), options_of(**options), progress)
+
+
+def quantize(model: Any, output: str | Path | None = None, *, progress: Progress = _quiet, **options: Any) -> RunResult:
+    """Quantize the weights of `model` by the MixQuant rule, prove the result, and write it to `output`.
+
+    `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph, and is not changed. Options:
+    qem=2.0, bits=(2..8), method="minmax", granularity="channel" ("tensor", "block:N"), symmetric=False,
+    baseline="int8" ("same"), include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False,
+    native_types=False, min_ort=(1, 25), verify=True, data=None, labels=None, allow_unchanged=False.
+    Raises a MixquantError (see `errors`); then nothing was written.
+    """
+    chosen = options_of(**options)
+    planned = make_plan(as_loaded(model), chosen, progress)
+    return execute(planned, chosen, None if output is None else Path(output), _name(model), progress)
+
+
+def apply_plan(
+    model: Any,
+    plan: BitPlan | str | Path,
+    output: str | Path | None = None,
+    *,
+    progress: Progress = _quiet,
+    **options: Any,
+) -> RunResult:
+    """Replay `plan` (a BitPlan, or a file that `--plan` wrote) on `model`. Options and errors as `quantize`."""
+    chosen = options_of(**options)
+    planned = fit_plan(as_loaded(model), read_plan(plan), chosen, progress)
+    return execute(planned, chosen, None if output is None else Path(output), _name(model), progress)
+
+
+def read_plan(plan: BitPlan | str | Path) -> BitPlan:
+    """Raises PlanError when the file is missing or not a plan."""
+    if isinstance(plan, BitPlan):
+        return plan
+    try:
+        return BitPlan.from_json(json.loads(Path(plan).read_text(encoding="utf8")))
+    except OSError as error:
+        raise PlanError(f"{plan}: {error.strerror or error}; write a plan with --plan FILE") from error
+    except ValueError as error:
+        raise PlanError(f"{plan}: not JSON ({error}); write a plan with --plan FILE") from error

@@ -1,0 +1,219 @@
+"""The command line. Imports late, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixquant_onnx.errors import MixquantError, OptionError, OutputError
+
+if TYPE_CHECKING:
+    from mixquant_onnx.pipeline import Planned, Progress
+
+INTERRUPTED = 130
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    widths: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d)(?:-(\d))?", part.strip())
+        if not found:
+            raise OptionError(f"--bits '{text}' is not understood; write 2-8 or 4,8")
+        widths += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return tuple(widths)
+
+
+def _release(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)\.(\d+)(?:\.\d+)?", text)
+    if not found:
+        raise OptionError(f"--min-ort '{text}' is not a release; write for example 1.22")
+    return int(found[1]), int(found[2])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise OptionError(f"{message}; see mixquant-onnx --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mixquant-onnx",
+        usage="mixquant-onnx IN.onnx OUT.onnx [options]\n       mixquant-onnx inspect IN.onnx [options]",
+        description="Quantize the weights of an ONNX model to 2..8 bits, layer by layer (MixQuant), for stock "
+        "ONNX Runtime, and prove the result. `inspect` shows what would be done and writes nothing.",
+    )
+    parser.add_argument("paths", nargs="*", metavar="IN.onnx OUT.onnx", help="may be the same file")
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--qem", type=float, default=2.0, metavar="X",
+        help="a tensor's error may be X times that of plain int8; larger is smaller and less exact (default 2)",
+    )  # fmt: skip
+    search.add_argument("--bits", default="2-8", help="allowed widths: 2-8 (default), or a list such as 4,8")
+    search.add_argument("--method", default="minmax", help="minmax (default; also called asymmetric)")
+    search.add_argument("--granularity", default="channel", help="tensor, channel (default) or block:N")
+    search.add_argument("--symmetric", action="store_true", help="symmetric ranges, one zero point")
+    search.add_argument(
+        "--baseline", default="int8", choices=("int8", "same"),
+        help="what QEM multiplies: the error of plain int8 (default), or of the same quantizer at 8 bits",
+    )  # fmt: skip
+    search.add_argument("--include", action="append", default=[], metavar="PATTERN", help="only these tensors or nodes")
+    search.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these; both may repeat")
+    search.add_argument("--min-size", type=int, default=256, metavar="N", help="smaller tensors stay float (256)")
+    form = parser.add_argument_group("form of the file")
+    form.add_argument(
+        "--target", default="ort", choices=("ort", "qdq"),
+        help="ort (default): never slower on ONNX Runtime; qdq: DequantizeLinear everywhere, for other runtimes",
+    )  # fmt: skip
+    form.add_argument("--exact", action="store_true", help="no rounding of activations: MatMul at float speed too")
+    form.add_argument("--native-types", action="store_true", help="only widths that ONNX has types for (2, 4, 8)")
+    form.add_argument(
+        "--min-ort", default=None, metavar="X.Y",
+        help="the oldest onnxruntime that must load the file and not be slower than float (default 1.25)",
+    )  # fmt: skip
+    proof = parser.add_argument_group("proof and report")
+    proof.add_argument("--data", type=Path, metavar="PATH", help=".npz with the inputs by name, or a folder of them")
+    proof.add_argument("--labels", type=Path, metavar="FILE", help="classes of the rows of --data (or its key labels)")
+    proof.add_argument("--no-verify", action="store_true", help="write without proof")
+    proof.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
+    proof.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
+    proof.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan instead of searching")
+    proof.add_argument("--allow-unchanged", action="store_true", help="exit 0 even when nothing was quantized")
+    proof.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=_version())
+    return parser
+
+
+def _version() -> str:
+    import mixquant_onnx
+
+    return f"mixquant-onnx {mixquant_onnx.__version__}"
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {
+        name: getattr(args, name)
+        for name in (
+            "qem", "method", "granularity", "symmetric", "baseline", "include", "exclude", "min_size", "target",
+            "exact", "native_types", "data", "labels", "allow_unchanged",
+        )
+    }  # fmt: skip
+    options["bits"] = _widths(args.bits)
+    options["verify"] = not args.no_verify
+    if args.min_ort is not None:
+        options["min_ort"] = _release(args.min_ort)
+    return options
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr while something takes long; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:9}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("search", total=None)
+
+        def advance(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=max(total, 1))
+
+        yield advance
+
+
+def _write(path: Path, data: Any) -> None:
+    try:
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
+
+
+def _plan(args: argparse.Namespace, source: Path, options: dict[str, Any]) -> tuple[Planned, Any]:
+    from mixquant_onnx.api import options_of, read_plan
+    from mixquant_onnx.graph.model_io import load
+    from mixquant_onnx.pipeline import fit_plan, make_plan
+
+    chosen = options_of(**options)
+    plan = None if args.apply is None else read_plan(args.apply)
+    loaded = load(source)
+    with _progress() as progress:
+        planned = make_plan(loaded, chosen, progress) if plan is None else fit_plan(loaded, plan, chosen, progress)
+    return planned, chosen
+
+
+def _run(args: argparse.Namespace) -> int:
+    paths: list[str] = args.paths
+    inspecting = (bool(paths) and paths[0] == "inspect" and len(paths) != 2) or paths[:1] == ["inspect"]
+    if inspecting:
+        paths = paths[1:]
+    wanted = 1 if inspecting else 2
+    if len(paths) != wanted:
+        raise OptionError(
+            f"{wanted} file name{'s' * (wanted > 1)} expected, {len(paths)} given; see mixquant-onnx --help"
+        )
+    options = _options(args)
+    source = Path(paths[0])
+    output = None if inspecting else Path(paths[1])
+    for path in (output, args.json, args.plan):
+        if path is not None:
+            from mixquant_onnx.graph.model_io import check_writable
+
+            check_writable(path)
+    planned, chosen = _plan(args, source, options)
+    from rich.console import Console
+
+    from mixquant_onnx.report.summary import plan_summary, run_summary
+    from mixquant_onnx.report.terminal import show_plan, show_run
+
+    console = Console(highlight=False)
+    if args.plan is not None:
+        _write(args.plan, planned.plan.to_json())
+    if output is None:
+        summary = plan_summary(planned)
+        show_plan(summary, console)
+    else:
+        from mixquant_onnx.pipeline import execute
+
+        with _progress() as progress:
+            result = execute(planned, chosen, output, str(source), progress)
+        summary = run_summary(result, planned)
+        show_run(summary, console)
+        console.print(f"wrote {', '.join(map(str, result.files))}")
+    if args.json is not None:
+        _write(args.json, summary)
+    return 0
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command; gives back the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        args = _parser().parse_args(arguments)
+        return _run(args)
+    except MixquantError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"mixquant-onnx: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mixquant-onnx: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except MemoryError:
+        print("mixquant-onnx: not enough memory for this model; use a larger machine", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

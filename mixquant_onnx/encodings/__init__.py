@@ -1,0 +1,1 @@
+"""How codes, scales and zero points are stored in a model and turned into a tensor again."""

@@ -1,0 +1,200 @@
+"""A quantized tensor as initializers and nodes. Sees codes, scales and zero points, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
+
+from mixquant_onnx.encodings import functions
+from mixquant_onnx.encodings.forms import Kernel
+from mixquant_onnx.encodings.planes import pack, packed_bytes, shifts
+from mixquant_onnx.grid import channel_params_shape, effective_grid, params_shape
+from mixquant_onnx.types import Codes, FloatArray, Quantized, Scheme, WeightSite
+
+FreshName = Callable[[str], str]
+
+ONNX_TYPE = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "float64": TensorProto.DOUBLE,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoded:
+    """What replaces a tensor: stored tensors, the nodes that read them, the functions these call.
+
+    `nbytes` counts codes, scales and zero points as stored.
+    """
+
+    tensors: tuple[TensorProto, ...]
+    nodes: tuple[NodeProto, ...]
+    functions: tuple[FunctionProto, ...]
+    nbytes: int
+
+
+def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
+    """Bytes of codes, scales (float16) and zero points for `scheme`, before anything is encoded."""
+    grid = effective_grid(site.shape, site.layout, scheme.grid)
+    params = int(np.prod(params_shape(site.shape, site.layout, grid)))
+    zeros = 1 if scheme.symmetric else params
+    return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros
+
+
+class Builder:
+    """Collects the stored tensors of one weight under names that start with the weight's."""
+
+    def __init__(self, name: str, fresh: FreshName) -> None:
+        self.name, self.fresh = name, fresh
+        self.tensors: list[TensorProto] = []
+        self.nbytes = 0
+
+    def store(self, part: str, value: FloatArray, counted: bool = False) -> str:
+        name = self.fresh(f"{self.name}.{part}")
+        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.nbytes += value.nbytes if counted else 0
+        return name
+
+    def store_packed(self, part: str, codes: Codes, kind: int, bits: int) -> str:
+        """A tensor of an ONNX type below 8 bits, low bits first (ONNX TensorProto, UINT4 and UINT2)."""
+        name = self.fresh(f"{self.name}.{part}")
+        flat = np.pad(codes.reshape(-1), (0, -codes.size % (8 // bits)))
+        data = pack(flat, bits)[0] if flat.size % 8 == 0 else _pack_small(flat, bits)
+        tensor = TensorProto(name=name, data_type=kind, dims=codes.shape, raw_data=data.tobytes())
+        self.tensors.append(tensor)
+        self.nbytes += len(tensor.raw_data)
+        return name
+
+    def store_codes(self, codes: Codes, bits: int, shape: tuple[int, ...]) -> list[str]:
+        if bits == 8:
+            return [self.store("codes", codes.reshape(shape), counted=True)]
+        planes = zip(shifts(bits), pack(codes, bits), strict=True)
+        return [self.store(f"plane{width}", plane, counted=True) for (width, _), plane in planes]
+
+    def shape(self, part: str, dims: tuple[int, ...]) -> str:
+        return self.store(part, np.array(dims, np.int64))
+
+
+def _pack_small(flat: Codes, bits: int) -> Codes:
+    fields = flat.reshape(-1, 8 // bits).astype(np.uint8) << np.arange(0, 8, bits, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(fields, axis=1), np.uint8)
+
+
+def finish(
+    builder: Builder, nodes: list[NodeProto], made: list[FunctionProto], q: Quantized, value: str, output: str
+) -> Encoded:
+    if q.dtype != "float32":
+        nodes.append(
+            helper.make_node("Cast", [value], [output], name=builder.fresh(f"{output}.cast"), to=ONNX_TYPE[q.dtype])
+        )
+    return Encoded(tensors=tuple(builder.tensors), nodes=tuple(nodes), functions=tuple(made), nbytes=builder.nbytes)
+
+
+def value_name(q: Quantized, output: str, fresh: FreshName) -> str:
+    return output if q.dtype == "float32" else fresh(f"{output}.float32")
+
+
+def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+    """One node that ONNX Runtime folds to a float constant at load: exact, and as fast as float."""
+    shape = q.codes.shape
+    grid = effective_grid(shape, q.layout, q.scheme.grid)
+    builder = Builder(output, fresh)
+    form, view = "fold", shape
+    scale, zero = q.scale, q.zero_point
+    if grid.block is None:
+        params = channel_params_shape(shape, q.layout) if scale.size > 1 else (1,) * len(shape)
+        scale = scale.reshape(params)
+        zero = zero.reshape(params if zero.size > 1 else (1,) * len(shape))
+    else:
+        p, r, n, _ = q.layout.merged().sizes(shape)
+        form = "ragged" if r % grid.block else "blocks"
+        view = (p, r, n) if form == "ragged" else (p, r // grid.block, grid.block, n)
+        if form == "blocks":
+            scale = scale[:, :, None, :]
+            zero = zero[:, :, None, :]
+        elif zero.size == 1:
+            zero = np.broadcast_to(zero, scale.shape)
+    variant = functions.Variant(bits=q.scheme.bits, form=form, tail=has_tail(q), opset=opset)
+    inputs = builder.store_codes(q.codes, q.scheme.bits, view)
+    inputs += [builder.store("zero_point", zero, counted=True), builder.store("scale", scale, counted=True)]
+    if form != "fold":
+        inputs.append(builder.shape("view", view))
+    if form == "ragged":
+        inputs.append(builder.store("block_of", _block_of(view[1], grid.block or 1), counted=True))
+    if form != "fold" or q.scheme.bits < 8:
+        inputs.append(builder.shape("shape", shape))
+    extra = _count(builder, variant, q, inputs)
+    value = value_name(q, output, fresh)
+    call = _call(variant, inputs, value, fresh(f"{output}.dequantize"), extra)
+    return finish(builder, [call], [functions.build(variant)], q, value, output)
+
+
+def encode_matmul(q: Quantized, output: str, kernel: Kernel, transpose: bool, opset: int, fresh: FreshName) -> Encoded:
+    """Codes [K, N] behind a blocked DequantizeLinear (opset 21), which ONNX Runtime fuses with MatMul.
+
+    `transpose`: the tensor is stored [N, K] (Gemm with transB) and comes out [K, N].
+    """
+    codes = q.codes.T if transpose else q.codes
+    k, n = codes.shape
+    groups = -(-k // kernel.block)
+    builder = Builder(output, fresh)
+    variant = functions.Variant(bits=q.scheme.bits, form=f"matmul{kernel.bits}", tail=has_tail(q), opset=opset)
+    scale, zero = (_by_column(values, transpose) for values in (q.scale, q.zero_point))
+    inputs = builder.store_codes(np.ascontiguousarray(codes), q.scheme.bits, (k, n))
+    inputs += [
+        builder.store("zero_point", zero, counted=True),
+        builder.store("scale", scale, counted=True),
+        builder.shape("shape", (k, n)),
+        builder.shape("scale_shape", (groups, n)),
+    ]
+    extra = _count(builder, variant, q, inputs)
+    extra["block_size"] = kernel.block
+    call = _call(variant, inputs, output, fresh(f"{output}.dequantize"), extra)
+    return finish(builder, [call], [functions.build(variant)], q, output, output)
+
+
+def _block_of(length: int, block: int) -> FloatArray:
+    """The block of each position along the reduced axis."""
+    index = np.arange(length) // block
+    return index.astype(np.uint8 if index[-1] < 256 else np.int32)
+
+
+def _by_column(params: FloatArray, transpose: bool) -> FloatArray:
+    """[groups, N] from [P, G, Q]: columns are Q of [K, N] and P of [N, K]."""
+    return params[:, :, 0].T if transpose else params[0]
+
+
+def _count(builder: Builder, variant: functions.Variant, q: Quantized, inputs: list[str]) -> dict[str, Any]:
+    """Where padding is cut off: the number of elements as an input, below opset 10 as an attribute."""
+    if variant.tail and variant.opset >= 10:
+        inputs.append(builder.shape("count", (q.codes.size,)))
+    return {"count": [q.codes.size]} if variant.tail and variant.opset < 10 else {}
+
+
+def _call(variant: functions.Variant, inputs: list[str], output: str, name: str, extra: dict[str, Any]) -> NodeProto:
+    return helper.make_node(variant.name, inputs, [output], name=name, domain=functions.DOMAIN, **extra)
+
+
+def encode_codes(
+    q: Quantized, shape: tuple[int, ...], builder: Builder, opset: int
+) -> tuple[str, NodeProto, FunctionProto]:
+    """Codes as uint8 in `shape`, unpacked at load: (name of the value, node, function)."""
+    variant = functions.Variant(bits=q.scheme.bits, form="codes", tail=has_tail(q), opset=opset)
+    inputs = builder.store_codes(q.codes, q.scheme.bits, shape)
+    inputs.append(builder.shape("shape", shape))
+    extra = _count(builder, variant, q, inputs)
+    value = builder.fresh(f"{builder.name}.codes")
+    return (
+        value,
+        _call(variant, inputs, value, builder.fresh(f"{builder.name}.unpack"), extra),
+        functions.build(variant),
+    )
+
+
+def has_tail(q: Quantized) -> bool:
+    return q.scheme.bits < 8 and q.codes.size % 8 != 0

@@ -1,0 +1,45 @@
+"""The exceptions of the package, one exit code a class.
+
+MixquantError            1  anything below, caught by callers who do not care which
+├── OptionError          2  a value that an option does not take
+├── ModelError           3  the input is missing, truncated, not ONNX, or not runnable
+├── OutputError          4  the output cannot be written
+├── PlanError            5  a plan that does not fit the model
+├── DataError            6  evaluation data that does not fit the model
+├── UnchangedError       7  nothing was quantized
+└── ProofError           8  the written model failed its proof and was removed
+"""
+
+
+class MixquantError(Exception):
+    """Base of every error that is the user's to act on. The message is one line."""
+
+    exit_code = 1
+
+
+class OptionError(MixquantError):
+    exit_code = 2
+
+
+class ModelError(MixquantError):
+    exit_code = 3
+
+
+class OutputError(MixquantError):
+    exit_code = 4
+
+
+class PlanError(MixquantError):
+    exit_code = 5
+
+
+class DataError(MixquantError):
+    exit_code = 6
+
+
+class UnchangedError(MixquantError):
+    exit_code = 7
+
+
+class ProofError(MixquantError):
+    exit_code = 8

@@ -1,0 +1,91 @@
+"""Integer ranges of 2..8 bits, the one rounding rule, and the squared error of rounding, in cache."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.types import Codes, FloatArray
+
+CHUNK = 1 << 15
+"""Elements worked on at once: 128 KiB of float32, so that three buffers stay in a second-level cache."""
+
+_SMALLEST_NORMAL_FLOAT16 = 2.0**-14
+_LARGEST_FLOAT16 = 65504.0
+
+
+def levels(bits: int) -> int:
+    """The largest code."""
+    return (1 << bits) - 1
+
+
+def storable_scale(scale: NDArray[np.float32]) -> FloatArray:
+    """`scale` rounded up to float16, so that the range still covers; float32 where float16 is too coarse."""
+    if scale.min() < _SMALLEST_NORMAL_FLOAT16 or scale.max() > _LARGEST_FLOAT16 * 0.999:
+        return scale
+    half = scale.astype(np.float16)
+    return np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half).astype(np.float16)
+
+
+def encode(rows: FloatArray, scale: FloatArray, zero_point: Codes, bits: int) -> Codes:
+    """Codes of `rows` [N, M], scale and zero point [N]: round half to even, then saturate (ONNX QuantizeLinear)."""
+    step = scale.astype(np.float32)[:, None]
+    codes = np.rint(rows / step)
+    codes += zero_point.astype(np.float32)[:, None]
+    return np.clip(codes, 0, levels(bits), out=codes).astype(np.uint8)
+
+
+def squared_error(
+    rows: NDArray[np.float32],
+    scale: FloatArray,
+    saturate: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+) -> float:
+    """Sum over `rows` [N, M] of (row - scale x rint(row / scale))^2, float64 across chunks.
+
+    `saturate` is (lowest, highest) of rint(row / scale) for each row; None where the range covers the row.
+    """
+    step = scale.astype(np.float32)
+    if step.size == 1:
+        flat = rows.reshape(-1)
+        bounds = None if saturate is None else (saturate[0][0], saturate[1][0])
+        return _flat_error(flat, float(step[0]), bounds)
+    return _rows_error(rows, step, saturate)
+
+
+def _flat_error(flat: NDArray[np.float32], step: float, bounds: tuple[np.float32, np.float32] | None) -> float:
+    inverse = np.float32(1.0 / step)
+    scaled, rounded = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    total = 0.0
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        x, y = scaled[: part.size], rounded[: part.size]
+        np.multiply(part, inverse, out=x)
+        np.rint(x, out=y)
+        if bounds is not None:
+            np.clip(y, bounds[0], bounds[1], out=y)
+        np.subtract(x, y, out=x)
+        total += float(np.dot(x, x))
+    return total * step * step
+
+
+def _rows_error(
+    rows: NDArray[np.float32],
+    step: NDArray[np.float32],
+    saturate: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+) -> float:
+    count, width = rows.shape
+    inverse = (1.0 / step).astype(np.float32)[:, None]
+    power = step.astype(np.float64) ** 2
+    at_once = max(1, CHUNK // max(width, 1))
+    buffers = np.empty((2, at_once, width), np.float32)
+    total = 0.0
+    for start in range(0, count, at_once):
+        part = slice(start, min(start + at_once, count))
+        x, y = buffers[0, : part.stop - start], buffers[1, : part.stop - start]
+        np.multiply(rows[part], inverse[part], out=x)
+        np.rint(x, out=y)
+        if saturate is not None:
+            np.clip(y, saturate[0][part, None], saturate[1][part, None], out=y)
+        np.subtract(x, y, out=x)
+        total += float(np.einsum("ij,ij->i", x, x) @ power[part])
+    return total

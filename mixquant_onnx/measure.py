@@ -1,0 +1,67 @@
+"""Sites x schemes -> errors: the MixQuant search, linear in weights x widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.encodings.encoder import nbytes_of
+from mixquant_onnx.grid import effective_grid, to_rows
+from mixquant_onnx.methods import method
+from mixquant_onnx.methods.minmax import baseline_error
+from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors, WeightSite
+
+PER_CHANNEL = Grid(per="channel")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """Which candidates there are. `baseline`: `int8` is vanilla int8, `same` the same quantizer at 8 bits."""
+
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    grid: Grid = PER_CHANNEL
+    method: str = "minmax"
+    symmetric: bool = False
+    baseline: Literal["int8", "same"] = "int8"
+
+
+def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOptions) -> SiteErrors:
+    """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
+    values = np.ascontiguousarray(weight, dtype=np.float32)
+    chosen = method(options.method)
+    grid = effective_grid(site.shape, site.layout, options.grid)
+    rows = to_rows(values, site.layout, grid)
+    widths = [*options.bits, *([8] if options.baseline == "same" and 8 not in options.bits else [])]
+    sums = chosen.errors(rows, widths, options.symmetric)
+    count = site.elements
+    baseline = sums[widths.index(8)] if options.baseline == "same" else baseline_error(values)
+    cells = []
+    for bits, total in zip(options.bits, sums, strict=False):
+        scheme = Scheme(bits=bits, grid=options.grid, method=options.method, symmetric=options.symmetric)
+        cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme)))
+    flat = values.reshape(-1)
+    return SiteErrors(
+        site=site.name,
+        elements=count,
+        power=float(np.dot(flat, flat)) / count,
+        baseline=baseline / count,
+        cells=tuple(cells),
+    )
+
+
+def measure(
+    sites: Sequence[WeightSite],
+    value_of: Callable[[str], NDArray[np.generic]],
+    options: SearchOptions,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Mapping[str, SiteErrors]:
+    """The error table of `sites`; `progress` is called with the elements of each finished site."""
+    table = {}
+    for site in sites:
+        table[site.name] = site_errors(site, value_of(site.name), options)
+        progress(site.elements)
+    return table

@@ -1,0 +1,33 @@
+"""Quantization methods by name. A method sees rows and nothing else; add one here and it is complete.
+
+A method module has `fit(rows, bits, symmetric) -> (scale, zero_point)`, one value a row [N] with the scale
+as stored, and `errors(rows, bits, symmetric) -> [sum of squared errors at each width]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.methods import minmax
+from mixquant_onnx.types import Codes, FloatArray
+
+
+class Method(Protocol):
+    def fit(self, rows: NDArray[np.float32], bits: int, symmetric: bool) -> tuple[FloatArray, Codes]: ...
+
+    def errors(self, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[float]: ...
+
+
+METHODS: dict[str, Method] = {"minmax": minmax, "asymmetric": minmax}
+
+
+def method(name: str) -> Method:
+    """Raises OptionError for an unknown name."""
+    if name not in METHODS:
+        raise OptionError(f"method '{name}' is not known; choose from {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,1 @@
+"""What a run shows: the summary as data, and renderings of that data."""

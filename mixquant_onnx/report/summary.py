@@ -1,0 +1,115 @@
+"""A run as plain data (`--json`). Renderings read this and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+import mixquant_onnx
+from mixquant_onnx.encodings.releases import Releases, releases_of
+from mixquant_onnx.pipeline import Planned, RunResult
+from mixquant_onnx.runtime import version
+from mixquant_onnx.types import Scheme, SiteErrors
+from mixquant_onnx.verify import Verification
+
+SUMMARY_FORMAT = 1
+
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no infinity."""
+    return value if value is None or math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def _qe(errors: SiteErrors, scheme: Scheme) -> float:
+    return next(cell.qe for cell in errors.cells if cell.scheme == scheme)
+
+
+def _sqnr(power: float, qe: float) -> float:
+    if qe == 0:
+        return math.inf
+    return 10 * math.log10(power / qe) if power > 0 else -math.inf
+
+
+def plan_summary(planned: Planned) -> dict[str, Any]:
+    """What `inspect` shows: tensors with their scheme and errors, the skipped ones, the distribution of bits."""
+    tensors: list[dict[str, Any]] = []
+    for name, scheme in planned.plan.sites.items():
+        site, errors = planned.sites[name].site, planned.table[name]
+        cell = next(c for c in errors.cells if c.scheme == scheme)
+        tensors.append(
+            {
+                "name": name,
+                "shape": list(site.shape),
+                "dtype": site.dtype,
+                "ops": sorted({use.op for use in site.uses}),
+                "nodes": [use.node for use in site.uses],
+                "scheme": str(scheme),
+                "bits": scheme.bits,
+                "nbytes": cell.nbytes,
+                "qe": cell.qe,
+                "baseline_qe": errors.baseline,
+                "sqnr_db": _finite(_sqnr(errors.power, cell.qe)),
+                "qe_by_bits": {str(c.scheme.bits): c.qe for c in errors.cells},
+            }
+        )
+    elements = {t["name"]: int(np.prod(t["shape"])) for t in tensors}
+    total = sum(elements.values())
+    counted = Counter(t["bits"] for t in tensors)
+    return {
+        "format": SUMMARY_FORMAT,
+        "versions": {"mixquant_onnx": mixquant_onnx.__version__, "onnxruntime": version()},
+        "settings": dict(planned.plan.settings),
+        "nbytes_before": planned.loaded.nbytes,
+        "weights": total,
+        "average_bits": 8 * sum(t["nbytes"] for t in tensors) / total if total else 0.0,
+        "bits": {str(bits): counted[bits] for bits in sorted(counted)},
+        "tensors": tensors,
+        "skipped": [{"name": name, "reason": reason} for name, reason in planned.plan.skipped.items()],
+    }
+
+
+def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
+    """What a run shows: `plan_summary`, what was written, and the proof."""
+    summary = plan_summary(planned)
+    for tensor in summary["tensors"]:
+        tensor["nbytes"] = result.rewritten.nbytes[tensor["name"]]
+        tensor["form"] = result.rewritten.forms[tensor["name"]]
+    releases = releases_of(result.rewritten.forms.values(), result.rewritten.opset[1])
+    summary.update(
+        nbytes_after=result.nbytes_after,
+        average_bits=result.average_bits,
+        opset={"before": result.rewritten.opset[0], "after": result.rewritten.opset[1]},
+        files=[str(file) for file in result.files],
+        notes=[*result.rewritten.notes, *(result.verification.notes if result.verification else ())],
+        releases=_releases(releases),
+        verification=None if result.verification is None else _verification(result.verification),
+    )
+    return summary
+
+
+def _releases(releases: Releases) -> dict[str, str]:
+    return {"loads_from": releases.loads_from, "not_slower_from": releases.not_slower_from}
+
+
+def _verification(proof: Verification) -> dict[str, Any]:
+    return {
+        "codes": proof.codes,
+        "decoder": proof.decoder,
+        "oracle_sqnr_db": _finite(proof.oracle_sqnr_db),
+        "samples": proof.samples,
+        "synthetic": proof.synthetic,
+        "float_accuracy": proof.float_accuracy,
+        "quality": [
+            {
+                "profile": q.profile,
+                "sqnr_db": _finite(q.sqnr_db),
+                "cosine": q.cosine,
+                "top1_agreement": q.top1_agreement,
+                "accuracy": q.accuracy,
+            }
+            for q in proof.quality
+        ],
+    }

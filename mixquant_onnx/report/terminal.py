@@ -1,0 +1,122 @@
+"""The summary as tables in a terminal (rich)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+SHOWN = 12
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def _decibels(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f} dB" if isinstance(value, float) else "exact"
+
+
+def _tensors(summary: dict[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("tensor", overflow="ellipsis", no_wrap=True)
+    table.add_column("operator", overflow="ellipsis", no_wrap=True)
+    table.add_column("shape", min_width=min(11, max(len(_shape(t)) for t in summary["tensors"])), no_wrap=True)
+    table.add_column("scheme", min_width=min(12, max(len(t["scheme"]) for t in summary["tensors"])), no_wrap=True)
+    for name, width in (("QE", 7), ("/ int8", 6), ("SQNR", 7)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    key = {"-inf": -1e9, "inf": 1e9}
+    worst = sorted(summary["tensors"], key=lambda t: key.get(t["sqnr_db"], t["sqnr_db"]))
+    for t in worst[:SHOWN]:
+        ratio = "-" if not t["baseline_qe"] else f"{t['qe'] / t['baseline_qe']:.2f}"
+        table.add_row(
+            escape(_short(t["name"])),
+            "/".join(t["ops"]),
+            _shape(t),
+            t["scheme"],
+            f"{t['qe']:.1e}",
+            ratio,
+            _decibels(t["sqnr_db"]),
+        )
+    return table
+
+
+def _short(name: str, width: int = 36) -> str:
+    return name if len(name) <= width else "…" + name[1 - width :]
+
+
+def _shape(tensor: dict[str, Any]) -> str:
+    return "x".join(map(str, tensor["shape"]))
+
+
+def _left(console: Console, count: int, what: str) -> None:
+    if count > SHOWN:
+        console.print(f"  … and {count - SHOWN} more {what} (all of them in --json FILE)")
+
+
+def show_plan(summary: dict[str, Any], console: Console) -> None:
+    """Tensors (worst SQNR first), the distribution of bits, and what stays float and why."""
+    if summary["tensors"]:
+        console.print(_tensors(summary, f"{len(summary['tensors'])} weight tensors, worst SQNR first"))
+        _left(console, len(summary["tensors"]), "tensors")
+        spread = ", ".join(f"{count} at {bits} bits" for bits, count in summary["bits"].items())
+        console.print(
+            f"bits: {spread}; {summary['average_bits']:.2f} bits a weight on average with scales and zero points"
+        )
+    if summary["skipped"]:
+        by_reason: dict[str, list[str]] = {}
+        for entry in summary["skipped"]:
+            by_reason.setdefault(entry["reason"], []).append(entry["name"])
+        table = Table(title="left as float", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("reason")
+        table.add_column("tensors", justify="right")
+        table.add_column("for example", overflow="ellipsis", no_wrap=True)
+        for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:SHOWN]:
+            table.add_row(escape(reason), str(len(names)), escape(_short(names[0])))
+        console.print(table)
+        _left(console, len(by_reason), "reasons")
+
+
+def show_run(summary: dict[str, Any], console: Console) -> None:
+    """`show_plan`, then sizes, proof and quality."""
+    show_plan(summary, console)
+    before, after = summary["nbytes_before"], summary["nbytes_after"]
+    console.print(f"size: {_size(before)} -> [bold]{_size(after)}[/bold] ({after / before:.1%} of the input)")
+    releases = summary["releases"]
+    console.print(
+        f"onnxruntime: loads from {releases['loads_from']}, not slower than float from {releases['not_slower_from']}"
+        f"; opset {summary['opset']['before']} -> {summary['opset']['after']}"
+    )
+    for note in summary["notes"]:
+        console.print(f"note: {escape(note)}")
+    proof = summary["verification"]
+    if proof is None:
+        console.print("[yellow]not verified (--no-verify)[/yellow]")
+        return
+    console.print(
+        f"proof: codes of {proof['codes']} tensors decode exactly ({proof['decoder']}); against the float graph with "
+        f"the same weights: {_decibels(proof['oracle_sqnr_db'])}"
+    )
+    if proof["quality"]:
+        console.print(_quality(proof))
+
+
+def _quality(proof: dict[str, Any]) -> Table:
+    source = "synthetic inputs" if proof["synthetic"] else "samples of your data"
+    table = Table(
+        title=f"against the float model, {proof['samples']} {source}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("profile", "SQNR", "cosine", "top-1 agreement", "accuracy (float)"):
+        table.add_column(name, justify="left" if name == "profile" else "right")
+    for q in proof["quality"]:
+        agreement = "-" if q["top1_agreement"] is None else f"{q['top1_agreement']:.2%}"
+        accuracy = "-" if q["accuracy"] is None else f"{q['accuracy']:.2%} ({proof['float_accuracy']:.2%})"
+        table.add_row(q["profile"], _decibels(q["sqnr_db"]), f"{q['cosine']:.6f}", agreement, accuracy)
+    return table

@@ -1,0 +1,63 @@
+"""ONNX Runtime sessions. Profile `deployed` has the default options, `exact` float activations in MatMulNBits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from onnx import ModelProto
+
+from mixquant_onnx.types import FloatArray
+
+Profile = Literal["exact", "deployed"]
+Feed = Mapping[str, FloatArray]
+
+_CONFIG: dict[Profile, dict[str, str]] = {
+    "deployed": {},
+    "exact": {"session.qdq_matmulnbits_accuracy_level": "1"},
+}
+
+
+class RuntimeFailure(Exception):
+    """ONNX Runtime refused to load or to run a model; the message is its first line."""
+
+
+def version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+class Session:
+    """A loaded model. Raises RuntimeFailure when ONNX Runtime cannot load it."""
+
+    def __init__(self, model: ModelProto | bytes | Path, profile: Profile = "deployed", threads: int = 0) -> None:
+        import onnxruntime
+
+        self.profile: Profile = profile
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.log_severity_level = 4
+        for key, value in _CONFIG[profile].items():
+            options.add_session_config_entry(key, value)
+        source = model.SerializeToString() if isinstance(model, ModelProto) else model
+        source = str(source) if isinstance(source, Path) else source
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            raise RuntimeFailure(first_line(error)) from error
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> list[Any]:
+        """Outputs in order. Raises RuntimeFailure."""
+        try:
+            return list(self._session.run(list(outputs) if outputs else None, dict(feed)))
+        except Exception as error:  # as above
+            raise RuntimeFailure(first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

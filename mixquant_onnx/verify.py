@@ -1,0 +1,301 @@
+"""The proof: codes decode to themselves, the graph equals its oracle, and how close it is to float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from mixquant_onnx.errors import DataError, ProofError
+from mixquant_onnx.feeds import Data, synthetic
+from mixquant_onnx.graph.scopes import Scope, walk
+from mixquant_onnx.graph.sites import LocatedSite
+from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
+from mixquant_onnx.quantizer import dequantized
+from mixquant_onnx.runtime import Profile, RuntimeFailure, Session
+from mixquant_onnx.types import FloatArray, Quantized
+
+ORACLE_SQNR_DB = {"float32": 70.0, "float64": 70.0, "float16": 40.0, "bfloat16": 20.0}
+"""Least SQNR of the graph against its oracle, by the type of its weights. Rounding in float32 leaves 95 dB and
+more on the fetched models; a wrong axis or zero point in one layer leaves under 40 (tests/test_verify.py)."""
+
+_AT_ONCE = 32_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """The written model against the float model in one profile; top1 only where the output is of classes."""
+
+    profile: Profile
+    sqnr_db: float
+    cosine: float
+    top1_agreement: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What was proved. `codes`: tensors whose codes decode exactly; `decoder`: who decoded them."""
+
+    codes: int
+    decoder: str
+    oracle_sqnr_db: float | None
+    quality: tuple[Quality, ...]
+    float_accuracy: float | None
+    samples: int
+    synthetic: bool
+    notes: tuple[str, ...]
+
+
+def _producers(scope: Scope) -> dict[str, NodeProto]:
+    return {output: node for node in scope.body.node for output in node.output}
+
+
+def _decoder_model(model: ModelProto, scope: Scope, names: Sequence[str]) -> ModelProto:
+    """The nodes and tensors that compute `names` (in `scope`) from nothing, as a model that outputs them."""
+    producers = _producers(scope)
+    stored: dict[str, TensorProto] = {}
+    if isinstance(scope.body, GraphProto):
+        stored = {tensor.name: tensor for tensor in scope.body.initializer}
+    wanted, nodes, tensors, seen = list(names), [], [], set()
+    while wanted:
+        name = wanted.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in stored:
+            tensors.append(stored[name])
+        elif name in producers:
+            nodes.append(producers[name])
+            wanted.extend(producers[name].input)
+    order = {id(node): position for position, node in enumerate(scope.body.node)}
+    position_of = {output: order.get(id(node), 0) for output, node in producers.items()}
+    nodes.sort(key=lambda node: position_of[node.output[0]])
+    outputs = []
+    for name in names:
+        nodes.append(helper.make_node("Cast", [name], [f"{name}.as_float32"], to=TensorProto.FLOAT))
+        outputs.append(helper.make_tensor_value_info(f"{name}.as_float32", TensorProto.FLOAT, None))
+    graph = helper.make_graph(nodes, "decoder", [], outputs, tensors)
+    small = helper.make_model(graph, functions=list(model.functions), ir_version=model.ir_version)
+    del small.opset_import[:]
+    small.opset_import.extend(model.opset_import)
+    return small
+
+
+def decode_with_runtime(model: ModelProto, scope: Scope, names: Sequence[str]) -> list[FloatArray]:
+    """What ONNX Runtime makes of the stored codes behind `names`, as float32. Raises RuntimeFailure."""
+    return list(Session(_decoder_model(model, scope, names)).run({}))
+
+
+def check_codes(model: ModelProto, outputs: Mapping[str, tuple[str, str]], quantized: Mapping[str, Quantized]) -> None:
+    """Raises ProofError for the first site whose stored tensor is not exactly its dequantized codes.
+
+    `outputs`: for each site the path of its scope and the name of the value. Raises RuntimeFailure where this
+    machine has no kernel for the type.
+    """
+    scopes = {scope.path: scope for scope in walk(model)}
+    batch: list[str] = []
+    size = 0
+    for name in outputs:
+        if batch and (size > _AT_ONCE or outputs[name][0] != outputs[batch[0]][0]):
+            _check_batch(model, scopes[outputs[batch[0]][0]], batch, outputs, quantized)
+            batch, size = [], 0
+        batch.append(name)
+        size += quantized[name].codes.size
+    if batch:
+        _check_batch(model, scopes[outputs[batch[0]][0]], batch, outputs, quantized)
+
+
+def _check_batch(
+    model: ModelProto,
+    scope: Scope,
+    batch: Sequence[str],
+    outputs: Mapping[str, tuple[str, str]],
+    quantized: Mapping[str, Quantized],
+) -> None:
+    got = decode_with_runtime(model, scope, [outputs[name][1] for name in batch])
+    for name, value in zip(batch, got, strict=True):
+        q = quantized[name]
+        want = dequantized(q, _numpy_type(q.dtype)).astype(np.float32)
+        if value.shape != want.shape:
+            want = want.T
+        if value.shape != want.shape or not np.array_equal(value, want):
+            raise ProofError(f"proof failed at '{name}' ({q.scheme}): its stored codes do not decode to its weights")
+
+
+def _numpy_type(name: str) -> np.dtype[np.generic]:
+    if name == "bfloat16":
+        return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+    return np.dtype(name)
+
+
+def prove_codes(
+    saved: ModelProto,
+    sites: Mapping[str, LocatedSite],
+    quantized: Mapping[str, Quantized],
+    values: Mapping[str, str],
+) -> str:
+    """Decode every stored tensor; who did it. `values`: the name that holds each site's weight.
+
+    Raises ProofError. NumPy decodes where ONNX Runtime has no kernel for a type.
+    """
+    outputs = {name: (sites[name].site.scope, values[name]) for name in quantized}
+    try:
+        check_codes(saved, outputs, quantized)
+    except RuntimeFailure:
+        decode_in_numpy(saved, outputs, quantized)
+        return "NumPy"
+    return "ONNX Runtime"
+
+
+def decode_in_numpy(
+    saved: ModelProto, outputs: Mapping[str, tuple[str, str]], quantized: Mapping[str, Quantized]
+) -> None:
+    """`check_codes` through onnx's reference implementation, which has every type. Raises ProofError."""
+    from onnx.reference import ReferenceEvaluator
+
+    scopes = {scope.path: scope for scope in walk(saved)}
+    for name, (path, value) in outputs.items():
+        model = _decoder_model(saved, scopes[path], [value])
+        got = cast(list[FloatArray], ReferenceEvaluator(model).run(None, {}))[0]
+        q = quantized[name]
+        want = dequantized(q, _numpy_type(q.dtype)).astype(np.float32)
+        if not np.array_equal(got, want if want.shape == got.shape else want.T):
+            raise ProofError(f"proof failed at '{name}' ({q.scheme}): its stored codes do not decode to its weights")
+
+
+def reference_outputs(session: Session, data: Data) -> list[list[FloatArray]]:
+    """The float model's outputs. Raises DataError when it does not run on `data`."""
+    try:
+        return run_all(session, data)
+    except RuntimeFailure as failure:
+        raise DataError(f"the float model does not run on this data: {failure}") from failure
+
+
+def check_oracle(saved: ModelProto, reference: ModelProto, exact: Session, data: Data, types: set[str]) -> float:
+    """SQNR of the saved model (profile exact) against its oracle `reference`. Raises ProofError."""
+    limit = min((ORACLE_SQNR_DB[name] for name in types), default=ORACLE_SQNR_DB["float32"])
+    ratio, _ = compare(run_all(Session(reference), data), run_all(exact, data))
+    if not ratio >= limit:
+        where = first_divergence(saved, reference, data, limit)
+        raise ProofError(
+            f"proof failed: {ratio:.1f} dB against the float graph with the same weights, at least {limit:g} expected; "
+            f"first different at {where}"
+        )
+    return ratio
+
+
+def float_accuracy(reference: list[list[FloatArray]], data: Data) -> float | None:
+    """Top-1 of the float model. Raises DataError where the labels are not one for each row."""
+    classes = _classes(reference)
+    if data.labels is None or classes is None:
+        return None
+    if len(data.labels) != len(classes):
+        raise DataError(f"{len(data.labels)} labels for {len(classes)} rows of data; give one label a row")
+    return _accuracy(classes, data.labels)
+
+
+def sample_count(data: Data) -> int:
+    """Rows of the first input over all feeds."""
+    return sum(int(next(iter(f.values())).shape[0]) if next(iter(f.values())).ndim else 1 for f in data.feeds)
+
+
+def oracle(original: ModelProto, sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized]) -> None:
+    """Turn `original` (whose located sites these are) into its oracle: float, with dequantized weights."""
+    for name, q in quantized.items():
+        tensor = sites[name].source.tensor
+        value = numpy_helper.from_array(dequantized(q, _numpy_type(q.dtype)), tensor.name)
+        tensor.CopyFrom(value)
+
+
+def run_all(session: Session, data: Data) -> list[list[FloatArray]]:
+    return [session.run(feed) for feed in data.feeds]
+
+
+def compare(reference: list[list[FloatArray]], other: list[list[FloatArray]]) -> tuple[float, float]:
+    """(lowest SQNR, lowest cosine) over the float outputs, each over all feeds together."""
+    ratios, cosines = [], []
+    for position in range(len(reference[0])):
+        pairs = [(r[position], o[position]) for r, o in zip(reference, other, strict=True)]
+        if not all(isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating) for a, _ in pairs):
+            continue
+        if any(a.shape != b.shape for a, b in pairs):
+            return float("-inf"), 0.0
+        a, b = (np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for p in pairs]) for k in (0, 1))
+        if a.size == 0 or not a.any():
+            continue
+        ratios.append(sqnr_db(a, b))
+        cosines.append(cosine(a, b))
+    return min(ratios, default=float("inf")), min(cosines, default=1.0)
+
+
+def _classes(outputs: list[list[FloatArray]]) -> FloatArray | None:
+    """The first output of all feeds, where it is [N, classes]."""
+    first = [feed[0] for feed in outputs]
+    if not all(isinstance(a, np.ndarray) and a.ndim == 2 and a.shape[1] > 1 for a in first):
+        return None
+    return np.concatenate(first) if len({a.shape[1] for a in first}) == 1 else None
+
+
+def _accuracy(classes: FloatArray | None, labels: FloatArray | None) -> float | None:
+    if classes is None or labels is None or len(labels) != len(classes):
+        return None
+    return float(np.mean(classes.argmax(1) == labels))
+
+
+def first_divergence(saved: ModelProto, reference: ModelProto, data: Data, limit: float) -> str:
+    """The first value, in graph order, that both models compute and that is not the same in both."""
+    names = [o for node in reference.graph.node for o in node.output if o]
+    present = {o for node in saved.graph.node for o in node.output}
+    names = [name for name in names if name in present]
+    makers = {o: n for n in reference.graph.node for o in n.output}
+    try:
+        got = _values(saved, names, data, "exact")
+        want = _values(reference, names, data, "deployed")
+    except RuntimeFailure:
+        return "a layer that could not be singled out"
+    for name, a, b in zip(names, want, got, strict=True):
+        if isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating):
+            same_shape = a.shape == b.shape
+            if not same_shape or (a.any() and not sqnr_db(a, b) >= limit):
+                return f"'{makers[name].name or name}' ({makers[name].op_type})"
+    return "a layer inside a subgraph"
+
+
+def _values(model: ModelProto, names: Sequence[str], data: Data, profile: Profile) -> list[FloatArray]:
+    wider = ModelProto()
+    wider.CopyFrom(model)
+    known = {value.name for value in wider.graph.output}
+    wider.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in names if n not in known)
+    return Session(wider, profile).run(data.feeds[0], names)
+
+
+def usable_data(float_session: Session, original: ModelProto) -> Data | None:
+    """Generated inputs on which the float model runs and gives finite outputs; None where none was found."""
+    for data in synthetic(original):
+        try:
+            outputs = run_all(float_session, data)
+        except RuntimeFailure:
+            continue
+        arrays = [a for feed in outputs for a in feed if isinstance(a, np.ndarray)]
+        floats = [a for a in arrays if np.issubdtype(a.dtype, np.floating)]
+        if all(np.isfinite(a).all() for a in floats) and any(a.size for a in floats):
+            return data
+    return None
+
+
+def quality_of(reference: list[list[FloatArray]], session: Session, data: Data) -> Quality:
+    got = run_all(session, data)
+    ratio, angle = compare(reference, got)
+    ours, theirs = _classes(got), _classes(reference)
+    agreement = None if ours is None or theirs is None else top1_agreement(theirs, ours)
+    return Quality(
+        profile=session.profile,
+        sqnr_db=ratio,
+        cosine=angle,
+        top1_agreement=agreement,
+        accuracy=_accuracy(ours, data.labels),
+    )
