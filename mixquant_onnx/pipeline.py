@@ -78,6 +78,7 @@ class RunResult:
     table: ErrorTable
     sites: Mapping[str, LocatedSite]
     rewritten: Rewritten
+    form: FormOptions
     verification: verify.Verification | None
     nbytes_before: int
     nbytes_after: int
@@ -236,6 +237,7 @@ def execute(
         table=planned.table,
         sites=planned.sites,
         rewritten=rewritten,
+        form=options.form,
         verification=proof,
         nbytes_before=planned.loaded.nbytes,
         nbytes_after=size,

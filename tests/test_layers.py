@@ -8,13 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent / "mixquant_onnx"
 
 LAYERS = {
-    "errors": 0, "types": 0,
-    "grid": 1, "integer": 1, "metrics": 1,
-    "methods": 2, "allocators": 2, "quantizer": 3,
-    "encodings": 3, "graph": 4,
-    "runtime": 4, "feeds": 5, "verify": 6,
-    "measure": 5, "pipeline": 7, "api": 8,
-    "report": 8, "cli": 9,
+    "errors": 0, "types": 1,
+    "grid": 2, "integer": 2, "metrics": 2,
+    "methods": 3, "allocators": 3, "quantizer": 4,
+    "encodings": 4, "graph": 5,
+    "runtime": 5, "feeds": 6, "verify": 7,
+    "measure": 5, "pipeline": 8, "api": 9,
+    "report": 9, "cli": 10,
 }  # fmt: skip
 
 

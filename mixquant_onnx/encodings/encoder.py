@@ -99,7 +99,7 @@ def value_name(q: Quantized, output: str, fresh: FreshName) -> str:
     return output if q.dtype == "float32" else fresh(f"{output}.float32")
 
 
-def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small_ints: bool = True) -> Encoded:
     """One node that ONNX Runtime folds to a float constant at load: exact, and as fast as float."""
     shape = q.codes.shape
     grid = effective_grid(shape, q.layout, q.scheme.grid)
@@ -119,7 +119,7 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName) -> En
             zero = zero[:, :, None, :]
         elif zero.size == 1:
             zero = np.broadcast_to(zero, scale.shape)
-    variant = functions.Variant(bits=q.scheme.bits, form=form, tail=has_tail(q), opset=opset)
+    variant = functions.Variant(bits=q.scheme.bits, form=form, tail=has_tail(q), opset=opset, small_ints=small_ints)
     inputs = builder.store_codes(q.codes, q.scheme.bits, view)
     inputs += [builder.store("zero_point", zero, counted=True), builder.store("scale", scale, counted=True)]
     if form != "fold":
@@ -181,10 +181,10 @@ def _call(variant: functions.Variant, inputs: list[str], output: str, name: str,
 
 
 def encode_codes(
-    q: Quantized, shape: tuple[int, ...], builder: Builder, opset: int
+    q: Quantized, shape: tuple[int, ...], builder: Builder, opset: int, small_ints: bool
 ) -> tuple[str, NodeProto, FunctionProto]:
     """Codes as uint8 in `shape`, unpacked at load: (name of the value, node, function)."""
-    variant = functions.Variant(bits=q.scheme.bits, form="codes", tail=has_tail(q), opset=opset)
+    variant = functions.Variant(bits=q.scheme.bits, form="codes", tail=has_tail(q), opset=opset, small_ints=small_ints)
     inputs = builder.store_codes(q.codes, q.scheme.bits, shape)
     inputs.append(builder.shape("shape", shape))
     extra = _count(builder, variant, q, inputs)

@@ -13,6 +13,10 @@ FUSED_PAYS_FROM = (1, 25)
 """The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float (docs/releases.md)."""
 
 
+SMALL_INTS_FROM = (1, 21)
+"""The first onnxruntime with Add and Sub on 8-bit integers: smaller and quicker at load."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FormOptions:
     """target: `ort` or `qdq`. exact: MatMul is folded too. native_types: no width without an ONNX type."""
@@ -21,6 +25,10 @@ class FormOptions:
     exact: bool = False
     native_types: bool = False
     min_ort: tuple[int, int] = FUSED_PAYS_FROM
+
+    @property
+    def small_ints(self) -> bool:
+        return self.min_ort >= SMALL_INTS_FROM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,27 +42,25 @@ class Kernel:
 def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
     """The kernel that is not slower than float for a weight [k, n] at 1 to 256 rows; None where none is.
 
-    Measured by `tools/bench kernels` (docs/kernels.md). A tensor or channel scale is repeated for blocks of
-    the size that the kernel runs best; codes of 5 to 7 bits run as 8.
+    The bounds are where `tools/bench kernels` crosses 1.0 (docs/kernels.md), with a margin for other machines.
+    A scale of the tensor or a channel is repeated for blocks of the size that the kernel runs best; codes of
+    5 to 7 bits run as 8, and those of up to 4 bits too where the 8-bit kernel is the faster one.
     """
-    if min(k, n) < 128 or k < 256:
-        return None
     block = scheme.grid.block
-    if block is not None:
-        if block not in (32, 64, 128, 256):
-            return None
-        if block == 32 and (min(k, n) < 384 or k * n < 384 * 1024):
-            return None
-        if block == 64 and k * n < 256 * 256:
-            return None
-        if scheme.bits <= 4 and k * n >= 768 * 768:
-            return Kernel(bits=4, block=block)
-        return Kernel(bits=8, block=block)
-    if k * n < 256 * 256:
+    four_bits = scheme.bits <= 4
+    if k < 256 or n < 128 or k * n < 256 * 384:
         return None
-    if scheme.bits <= 4 and k >= 512 and k * n >= 384 * 384:
-        return Kernel(bits=4, block=128)
-    return Kernel(bits=8, block=128 if k >= 1024 else 64)
+    if block is None:
+        if four_bits and k >= 512 and k * n >= 384 * 384:
+            return Kernel(bits=4, block=128)
+        return Kernel(bits=8, block=128 if k >= 1024 else 64)
+    if block == 32 and min(k, n) >= 384 and k * n >= 384 * 1024:
+        return Kernel(bits=4 if four_bits and k * n >= 768 * 1024 else 8, block=32)
+    if block == 64:
+        return Kernel(bits=4 if four_bits and k * n >= 768 * 1024 else 8, block=64)
+    if block in (128, 256) and k >= 512:
+        return Kernel(bits=4 if four_bits and k * n >= 384 * 384 else 8, block=block)
+    return None
 
 
 def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel | None:

@@ -40,6 +40,7 @@ class Variant:
     form: str
     tail: bool
     opset: int
+    small_ints: bool = True
 
     @property
     def name(self) -> str:
@@ -48,8 +49,8 @@ class Variant:
 
     @property
     def narrow(self) -> bool:
-        """Whether codes - zero point is worked out in int8 (Add and Sub of int8: opset 14)."""
-        return self.bits < 8 and self.opset >= 14
+        """Whether codes are put together in 8-bit integers: Add-14, from onnxruntime 1.21 on (`small_ints`)."""
+        return self.bits < 8 and self.opset >= 14 and self.small_ints
 
     def inputs(self) -> list[str]:
         planes = ["codes"] if self.bits == 8 else [f"plane{width}" for width, _ in shifts(self.bits)]
@@ -108,6 +109,12 @@ def _without_padding(body: _Body, variant: Variant, codes: str) -> str:
     return kept
 
 
+def _small_codes(body: _Body, variant: Variant) -> str:
+    if variant.narrow or variant.bits == 8:
+        return _codes(body, variant, "shape", np.uint8)
+    return body.add("Cast", _codes(body, variant, "shape", np.float32), to=TensorProto.UINT8)
+
+
 def _per_block(body: _Body, variant: Variant, name: str) -> str:
     """Scale or zero point for each element along the reduced axis, where the last block is short."""
     if variant.form != "ragged":
@@ -131,7 +138,7 @@ def _product(body: _Body, variant: Variant, output: str) -> None:
 
 
 def _blocked_dequantize(body: _Body, variant: Variant) -> None:
-    codes = _codes(body, variant, "shape", np.uint8)
+    codes = _small_codes(body, variant)
     scale = body.add("Expand", body.add("Cast", "scale", to=TensorProto.FLOAT), "scale_shape")
     zero = body.add("Expand", "zero_point", "scale_shape")
     if variant.form == "matmul4":
@@ -160,7 +167,7 @@ def build(variant: Variant) -> FunctionProto:
         attributes = ["block_size"]
         _blocked_dequantize(body, variant)
     else:
-        output = _codes(body, variant, "shape", np.uint8)
+        output = _small_codes(body, variant)
     if variant.tail and variant.opset < 10:
         attributes.append("count")
     return helper.make_function(

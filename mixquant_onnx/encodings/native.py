@@ -61,7 +61,9 @@ def opset_for(shape: tuple[int, ...], layout: Layout, grid: Grid, bits: int) -> 
     return max(needed, 21) if bits == 4 else max(needed, 14 if bits < 8 else needed)
 
 
-def encode_native(q: Quantized, output: str, opset: int, two_bits: bool, fresh: FreshName) -> Encoded | None:
+def encode_native(
+    q: Quantized, output: str, opset: int, two_bits: bool, fresh: FreshName, small_ints: bool = True
+) -> Encoded | None:
     """DequantizeLinear on uint8, uint4 or uint2 where ONNX has the width, else on codes unpacked to uint8.
 
     None where this opset cannot say it. `two_bits`: uint2 may be used (ONNX Runtime 1.31 computes garbage for
@@ -82,7 +84,7 @@ def encode_native(q: Quantized, output: str, opset: int, two_bits: bool, fresh: 
     elif q.scheme.bits == 8:
         codes = builder.store("codes", q.codes.reshape(plan.codes), counted=True)
     else:
-        codes, node, function = encode_codes(q, plan.codes, builder, opset)
+        codes, node, function = encode_codes(q, plan.codes, builder, opset, small_ints)
         nodes.append(node)
         made.append(function)
     scale = q.scale.astype(np.float32).reshape(plan.params)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM
+from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, SMALL_INTS_FROM, FormOptions
 
-_OPSET_FROM = {19: "1.16", 20: "1.17", 21: "1.18", 22: "1.20", 23: "1.23", 24: "1.24", 25: "1.25"}
-OLDEST_TRIED = "1.20"
+_OPSET_FROM = {23: (1, 23), 24: (1, 24), 25: (1, 25), 26: (1, 26)}
+OLDEST_TRIED = (1, 20)
+CAST_TO_UINT4_FROM = (1, 23)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,13 +22,15 @@ def _text(release: tuple[int, int]) -> str:
     return f"{release[0]}.{release[1]}"
 
 
-def releases_of(forms: Iterable[str], opset: int) -> Releases:
-    """What tests/test_releases.py found, from the oldest release tried on."""
-    used = set(forms)
+def releases_of(forms: Mapping[str, str], bits: Mapping[str, int], opset: int, options: FormOptions) -> Releases:
+    """What the tests found on releases from 1.20 on (docs/releases.md); `forms` and `bits` by site."""
     loads = max(OLDEST_TRIED, _OPSET_FROM.get(opset, OLDEST_TRIED))
-    if any(form.startswith("MatMulNBits 4") for form in used):
-        loads = max(loads, "1.23")
+    if options.small_ints and opset >= 14 and any(width < 8 for width in bits.values()):
+        loads = max(loads, SMALL_INTS_FROM)
+    used = set(forms.values())
+    if "MatMulNBits 4" in used:
+        loads = max(loads, CAST_TO_UINT4_FROM)
     if "DequantizeLinear" in used:
-        return Releases(loads_from=loads, not_slower_from="none (--target qdq)")
+        return Releases(loads_from=_text(loads), not_slower_from="no release (--target qdq)")
     fused = any(form.startswith("MatMulNBits") for form in used)
-    return Releases(loads_from=loads, not_slower_from=max(loads, _text(FUSED_PAYS_FROM)) if fused else loads)
+    return Releases(loads_from=_text(loads), not_slower_from=_text(max(loads, FUSED_PAYS_FROM) if fused else loads))

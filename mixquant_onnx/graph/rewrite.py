@@ -108,7 +108,7 @@ def _wanted_opsets(
     options: FormOptions,
 ) -> list[int]:
     """Opsets to try, the best first."""
-    wanted = {14} if any(q.scheme.bits < 8 for q in quantized.values()) else set()
+    wanted = {14} if options.small_ints and any(q.scheme.bits < 8 for q in quantized.values()) else set()
     if any(kernels.values()):
         wanted.add(21)
     if options.target == "qdq":
@@ -142,11 +142,11 @@ def _encode(
 ) -> tuple[Encoded, str]:
     name = located.source.name
     if options.target == "qdq":
-        native = encode_native(q, name, opset, not _two_bits_broken(located), fresh)
+        native = encode_native(q, name, opset, not _two_bits_broken(located), fresh, options.small_ints)
         if native is not None:
             return native, "DequantizeLinear"
     if kernel is None:
-        return encode_folded(q, name, opset, fresh), "folded"
+        return encode_folded(q, name, opset, fresh, options.small_ints), "folded"
     gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
     transpose = bool(gemms) and bool(attributes(gemms[0]).get("transB", 0))
     output = fresh(f"{name}.transposed") if transpose else name

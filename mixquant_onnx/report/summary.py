@@ -77,7 +77,8 @@ def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
     for tensor in summary["tensors"]:
         tensor["nbytes"] = result.rewritten.nbytes[tensor["name"]]
         tensor["form"] = result.rewritten.forms[tensor["name"]]
-    releases = releases_of(result.rewritten.forms.values(), result.rewritten.opset[1])
+    bits = {name: scheme.bits for name, scheme in result.plan.sites.items()}
+    releases = releases_of(result.rewritten.forms, bits, result.rewritten.opset[1], result.form)
     summary.update(
         nbytes_after=result.nbytes_after,
         average_bits=result.average_bits,
