@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Target
+from mixquant_onnx.encodings.releases import OLDEST_TRIED
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph.model_io import as_loaded
 from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.methods import method as known_method
-from mixquant_onnx.pipeline import Options, Planned, Progress, RunResult, _quiet, execute, fit_plan, make_plan
+from mixquant_onnx.pipeline import RunResult, execute
+from mixquant_onnx.planning import Options, Planned, Progress, fit_plan, make_plan, quiet
 from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
 
 
@@ -34,12 +36,17 @@ def options_of(
     verify: bool = True,
     data: str | Path | None = None,
     labels: str | Path | None = None,
+    rounding: Literal["compensated", "nearest"] = "compensated",
     allow_unchanged: bool = False,
 ) -> Options:
     """The options of a run, checked. Raises OptionError."""
     known_method(method)
     if baseline not in ("int8", "same"):
         raise OptionError(f"baseline '{baseline}' is not known; use int8 or same")
+    if rounding not in ("compensated", "nearest"):
+        raise OptionError(f"rounding '{rounding}' is not known; use compensated or nearest")
+    if min_ort < OLDEST_TRIED:
+        raise OptionError("--min-ort goes back to 1.20; older releases were not tried")
     if target not in ("ort", "qdq"):
         raise OptionError(f"target '{target}' is not known; use ort or qdq")
     return Options(
@@ -58,6 +65,7 @@ def options_of(
         verify=verify,
         data=None if data is None else Path(data),
         labels=None if labels is None else Path(labels),
+        rounding=rounding,
         allow_unchanged=allow_unchanged,
     )
 
@@ -66,7 +74,7 @@ def _name(model: Any) -> str:
     return str(model) if isinstance(model, (str, Path)) else "the model"
 
 
-def inspect(model: Any, *, progress: Progress = _quiet, **options: Any) -> Planned:
+def inspect(model: Any, *, progress: Progress = quiet, **options: Any) -> Planned:
     """What `quantize` would do to `model`: its weights, their errors at each width, the plan.
 
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph; `options` as for `quantize`.
@@ -75,13 +83,14 @@ def inspect(model: Any, *, progress: Progress = _quiet, **options: Any) -> Plann
     return make_plan(as_loaded(model), options_of(**options), progress)
 
 
-def quantize(model: Any, output: str | Path | None = None, *, progress: Progress = _quiet, **options: Any) -> RunResult:
+def quantize(model: Any, output: str | Path | None = None, *, progress: Progress = quiet, **options: Any) -> RunResult:
     """Quantize the weights of `model` by the MixQuant rule, prove the result, and write it to `output`.
 
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph, and is not changed. Options:
     qem=2.0, bits=(2..8), method="minmax", granularity="channel" ("tensor", "block:N"), symmetric=False,
     baseline="int8" ("same"), include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False,
-    native_types=False, min_ort=(1, 25), verify=True, data=None, labels=None, allow_unchanged=False.
+    native_types=False, min_ort=(1, 25), verify=True, data=None, labels=None,
+    rounding="compensated" ("nearest"), allow_unchanged=False.
     Raises a MixquantError (see `errors`); then nothing was written.
     """
     chosen = options_of(**options)
@@ -94,7 +103,7 @@ def apply_plan(
     plan: BitPlan | str | Path,
     output: str | Path | None = None,
     *,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     **options: Any,
 ) -> RunResult:
     """Replay `plan` (a BitPlan, or a file that `--plan` wrote) on `model`. Options and errors as `quantize`."""

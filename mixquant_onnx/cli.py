@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mixquant_onnx.errors import MixquantError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from mixquant_onnx.pipeline import Planned, Progress
+    from mixquant_onnx.planning import Options, Planned, Progress
 
 INTERRUPTED = 130
 
@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "--baseline", default="int8", choices=("int8", "same"),
         help="what QEM multiplies: the error of plain int8 (default), or of the same quantizer at 8 bits",
     )  # fmt: skip
+    search.add_argument(
+        "--rounding", default="compensated", choices=("compensated", "nearest"),
+        help="compensated (default): a few weights are rounded the other way so that outputs keep their mean",
+    )  # fmt: skip
     search.add_argument("--include", action="append", default=[], metavar="PATTERN", help="only these tensors or nodes")
     search.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these; both may repeat")
     search.add_argument("--min-size", type=int, default=256, metavar="N", help="smaller tensors stay float (256)")
@@ -101,7 +105,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         name: getattr(args, name)
         for name in (
             "qem", "method", "granularity", "symmetric", "baseline", "include", "exclude", "min_size", "target",
-            "exact", "native_types", "data", "labels", "allow_unchanged",
+            "exact", "native_types", "data", "labels", "rounding", "allow_unchanged",
         )
     }  # fmt: skip
     options["bits"] = _widths(args.bits)
@@ -135,10 +139,10 @@ def _write(path: Path, data: Any) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
 
 
-def _plan(args: argparse.Namespace, source: Path, options: dict[str, Any]) -> tuple[Planned, Any]:
+def _plan(args: argparse.Namespace, source: Path, options: dict[str, Any]) -> tuple[Planned, Options]:
     from mixquant_onnx.api import options_of, read_plan
     from mixquant_onnx.graph.model_io import load
-    from mixquant_onnx.pipeline import fit_plan, make_plan
+    from mixquant_onnx.planning import fit_plan, make_plan
 
     chosen = options_of(**options)
     plan = None if args.apply is None else read_plan(args.apply)

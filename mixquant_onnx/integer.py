@@ -89,3 +89,43 @@ def _rows_error(
         np.subtract(x, y, out=x)
         total += float(np.einsum("ij,ij->i", x, x) @ power[part])
     return total
+
+
+def row_errors(
+    rows: NDArray[np.float32],
+    scale: FloatArray,
+    lowest: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    weights: NDArray[np.float32] | None = None,
+) -> NDArray[np.float64]:
+    """Squared error of each row [N, M] when rint(row / scale) is saturated to lowest..highest (each [N]).
+
+    `weights` [M] or [N, M] weighs the squares.
+    """
+    count, width = rows.shape
+    step = scale.astype(np.float32)
+    inverse = (1.0 / step)[:, None]
+    result = np.zeros(count)
+    at_once = max(1, CHUNK // max(min(width, CHUNK), 1))
+    buffers = np.empty((2, at_once, min(width, CHUNK)), np.float32)
+    for top in range(0, count, at_once):
+        part = slice(top, min(top + at_once, count))
+        for left in range(0, width, CHUNK):
+            across = slice(left, min(left + CHUNK, width))
+            x = buffers[0, : part.stop - top, : across.stop - left]
+            y = buffers[1, : part.stop - top, : across.stop - left]
+            np.multiply(rows[part, across], inverse[part], out=x)
+            np.rint(x, out=y)
+            np.maximum(y, lowest[part, None], out=y)
+            np.minimum(y, highest[part, None], out=y)
+            np.subtract(x, y, out=x)
+            if weights is None:
+                result[part] += np.einsum("ij,ij->i", x, x)
+            else:
+                np.multiply(x, x, out=x)
+                result[part] += np.einsum("ij,ij->i", x, np.broadcast_to(_slice(weights, part, across), x.shape))
+    return result * step.astype(np.float64) ** 2
+
+
+def _slice(weights: NDArray[np.float32], part: slice, across: slice) -> NDArray[np.float32]:
+    return weights[across] if weights.ndim == 1 else weights[part, across]

@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent / "mixquant_onnx"
 LAYERS = {
     "errors": 0, "types": 1,
     "grid": 2, "integer": 2, "metrics": 2,
-    "methods": 3, "allocators": 3, "quantizer": 4,
+    "methods": 3, "allocators": 3, "rounding": 3, "quantizer": 4,
     "encodings": 4, "graph": 5,
-    "runtime": 5, "feeds": 6, "verify": 7,
-    "measure": 5, "pipeline": 8, "api": 9,
-    "report": 9, "cli": 10,
+    "runtime": 5, "feeds": 6, "calibration": 7, "verify": 7,
+    "measure": 5, "planning": 6, "proof": 8, "pipeline": 9, "api": 10,
+    "report": 10, "cli": 11,
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 import mixquant_onnx
 from mixquant_onnx.encodings.releases import Releases, releases_of
-from mixquant_onnx.pipeline import Planned, RunResult
+from mixquant_onnx.pipeline import RunResult
+from mixquant_onnx.planning import Planned
 from mixquant_onnx.runtime import version
 from mixquant_onnx.types import Scheme, SiteErrors
 from mixquant_onnx.verify import Verification
@@ -76,6 +77,8 @@ def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
     summary = plan_summary(planned)
     for tensor in summary["tensors"]:
         tensor["nbytes"] = result.rewritten.nbytes[tensor["name"]]
+        tensor["qe"] = result.qe[tensor["name"]]
+        tensor["sqnr_db"] = _finite(_sqnr(planned.table[tensor["name"]].power, tensor["qe"]))
         tensor["form"] = result.rewritten.forms[tensor["name"]]
     bits = {name: scheme.bits for name, scheme in result.plan.sites.items()}
     releases = releases_of(result.rewritten.forms, bits, result.rewritten.opset[1], result.form)

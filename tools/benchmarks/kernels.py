@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from benchmarks.timing import ratios, session, table, versions
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
+from benchmarks.timing import ratios, session, table, versions
 
 ROWS = (1, 16, 64, 256)
 SIZES = (

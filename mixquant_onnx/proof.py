@@ -1,0 +1,70 @@
+"""The proof of one written model, as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from onnx import ModelProto
+
+from mixquant_onnx import verify
+from mixquant_onnx.errors import ProofError
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph.rewrite import Rewritten
+from mixquant_onnx.graph.sites import LocatedSite
+from mixquant_onnx.planning import Progress, quiet
+from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.types import Quantized
+
+
+def prove(
+    original: ModelProto,
+    saved: ModelProto,
+    sites: Mapping[str, LocatedSite],
+    quantized: Mapping[str, Quantized],
+    rewritten: Rewritten,
+    source: ModelProto | Path,
+    data: Data | None,
+    refusal: str | None = None,
+    progress: Progress = quiet,
+) -> verify.Verification:
+    """Run every check on `saved` (at `source`). Turns `original` into its oracle. Raises ProofError.
+
+    `refusal`: why ONNX Runtime does not load the float model, where it does not.
+    """
+    notes: list[str] = []
+    progress("proof", 0, 4)
+    sessions: list[Session] = []
+    if refusal is not None:
+        notes.append(f"ONNX Runtime does not load the float model here ({refusal}); the proof is on the codes alone")
+    else:
+        try:
+            sessions = [Session(source, "exact"), Session(source, "deployed")]
+        except RuntimeFailure as failure:
+            raise ProofError(f"proof failed: ONNX Runtime does not load the result ({failure})") from failure
+    progress("proof", 1, 4)
+    decoder = verify.prove_codes(saved, sites, quantized, rewritten.values)
+    progress("proof", 2, 4)
+    ratio: float | None = None
+    quality: tuple[verify.Quality, ...] = ()
+    accuracy: float | None = None
+    if sessions and data is None:
+        notes.append("outputs were not compared: no generated input runs on the float model; give --data")
+    if sessions and data is not None:
+        reference = verify.reference_outputs(Session(original), data)
+        accuracy = verify.float_accuracy(reference, data)
+        progress("proof", 3, 4)
+        verify.oracle(original, sites, quantized)
+        ratio = verify.check_oracle(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
+        quality = tuple(verify.quality_of(reference, session, data) for session in sessions)
+    progress("proof", 4, 4)
+    return verify.Verification(
+        codes=len(quantized),
+        decoder=decoder,
+        oracle_sqnr_db=ratio,
+        quality=quality,
+        float_accuracy=accuracy,
+        samples=0 if data is None else verify.sample_count(data),
+        synthetic=data is not None and data.synthetic,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,95 @@
+"""Rounding that keeps a layer's output where it was, data-free or with data.
+
+Rounding to nearest minimises the error of the weights; the error of the output is sum_j e_j x_j, whose mean
+square for uncorrelated inputs is (sum_j e_j mean_j)^2 + sum_j e_j^2 var_j. The first term, a shift of the
+output, is what ruins nets whose activations are positive (Nagel et al. 2019, arXiv 1906.04721, correct it in the
+biases; Guo et al. 2022, arXiv 2202.07471, by rounding). Here a few weights of each row are rounded the other
+way, those where that is cheapest, until the sum of both terms is least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.types import Codes
+
+_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moments:
+    """Mean and variance of the input that meets each weight of a row: [M], or [rows, M] with groups."""
+
+    mean: NDArray[np.float32]
+    variance: NDArray[np.float32]
+
+    def part(self, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self.mean.ndim == 1:
+            return self.mean[None, :], self.variance[None, :]
+        return self.mean[rows], self.variance[rows]
+
+
+def compensate(
+    rows: NDArray[np.float32],
+    codes: Codes,
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.float32],
+    highest: int,
+    moments: Moments,
+) -> Codes:
+    """`codes` [N, M] of `rows` with a few of them changed by one step.
+
+    `scale` and `zero_point` broadcast against rows; each row is one output of the layer.
+    """
+    count, width = rows.shape
+    at_once = max(1, _AT_ONCE // max(width, 1))
+    result = codes.copy()
+    for start in range(0, count, at_once):
+        part = slice(start, min(start + at_once, count))
+        step = np.broadcast_to(scale, rows.shape)[part]
+        zero = np.broadcast_to(zero_point, rows.shape)[part]
+        mean, variance = moments.part(part)
+        result[part] = _compensate(rows[part], codes[part], step, zero, highest, mean, variance)
+    return result
+
+
+def _compensate(
+    rows: NDArray[np.float32],
+    codes: Codes,
+    step: NDArray[np.float32],
+    zero: NDArray[np.float32],
+    highest: int,
+    mean: NDArray[np.float32],
+    variance: NDArray[np.float32],
+) -> Codes:
+    level = codes.astype(np.float32) - zero
+    error = rows - level * step
+    shift = np.einsum("ij,ij->i", error, np.broadcast_to(mean, error.shape))[:, None]
+    toward = np.sign(error)
+    effect = step * mean * toward
+    moved = codes.astype(np.int16) + toward.astype(np.int16)
+    allowed = (effect * shift > 0) & (moved >= 0) & (moved <= highest)
+    # Rounding j the other way takes |effect| from the shift and adds this much variance.
+    price = variance * step * (step - 2 * np.abs(error))
+    gain = np.abs(effect)
+    ratio = np.where(allowed, price / np.maximum(gain, np.float32(1e-30)), np.float32(np.inf))
+    count = min(rows.shape[1], 16 + 8 * int(np.sqrt(rows.shape[1])))
+    nearest = np.argpartition(ratio, count - 1, axis=1)[:, :count] if count < rows.shape[1] else None
+    picked = np.take_along_axis(ratio, nearest, 1) if nearest is not None else ratio
+    order = np.argsort(picked, axis=1, kind="stable")
+    order = np.take_along_axis(nearest, order, 1) if nearest is not None else order
+    usable = np.take_along_axis(allowed, order, 1)
+    taken = np.cumsum(np.where(usable, np.take_along_axis(gain, order, 1), 0), axis=1, dtype=np.float64)
+    paid = np.cumsum(np.where(usable, np.take_along_axis(price, order, 1), 0), axis=1, dtype=np.float64)
+    objective = (np.abs(shift) - taken) ** 2 + paid
+    objective = np.concatenate([np.abs(shift).astype(np.float64) ** 2, objective], axis=1)
+    changes = objective.argmin(axis=1)[:, None]
+    flip = usable & (np.arange(order.shape[1]) < changes)
+    result = codes.copy()
+    now = np.take_along_axis(result, order, 1).astype(np.int16)
+    now += np.where(flip, np.take_along_axis(toward, order, 1), 0).astype(np.int16)
+    np.put_along_axis(result, order, now.astype(np.uint8), 1)
+    return result
