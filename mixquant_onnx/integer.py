@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,60 +37,49 @@ def encode(rows: FloatArray, scale: FloatArray, zero_point: Codes, bits: int) ->
     return np.clip(codes, 0, levels(bits), out=codes).astype(np.uint8)
 
 
-def squared_error(
-    rows: NDArray[np.float32],
-    scale: FloatArray,
-    saturate: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-) -> float:
-    """Sum over `rows` [N, M] of (row - scale x rint(row / scale))^2, float64 across chunks.
+def squared_errors(rows: NDArray[np.float32], scales: Sequence[FloatArray]) -> list[float]:
+    """For each of `scales` ([N] or [1]): the sum over `rows` [N, M] of (row - scale x rint(row / scale))^2.
 
-    `saturate` is (lowest, highest) of rint(row / scale) for each row; None where the range covers the row.
+    For ranges that cover the rows, so that no code saturates. Every scale is tried while a chunk is in cache;
+    float64 across chunks.
     """
-    step = scale.astype(np.float32)
-    if step.size == 1:
-        flat = rows.reshape(-1)
-        bounds = None if saturate is None else (saturate[0][0], saturate[1][0])
-        return _flat_error(flat, float(step[0]), bounds)
-    return _rows_error(rows, step, saturate)
+    steps = [scale.astype(np.float32) for scale in scales]
+    return _flat_errors(rows.reshape(-1), steps) if steps[0].size == 1 else _rows_errors(rows, steps)
 
 
-def _flat_error(flat: NDArray[np.float32], step: float, bounds: tuple[np.float32, np.float32] | None) -> float:
-    inverse = np.float32(1.0 / step)
-    scaled, rounded = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    total = 0.0
+def _flat_errors(flat: NDArray[np.float32], steps: list[NDArray[np.float32]]) -> list[float]:
+    inverses = [np.float32(1.0 / float(step[0])) for step in steps]
+    totals = [0.0] * len(steps)
+    buffers = np.empty((2, CHUNK), np.float32)
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
-        x, y = scaled[: part.size], rounded[: part.size]
-        np.multiply(part, inverse, out=x)
-        np.rint(x, out=y)
-        if bounds is not None:
-            np.clip(y, bounds[0], bounds[1], out=y)
-        np.subtract(x, y, out=x)
-        total += float(np.dot(x, x))
-    return total * step * step
+        x, y = buffers[0, : part.size], buffers[1, : part.size]
+        for k, inverse in enumerate(inverses):
+            np.multiply(part, inverse, out=x)
+            np.rint(x, out=y)
+            np.subtract(x, y, out=x)
+            totals[k] += float(np.dot(x, x))
+    return [total * float(step[0]) ** 2 for total, step in zip(totals, steps, strict=True)]
 
 
-def _rows_error(
-    rows: NDArray[np.float32],
-    step: NDArray[np.float32],
-    saturate: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-) -> float:
+def _rows_errors(rows: NDArray[np.float32], steps: list[NDArray[np.float32]]) -> list[float]:
     count, width = rows.shape
-    inverse = (1.0 / step).astype(np.float32)[:, None]
-    power = step.astype(np.float64) ** 2
+    columns = [(step[:, None], (1.0 / step).astype(np.float32)[:, None]) for step in steps]
+    totals = [0.0] * len(steps)
     at_once = max(1, CHUNK // max(width, 1))
     buffers = np.empty((2, at_once, width), np.float32)
-    total = 0.0
     for start in range(0, count, at_once):
         part = slice(start, min(start + at_once, count))
-        x, y = buffers[0, : part.stop - start], buffers[1, : part.stop - start]
-        np.multiply(rows[part], inverse[part], out=x)
-        np.rint(x, out=y)
-        if saturate is not None:
-            np.clip(y, saturate[0][part, None], saturate[1][part, None], out=y)
-        np.subtract(x, y, out=x)
-        total += float(np.einsum("ij,ij->i", x, x) @ power[part])
-    return total
+        values = rows[part]
+        x, y = buffers[0, : len(values)], buffers[1, : len(values)]
+        for k, (step, inverse) in enumerate(columns):
+            np.multiply(values, inverse[part], out=x)
+            np.rint(x, out=x)
+            np.multiply(x, step[part], out=y)
+            np.subtract(values, y, out=x)
+            flat = x.reshape(-1)
+            totals[k] += float(np.dot(flat, flat))
+    return totals
 
 
 def row_errors(

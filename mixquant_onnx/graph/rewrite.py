@@ -12,6 +12,7 @@ from mixquant_onnx.encodings import functions
 from mixquant_onnx.encodings.encoder import Encoded, encode_folded, encode_matmul
 from mixquant_onnx.encodings.forms import FormOptions, Kernel, kernel_for, matmul_shape
 from mixquant_onnx.encodings.native import encode_native, opset_for
+from mixquant_onnx.errors import ModelError
 from mixquant_onnx.graph.operators import attributes
 from mixquant_onnx.graph.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.graph.scopes import Scope, used_names
@@ -21,6 +22,8 @@ from mixquant_onnx.types import Quantized
 FUNCTIONS_FROM_IR = 8
 FOUR_BITS_FROM_IR = 10
 INPUTS_ARE_FREE_FROM_IR = 4
+BROADCASTING_FROM = 7
+"""The first opset with NumPy broadcasting, and the first that ONNX Runtime runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,8 @@ def rewrite(model: ModelProto, quantized: Mapping[str, Quantized], options: Form
     kernels = {n: kernel if _fusable(sites[n]) else None for n, kernel in kernels.items()}
     _raise(model, _wanted_opsets(sites, quantized, kernels, options), names.fresh, notes)
     opset = opset_of(model)
+    if quantized and opset < BROADCASTING_FROM:
+        raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({notes[-1]})")
     sites = find(model, min_size).sites
     nbytes: dict[str, int] = {}
     forms: dict[str, str] = {}
@@ -108,7 +113,9 @@ def _wanted_opsets(
     options: FormOptions,
 ) -> list[int]:
     """Opsets to try, the best first."""
-    wanted = {14} if options.small_ints and any(q.scheme.bits < 8 for q in quantized.values()) else set()
+    wanted = {BROADCASTING_FROM}
+    if options.small_ints and any(q.scheme.bits < 8 for q in quantized.values()):
+        wanted.add(14)
     if any(kernels.values()):
         wanted.add(21)
     if options.target == "qdq":

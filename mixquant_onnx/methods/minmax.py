@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.integer import levels, squared_error, storable_scale
+from mixquant_onnx.integer import levels, squared_errors, storable_scale
 from mixquant_onnx.types import Codes, FloatArray
 
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -46,10 +46,10 @@ def fit(rows: NDArray[np.float32], bits: int, symmetric: bool) -> tuple[FloatArr
 def errors(rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[float]:
     """Sum of squared errors of `rows` at each of `bits`; one pass for the ranges, one a width."""
     span = row_range(rows)
-    return [squared_error(rows, storable_scale(scale_of(span, b, symmetric)), None) for b in bits]
+    return squared_errors(rows, [storable_scale(scale_of(span, b, symmetric)) for b in bits])
 
 
 def baseline_error(tensor: NDArray[np.float32]) -> float:
     """Sum of squared errors of vanilla int8: asymmetric, one float32 scale for the tensor."""
     rows = tensor.reshape(1, -1)
-    return squared_error(rows, scale_of(row_range(rows), 8, False), None)
+    return squared_errors(rows, [scale_of(row_range(rows), 8, False)])[0]

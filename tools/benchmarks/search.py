@@ -1,0 +1,67 @@
+"""Time of the search over seven widths against the plain NumPy formulation, on ResNet-sized weights."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import numpy as np
+
+from benchmarks.shapes import BLOCKS, weights
+from benchmarks.timing import medians, table, versions
+from mixquant_onnx.measure import SearchOptions, measure
+from mixquant_onnx.types import Grid, Layout, WeightSite
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+
+
+def plain(tensors: list[np.ndarray]) -> list[float]:
+    """The textbook formulation: quantize to codes, dequantize, mean of the squared difference in float64."""
+    found = []
+    for weight in tensors:
+        low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
+        for bits in WIDTHS:
+            top = 2**bits - 1
+            scale = np.float32((high - low) / top)
+            zero = np.float32(round(-low / float(scale)))
+            codes = np.clip(np.round(weight / scale) + zero, 0, top).astype(np.uint8)
+            restored = (codes.astype(np.float32) - zero) * scale
+            found.append(float(np.mean((weight - restored) ** 2, dtype=np.float64)))
+    return found
+
+
+def ours(tensors: list[np.ndarray], grid: str, method: str = "minmax") -> list[float]:
+    options = SearchOptions(grid=Grid.parse(grid), method=method)
+    sites = [
+        WeightSite(
+            name=str(k), tensor="w", scope="", shape=weight.shape, dtype="float32",
+            layout=Layout(p=1, r=weight.ndim - 1), uses=(),
+        )
+        for k, weight in enumerate(tensors)
+    ]  # fmt: skip
+    found = measure(sites, lambda name: tensors[int(name)], options)
+    return [cell.qe for errors in found.values() for cell in errors.cells]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tools/bench search", description=__doc__)
+    parser.add_argument("--depths", default="18,50,101,152")
+    args = parser.parse_args(arguments)
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        print("note: run with OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 for one core")
+    print(f"# Search over {len(WIDTHS)} widths\n\n{versions()}; medians of interleaved runs, baseline included.\n")
+    rows = []
+    for depth in map(int, args.depths.split(",")):
+        assert depth in BLOCKS
+        tensors = weights(depth)
+        exact, quick = plain(tensors), ours(tensors, "tensor")
+        difference = float(np.max(np.abs(np.array(quick) / np.array(exact) - 1)))
+        actions = [lambda t=tensors: plain(t)]
+        actions += [lambda t=tensors, g=grid: ours(t, g) for grid in ("tensor", "channel", "block:32")]
+        times = medians(actions, rounds=5)
+        total = f"{sum(t.size for t in tensors) / 1e6:.1f}"
+        shares = [f"{times[0] / times[1]:.1f}x", f"{times[2] / times[1]:.2f}"]
+        rows.append([f"ResNet-{depth}", total, *(f"{t:.3f} s" for t in times), *shares, f"{difference:.0e}"])
+    header = ["weights of", "million", "plain", "tensor", "channel", "block:32", "plain / tensor"]
+    print(table([*header, "channel / tensor", "difference of QE"], rows))
+    return 0
