@@ -22,14 +22,20 @@ def _decibels(value: float | str | None) -> str:
     return f"{value:.1f} dB" if isinstance(value, float) else "exact"
 
 
-def _tensors(summary: dict[str, Any], title: str) -> Table:
+def _tensors(summary: dict[str, Any], title: str, width: int) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("tensor", overflow="ellipsis", no_wrap=True)
-    table.add_column("operator", overflow="ellipsis", no_wrap=True)
-    table.add_column("shape", min_width=min(11, max(len(_shape(t)) for t in summary["tensors"])), no_wrap=True)
-    table.add_column("scheme", min_width=min(12, max(len(t["scheme"]) for t in summary["tensors"])), no_wrap=True)
-    for name, width in (("QE", 7), ("/ int8", 6), ("SQNR", 7)):
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    fixed = [
+        ("operator", "left", 9),
+        ("shape", "left", max(5, *(len(_shape(t)) for t in summary["tensors"]))),
+        ("scheme", "left", max(6, *(len(t["scheme"]) for t in summary["tensors"]))),
+        ("QE", "right", 7),
+        ("/ int8", "right", 6),
+        ("SQNR", "right", 7),
+    ]
+    room = width - sum(2 + size for _, _, size in fixed) - 4
+    table.add_column("tensor", overflow="ellipsis", no_wrap=True, width=min(40, max(12, room)))
+    for name, justify, size in fixed:
+        table.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True, width=size)
     key = {"-inf": -1e9, "inf": 1e9}
     worst = sorted(summary["tensors"], key=lambda t: key.get(t["sqnr_db"], t["sqnr_db"]))
     for t in worst[:SHOWN]:
@@ -62,7 +68,7 @@ def _left(console: Console, count: int, what: str) -> None:
 def show_plan(summary: dict[str, Any], console: Console) -> None:
     """Tensors (worst SQNR first), the distribution of bits, and what stays float and why."""
     if summary["tensors"]:
-        console.print(_tensors(summary, f"{len(summary['tensors'])} weight tensors, worst SQNR first"))
+        console.print(_tensors(summary, f"{len(summary['tensors'])} weight tensors, worst SQNR first", console.width))
         _left(console, len(summary["tensors"]), "tensors")
         spread = ", ".join(f"{count} at {bits} bits" for bits, count in summary["bits"].items())
         console.print(
