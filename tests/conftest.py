@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
+from cases import Fails, classifier, files_under
+
+from mixquant_onnx.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -10,3 +16,38 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(params=["digits_cnn", "digits_transformer"])
 def model_path(request: pytest.FixtureRequest) -> Path:
     return ROOT / "models" / str(request.param) / "model.onnx"
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(classifier(), path)
+    return path
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out.onnx"
+
+
+@pytest.fixture
+def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Run a command that must fail with `code`, one line on stderr, and no file made or changed; that line."""
+
+    def run(code: int, *arguments: object) -> str:
+        before = files_under(tmp_path)
+        assert main([str(argument) for argument in arguments]) == code
+        printed = capsys.readouterr()
+        assert files_under(tmp_path) == before
+        assert printed.err.startswith("mixquant-onnx: ") and printed.err.count("\n") == 1
+        assert "Traceback" not in printed.err + printed.out
+        return printed.err
+
+    return run

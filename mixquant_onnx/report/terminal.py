@@ -25,14 +25,13 @@ def _decibels(value: float | str | None) -> str:
 def _tensors(summary: dict[str, Any], title: str, width: int) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     fixed = [
-        ("operator", "left", 9),
         ("shape", "left", max(5, *(len(_shape(t)) for t in summary["tensors"]))),
-        ("scheme", "left", max(6, *(len(t["scheme"]) for t in summary["tensors"]))),
+        ("scheme", "left", max(6, *(len(_width_and_grid(t)) for t in summary["tensors"]))),
         ("QE", "right", 7),
         ("/ int8", "right", 6),
         ("SQNR", "right", 7),
     ]
-    room = width - sum(2 + size for _, _, size in fixed) - 4
+    room = width - sum(4 + size for _, _, size in fixed) - 4
     table.add_column("tensor", overflow="ellipsis", no_wrap=True, width=min(40, max(12, room)))
     for name, justify, size in fixed:
         table.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True, width=size)
@@ -42,9 +41,8 @@ def _tensors(summary: dict[str, Any], title: str, width: int) -> Table:
         ratio = "-" if not t["baseline_qe"] else f"{t['qe'] / t['baseline_qe']:.2f}"
         table.add_row(
             escape(_short(t["name"])),
-            "/".join(t["ops"]),
             _shape(t),
-            t["scheme"],
+            _width_and_grid(t),
             f"{t['qe']:.1e}",
             ratio,
             _decibels(t["sqnr_db"]),
@@ -58,6 +56,10 @@ def _short(name: str, width: int = 36) -> str:
 
 def _shape(tensor: dict[str, Any]) -> str:
     return "x".join(map(str, tensor["shape"]))
+
+
+def _width_and_grid(tensor: dict[str, Any]) -> str:
+    return ".".join(tensor["scheme"].split(".")[:2])
 
 
 def _left(console: Console, count: int, what: str) -> None:
