@@ -117,7 +117,12 @@ def read_plan(plan: BitPlan | str | Path) -> BitPlan:
     if isinstance(plan, BitPlan):
         return plan
     try:
-        return BitPlan.from_json(json.loads(Path(plan).read_text(encoding="utf8")))
+        read = BitPlan.from_json(json.loads(Path(plan).read_text(encoding="utf8")))
+        for scheme in read.sites.values():
+            known_method(scheme.method)
+        return read
+    except OptionError as error:
+        raise PlanError(f"{plan}: {error}") from error
     except OSError as error:
         raise PlanError(f"{plan}: {error.strerror or error}; write a plan with --plan FILE") from error
     except ValueError as error:

@@ -77,7 +77,7 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
 
 def _read(file: Path) -> dict[str, FloatArray]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy raises zipfile, OSError and ValueError classes here
         raise DataError(f"{file}: not an .npz file ({type(error).__name__}); write it with numpy.savez") from error
@@ -116,6 +116,8 @@ def _check(file: Path, array: FloatArray, expected: Input) -> int:
     """How many feeds `array` makes."""
     if array.dtype != expected.dtype:
         raise DataError(f"{file}: input '{expected.name}' is {array.dtype}, the model takes {expected.dtype}")
+    if array.size == 0:
+        raise DataError(f"{file}: input '{expected.name}' holds no values (shape {array.shape}); give at least one row")
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         raise DataError(f"{file}: input '{expected.name}' holds NaN or Inf; remove those rows")
     dims = expected.dims

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,12 @@ from mixquant_onnx.types import Codes, FloatArray
 
 CHUNK = 1 << 15
 """Elements worked on at once: 128 KiB of float32, so that three buffers stay in a second-level cache."""
+
+_ON_GRID = 1e-7
+"""Mean squared error in steps below which weights lie on the grid, and float32 in steps is too coarse."""
+
+_EXTREME = (1e-15, 1e15)
+"""Steps outside of which squares leave the range of float32."""
 
 _SMALLEST_NORMAL_FLOAT16 = 2.0**-14
 _LARGEST_FLOAT16 = 65504.0
@@ -44,7 +51,9 @@ def squared_errors(rows: NDArray[np.float32], scales: Sequence[FloatArray]) -> l
     float64 across chunks.
     """
     steps = [scale.astype(np.float32) for scale in scales]
-    return _flat_errors(rows.reshape(-1), steps) if steps[0].size == 1 else _rows_errors(rows, steps)
+    if steps[0].size == 1 and rows.size >= CHUNK:
+        return _flat_errors(rows.reshape(-1), steps)
+    return _rows_errors(rows, steps)
 
 
 def _flat_errors(flat: NDArray[np.float32], steps: list[NDArray[np.float32]]) -> list[float]:
@@ -59,26 +68,38 @@ def _flat_errors(flat: NDArray[np.float32], steps: list[NDArray[np.float32]]) ->
             np.rint(x, out=y)
             np.subtract(x, y, out=x)
             totals[k] += float(np.dot(x, x))
-    return [total * float(step[0]) ** 2 for total, step in zip(totals, steps, strict=True)]
+    exact = [k for k, total in enumerate(totals) if total < _ON_GRID * flat.size]
+    again = dict(zip(exact, _rows_errors(flat[None], [steps[k] for k in exact]), strict=True)) if exact else {}
+    return [
+        again.get(k, total * float(step[0]) ** 2) for k, (total, step) in enumerate(zip(totals, steps, strict=True))
+    ]
+
+
+def _buffers(steps: Sequence[NDArray[np.float32]], rows: int, width: int) -> NDArray[Any]:
+    low, high = min(float(step.min()) for step in steps), max(float(step.max()) for step in steps)
+    wide = low < _EXTREME[0] or high > _EXTREME[1]
+    return np.empty((2, rows, width), np.float64 if wide else np.float32)
 
 
 def _rows_errors(rows: NDArray[np.float32], steps: list[NDArray[np.float32]]) -> list[float]:
     count, width = rows.shape
     columns = [(step[:, None], (1.0 / step).astype(np.float32)[:, None]) for step in steps]
     totals = [0.0] * len(steps)
-    at_once = max(1, CHUNK // max(width, 1))
-    buffers = np.empty((2, at_once, width), np.float32)
+    across_at_once = min(max(width, 1), CHUNK)
+    at_once = max(1, CHUNK // across_at_once)
+    buffers = _buffers(steps, at_once, across_at_once)
     for start in range(0, count, at_once):
         part = slice(start, min(start + at_once, count))
-        values = rows[part]
-        x, y = buffers[0, : len(values)], buffers[1, : len(values)]
-        for k, (step, inverse) in enumerate(columns):
-            np.multiply(values, inverse[part], out=x)
-            np.rint(x, out=x)
-            np.multiply(x, step[part], out=y)
-            np.subtract(values, y, out=x)
-            flat = x.reshape(-1)
-            totals[k] += float(np.dot(flat, flat))
+        for left in range(0, width, CHUNK):
+            values = rows[part, left : left + CHUNK]
+            x, y = (b[: values.shape[0], : values.shape[1]] for b in buffers)
+            for k, (step, inverse) in enumerate(columns):
+                np.multiply(values, inverse[part], out=x)
+                np.rint(x, out=x)
+                np.multiply(x, step[part], out=y)
+                np.subtract(values, y, out=x)
+                flat = x.reshape(-1)
+                totals[k] += float(np.dot(flat, flat))
     return totals
 
 
@@ -87,36 +108,25 @@ def row_errors(
     scale: FloatArray,
     lowest: NDArray[np.float32],
     highest: NDArray[np.float32],
-    weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """Squared error of each row [N, M] when rint(row / scale) is saturated to lowest..highest (each [N]).
-
-    `weights` [M] or [N, M] weighs the squares.
-    """
+    """Squared error of each row [N, M] when rint(row / scale) is saturated to lowest..highest (each [N])."""
     count, width = rows.shape
-    step = scale.astype(np.float32)
-    inverse = (1.0 / step)[:, None]
+    step = scale.astype(np.float32)[:, None]
+    inverse = (1.0 / step).astype(np.float32)
     result = np.zeros(count)
-    at_once = max(1, CHUNK // max(min(width, CHUNK), 1))
-    buffers = np.empty((2, at_once, min(width, CHUNK)), np.float32)
+    across_at_once = min(max(width, 1), CHUNK)
+    at_once = max(1, CHUNK // across_at_once)
+    buffers = _buffers([step], at_once, across_at_once)
     for top in range(0, count, at_once):
         part = slice(top, min(top + at_once, count))
         for left in range(0, width, CHUNK):
-            across = slice(left, min(left + CHUNK, width))
-            x = buffers[0, : part.stop - top, : across.stop - left]
-            y = buffers[1, : part.stop - top, : across.stop - left]
-            np.multiply(rows[part, across], inverse[part], out=x)
+            values = rows[part, left : left + CHUNK]
+            x, y = (b[: values.shape[0], : values.shape[1]] for b in buffers)
+            np.multiply(values, inverse[part], out=x)
             np.rint(x, out=y)
             np.maximum(y, lowest[part, None], out=y)
             np.minimum(y, highest[part, None], out=y)
-            np.subtract(x, y, out=x)
-            if weights is None:
-                result[part] += np.einsum("ij,ij->i", x, x)
-            else:
-                np.multiply(x, x, out=x)
-                result[part] += np.einsum("ij,ij->i", x, np.broadcast_to(_slice(weights, part, across), x.shape))
-    return result * step.astype(np.float64) ** 2
-
-
-def _slice(weights: NDArray[np.float32], part: slice, across: slice) -> NDArray[np.float32]:
-    return weights[across] if weights.ndim == 1 else weights[part, across]
+            np.multiply(y, step[part], out=y)
+            np.subtract(values, y, out=x)
+            result[part] += np.einsum("ij,ij->i", x, x)
+    return result

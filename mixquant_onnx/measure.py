@@ -43,14 +43,21 @@ def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOp
     for bits, total in zip(options.bits, sums, strict=False):
         scheme = Scheme(bits=bits, grid=options.grid, method=options.method, symmetric=options.symmetric)
         cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme)))
-    flat = values.reshape(-1)
+    power = _power(values.reshape(-1))
     return SiteErrors(
         site=site.name,
         elements=count,
-        power=float(np.dot(flat, flat)) / count,
+        power=power / count,
         baseline=baseline / count,
         cells=tuple(cells),
     )
+
+
+def _power(flat: NDArray[np.float32]) -> float:
+    """Sum of squares; in float64 where float32 cannot hold it."""
+    with np.errstate(over="ignore"):
+        total = float(np.dot(flat, flat))
+    return total if np.finfo(np.float32).tiny < total < np.inf else float(np.sum(np.square(flat, dtype=np.float64)))
 
 
 def measure(

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from mixquant_onnx import verify
 from mixquant_onnx.calibration import input_moments
 from mixquant_onnx.encodings.forms import FormOptions
-from mixquant_onnx.errors import UnchangedError
+from mixquant_onnx.errors import OutputError, UnchangedError
 from mixquant_onnx.feeds import Data, load_data, model_inputs
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite
@@ -148,6 +148,23 @@ def _write(
 ) -> tuple[tuple[Path, ...], int, verify.Verification | None]:
     """Save beside `output` under a temporary name, prove what was saved, then rename."""
     model_io.check_writable(output)
+    try:
+        return _write_beside(planned, model, quantized, rewritten, output, options, data, refusal, progress)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror or error}); check the folder") from error
+
+
+def _write_beside(
+    planned: Planned,
+    model: ModelProto,
+    quantized: Mapping[str, Quantized],
+    rewritten: Rewritten,
+    output: Path,
+    options: Options,
+    data: Data | None,
+    refusal: str | None,
+    progress: Progress,
+) -> tuple[tuple[Path, ...], int, verify.Verification | None]:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)
         data_name = _free_data_name(output)

@@ -158,7 +158,13 @@ def fit_plan(loaded: model_io.Loaded, plan: BitPlan, options: Options, progress:
     skipped.update({n: plan.skipped.get(n, "not in the plan") for n in large if n not in plan.sites})
     table: dict[str, SiteErrors] = {}
     for position, (name, scheme) in enumerate(plan.sites.items()):
-        search = SearchOptions(bits=(scheme.bits,), grid=scheme.grid, method=scheme.method, symmetric=scheme.symmetric)
+        search = SearchOptions(
+            bits=(scheme.bits,),
+            grid=scheme.grid,
+            method=scheme.method,
+            symmetric=scheme.symmetric,
+            baseline="same" if plan.settings.get("baseline") == "same" else "int8",
+        )
         located = found.sites[name]
         table.update(measure([located.site], lambda n: weight_values(found.sites[n]), search))
         progress("search", position + 1, len(plan.sites))

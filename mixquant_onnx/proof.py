@@ -43,7 +43,7 @@ def prove(
         except RuntimeFailure as failure:
             raise ProofError(f"proof failed: ONNX Runtime does not load the result ({failure})") from failure
     progress("proof", 1, 4)
-    decoder = verify.prove_codes(saved, sites, quantized, rewritten.values)
+    decoder = verify.prove_codes(saved, sites, quantized, rewritten.values, rewritten.transposed)
     progress("proof", 2, 4)
     ratio: float | None = None
     quality: tuple[verify.Quality, ...] = ()

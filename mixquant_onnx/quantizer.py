@@ -11,7 +11,7 @@ from mixquant_onnx.grid import dequantize, effective_grid, expand_params, from_r
 from mixquant_onnx.integer import encode, levels
 from mixquant_onnx.methods import method
 from mixquant_onnx.rounding import Moments, compensate
-from mixquant_onnx.types import FloatArray, Grid, Quantized, Scheme, WeightSite
+from mixquant_onnx.types import Codes, FloatArray, Grid, Quantized, Scheme, WeightSite
 
 _OUTPUTS = Grid(per="channel")
 
@@ -45,6 +45,8 @@ def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Q
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, grid)
     scale, zero = method(scheme.method).fit(rows, scheme.bits, scheme.symmetric)
+    if site.dtype == "float16":
+        scale = _within_float16(scale, zero, scheme.bits)
     codes = encode(rows, scale, np.broadcast_to(zero, scale.shape), scheme.bits)
     shape, layout = site.shape, site.layout
     return Quantized(
@@ -55,6 +57,17 @@ def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Q
         layout=layout,
         dtype=site.dtype,
     )
+
+
+def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
+    """`scale`, lowered where the largest level would be infinite as float16."""
+    offset = zero.astype(np.float32)
+    furthest = np.maximum(offset, levels(bits) - offset)
+    ceiling = (np.float32(np.finfo(np.float16).max) / furthest).astype(scale.dtype)
+    ceiling = np.where(
+        ceiling * furthest > np.finfo(np.float16).max, np.nextafter(ceiling, scale.dtype.type(0)), ceiling
+    )
+    return np.minimum(scale, ceiling)
 
 
 def _compensated(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:

@@ -59,7 +59,11 @@ class Scheme:
         found = re.fullmatch(r"w([2-8])\.(tensor|channel|b\d+)\.([a-z0-9_]+)(\.sym)?", text)
         if not found:
             raise PlanError(f"'{text}' is not a scheme; write for example w4.channel.minmax or w5.b32.minmax")
-        return cls(bits=int(found[1]), grid=Grid.parse(found[2]), method=found[3], symmetric=bool(found[4]))
+        try:
+            grid = Grid.parse(found[2])
+        except OptionError as error:
+            raise PlanError(f"'{text}' is not a scheme: {error}") from error
+        return cls(bits=int(found[1]), grid=grid, method=found[3], symmetric=bool(found[4]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,11 +182,18 @@ class BitPlan:
     @classmethod
     def from_json(cls, data: Any) -> BitPlan:
         """Raises PlanError when `data` is not a plan of this format."""
-        if not isinstance(data, dict) or data.get("format") != 1 or not isinstance(data.get("sites"), dict):
-            raise PlanError("not a plan of mixquant-onnx (format 1); write one with --plan FILE")
+        wrong = PlanError("not a plan of mixquant-onnx (format 1); write one with --plan FILE")
+        if not isinstance(data, dict) or data.get("format") != 1:
+            raise wrong
+        parts = [data.get("sites"), data.get("skipped", {}), data.get("settings", {})]
+        if not all(isinstance(part, dict) for part in parts):
+            raise wrong
+        qem = parts[2].get("qem", 1.0)
+        if not isinstance(qem, (int, float)) or not qem > 0:
+            raise PlanError(f"the plan's setting qem is {qem!r}; it must be a positive number")
         return cls(
-            sites={str(name): Scheme.parse(str(text)) for name, text in data["sites"].items()},
-            skipped={str(k): str(v) for k, v in dict(data.get("skipped") or {}).items()},
+            sites={str(name): Scheme.parse(str(text)) for name, text in parts[0].items()},
+            skipped={str(k): str(v) for k, v in parts[1].items()},
             allocator=str(data.get("allocator", "qem")),
-            settings=dict(data.get("settings") or {}),
+            settings=dict(parts[2]),
         )

@@ -39,11 +39,13 @@ class Encoded:
 
 
 def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
-    """Bytes of codes, scales (float16) and zero points for `scheme`, before anything is encoded."""
+    """Bytes of codes, scales (float16), zero points and short blocks for `scheme`, before anything is encoded."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     params = int(np.prod(params_shape(site.shape, site.layout, grid)))
     zeros = 1 if scheme.symmetric else params
-    return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros
+    reduced = site.layout.merged().sizes(site.shape)[1]
+    ragged = _block_of(reduced, grid.block).nbytes if grid.block and reduced % grid.block else 0
+    return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros + ragged
 
 
 class Builder:
@@ -117,9 +119,14 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
         if form == "blocks":
             scale = scale[:, :, None, :]
             zero = zero[:, :, None, :]
-        elif zero.size == 1:
-            zero = np.broadcast_to(zero, scale.shape)
-    variant = functions.Variant(bits=q.scheme.bits, form=form, tail=has_tail(q), opset=opset, small_ints=small_ints)
+    variant = functions.Variant(
+        bits=q.scheme.bits,
+        form=form,
+        tail=has_tail(q),
+        opset=opset,
+        small_ints=small_ints,
+        one_zero=form == "ragged" and zero.size == 1,
+    )
     inputs = builder.store_codes(q.codes, q.scheme.bits, view)
     inputs += [builder.store("zero_point", zero, counted=True), builder.store("scale", scale, counted=True)]
     if form != "fold":

@@ -41,11 +41,12 @@ class Variant:
     tail: bool
     opset: int
     small_ints: bool = True
+    one_zero: bool = False
 
     @property
     def name(self) -> str:
         stem = f"Unpack{self.bits}" if self.form == "codes" else f"DequantizeLinear{self.bits}{_SUFFIX[self.form]}"
-        return stem + ("Tail" if self.tail else "")
+        return stem + ("OneZero" if self.one_zero else "") + ("Tail" if self.tail else "")
 
     @property
     def narrow(self) -> bool:
@@ -89,12 +90,15 @@ def _codes(body: _Body, variant: Variant, shape: str, kind: type[np.generic]) ->
     """Codes of type `kind` in `shape`; those of 8 bits are stored that way."""
     if variant.bits == 8:
         return "codes"
-    common = body.constant(np.array([-1], np.int64)) if variant.tail else shape
+    common = body.constant(np.array([-1], np.int64)) if variant.tail and variant.opset >= 10 else shape
     total = ""
     for width, low in shifts(variant.bits):
         index = body.add("Cast", f"plane{width}", to=TensorProto.INT32)
         fields = body.add("Gather", body.constant(table(width, low).astype(kind)), index, axis=0)
-        fields = body.add("Reshape", fields, common)
+        if variant.tail and variant.opset < 10:
+            fields = body.add("Flatten", fields, axis=0)
+        else:
+            fields = body.add("Reshape", fields, common)
         total = body.add("Add", total, fields) if total else fields
     if not variant.tail:
         return total
@@ -104,7 +108,7 @@ def _codes(body: _Body, variant: Variant, shape: str, kind: type[np.generic]) ->
 def _without_padding(body: _Body, variant: Variant, codes: str) -> str:
     if variant.opset >= 10:
         return body.add("Slice", codes, body.constant(np.array([0], np.int64)), "count")
-    kept = body.add("Slice", codes, axes=[0], starts=[0])
+    kept = body.add("Slice", codes, axes=[1], starts=[0])
     body.nodes[-1].attribute.append(AttributeProto(name="ends", ref_attr_name="count", type=AttributeProto.INTS))
     return kept
 
@@ -125,7 +129,7 @@ def _per_block(body: _Body, variant: Variant, name: str) -> str:
 def _product(body: _Body, variant: Variant, output: str) -> None:
     shape = "view" if variant.form in ("blocks", "ragged") else "shape"
     scale = body.add("Cast", _per_block(body, variant, "scale"), to=TensorProto.FLOAT)
-    zero = _per_block(body, variant, "zero_point")
+    zero = "zero_point" if variant.one_zero else _per_block(body, variant, "zero_point")
     if variant.narrow:
         codes = _codes(body, variant, shape, np.int8)
         level = body.add("Sub", codes, body.add("Cast", zero, to=TensorProto.INT8))

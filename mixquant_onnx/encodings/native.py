@@ -46,7 +46,7 @@ def _plan(shape: tuple[int, ...], layout: Layout, grid: Grid) -> _Plan:
         return _Plan(codes=(p, r, q), params=(p, 1, q), axis=1, block=r, opset=21)
     p, r, q, _ = layout.merged().sizes(shape)
     groups = -(-r // grid.block)
-    if len(shape) == 2:
+    if len(shape) == 2 and layout.merged().r == 1:
         axis = layout.p
         params = (p, groups) if axis else (groups, q)
         return _Plan(codes=shape, params=params, axis=axis, block=grid.block, opset=21)

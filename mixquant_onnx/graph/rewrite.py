@@ -29,11 +29,13 @@ BROADCASTING_FROM = 7
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rewritten:
     """What was done: for each site its bytes, its form and the name of the value that holds the weight;
+    the sites stored with their axes swapped;
     opset before and after; remarks for the user."""
 
     nbytes: Mapping[str, int]
     forms: Mapping[str, str]
     values: Mapping[str, str]
+    transposed: frozenset[str]
     opset: tuple[int, int]
     notes: tuple[str, ...]
 
@@ -68,27 +70,52 @@ def rewrite(model: ModelProto, quantized: Mapping[str, Quantized], options: Form
     nbytes: dict[str, int] = {}
     forms: dict[str, str] = {}
     values: dict[str, str] = {}
-    made: dict[str, FunctionProto] = {}
     domains: list[Scope] = []
     for name, q in quantized.items():
         located = sites[name]
         kernel = kernels[name] if opset >= 21 else None
         encoded, forms[name] = _encode(model, located, q, kernel, options, opset, names.fresh)
+        for function in encoded.functions:
+            _add_function(model, function, encoded.nodes)
         _insert(located, encoded)
         nbytes[name], values[name] = encoded.nbytes, encoded.nodes[-1].output[0]
-        made.update({f.name: f for f in encoded.functions})
         if encoded.functions:
             domains.append(located.source.scope)
-    if made:
-        model.functions.extend(made.values())
+    if domains:
         _import_domain(model, domains)
-    _raise_ir(model, bool(made), notes)
-    return Rewritten(nbytes=nbytes, forms=forms, values=values, opset=(before, opset), notes=tuple(notes))
+    _raise_ir(model, bool(domains), notes)
+    return Rewritten(
+        nbytes=nbytes,
+        forms=forms,
+        values=values,
+        transposed=_transposed(sites, values),
+        opset=(before, opset),
+        notes=tuple(notes),
+    )
+
+
+def _add_function(model: ModelProto, function: FunctionProto, nodes: tuple[NodeProto, ...]) -> None:
+    """Put `function` into `model` once; under another name where a different one has its name already."""
+    calls = [node for node in nodes if (node.domain, node.op_type) == (function.domain, function.name)]
+    stem, count = function.name, 1
+    known = {f.name: f for f in model.functions if f.domain == function.domain}
+    while function.name in known and known[function.name] != function:
+        count += 1
+        function.name = f"{stem}_{count}"
+    for node in calls:
+        node.op_type = function.name
+    if function.name not in known:
+        model.functions.append(function)
+
+
+def _transposed(sites: Mapping[str, LocatedSite], values: Mapping[str, str]) -> frozenset[str]:
+    """Weights that come out under another name than they had: [K, N] for a Gemm that read [N, K]."""
+    return frozenset(name for name, value in values.items() if value != sites[name].source.name)
 
 
 def _fusable(located: LocatedSite) -> bool:
     """Every reader is a node of the graph that holds the weight (a function's cannot be changed for one call)."""
-    if located.source.scope.in_function:
+    if located.source.scope.in_function or any(r.scope.in_function for r in located.readers):
         return False
     gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
     if gemms and (len(gemms) != len(located.readers) or not all(_plain(node) for node in gemms)):

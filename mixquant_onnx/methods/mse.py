@@ -31,15 +31,14 @@ def _smallest(bits: int) -> float:
 def _evaluate(rows: NDArray[np.float32], span: Range, bits: int, symmetric: bool) -> Fit:
     scale = storable_scale(scale_of(span, bits, symmetric))
     zero = zero_point_of(span, scale, bits, symmetric)
-    low, high = code_bounds(zero, bits, symmetric, rows.shape[0])
+    low, high = code_bounds(zero, bits, rows.shape[0])
     return scale, zero, row_errors(rows, scale, low, high)
 
 
-def code_bounds(zero: Codes, bits: int, symmetric: bool, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def code_bounds(zero: Codes, bits: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Lowest and highest of code - zero point, for each of `count` rows."""
     offset = np.broadcast_to(zero.astype(np.float32), (count,))
-    lowest = np.float32(1 if symmetric else 0)
-    return lowest - offset, np.float32(levels(bits)) - offset
+    return -offset, np.float32(levels(bits)) - offset
 
 
 def _search(rows: NDArray[np.float32], bits: int, symmetric: bool) -> Range:
