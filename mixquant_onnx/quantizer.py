@@ -63,11 +63,10 @@ def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
     """`scale`, lowered where the largest level would be infinite as float16."""
     offset = zero.astype(np.float32)
     furthest = np.maximum(offset, levels(bits) - offset)
-    ceiling = (np.float32(np.finfo(np.float16).max) / furthest).astype(scale.dtype)
-    ceiling = np.where(
-        ceiling * furthest > np.finfo(np.float16).max, np.nextafter(ceiling, scale.dtype.type(0)), ceiling
-    )
-    return np.minimum(scale, ceiling)
+    top = np.float64(np.finfo(np.float16).max)
+    ceiling = np.asarray(top / furthest).astype(scale.dtype)
+    below = np.nextafter(ceiling, scale.dtype.type(0))
+    return np.asarray(np.minimum(scale, np.where(ceiling.astype(np.float64) * furthest > top, below, ceiling)))
 
 
 def _compensated(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:

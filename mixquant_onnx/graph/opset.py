@@ -182,18 +182,27 @@ def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> 
     changes: list[tuple[Scope, dict[int, list[NodeProto]]]] = []
     types: dict[str, ValueInfoProto] | None = None
     for scope in walk(model):
+        own = max(_opset_of_scope(scope, current), 1)
         constants = _small_constants(scope)
         converted: dict[int, list[NodeProto]] = {}
         for position, node in enumerate(scope.body.node):
-            if _is_the_same(node, current, target):
+            if own >= target or _is_the_same(node, own, target):
                 continue
             types = _types(model) if types is None else types
-            converted[position] = _convert_node(node, types, constants, current, target, fresh)
+            converted[position] = _convert_node(node, types, constants, own, target, fresh)
         changes.append((scope, converted))
     for scope, converted in reversed(changes):
         if converted:
             _replace(scope, converted)
     _set_version(model, target)
+
+
+def _opset_of_scope(scope: Scope, of_model: int) -> int:
+    """A function imports its own version of the default domain."""
+    while scope.parent is not None:
+        scope = scope.parent
+    imports = getattr(scope.body, "opset_import", ())
+    return next((o.version for o in imports if o.domain in ("", "ai.onnx")), of_model)
 
 
 def _is_the_same(node: NodeProto, current: int, target: int) -> bool:
@@ -227,4 +236,4 @@ def _set_version(model: ModelProto, target: int) -> None:
     for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
         for entry in imports:
             if entry.domain in ("", "ai.onnx"):
-                entry.version = target
+                entry.version = max(entry.version, target)
