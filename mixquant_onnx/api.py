@@ -21,6 +21,8 @@ from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
 def options_of(
     *,
     qem: float = 2.0,
+    scope: Literal["layer", "model"] = "layer",
+    avg_bits: float | None = None,
     bits: Sequence[int] = ALL_BITS,
     method: str = "minmax",
     granularity: str = "channel",
@@ -43,6 +45,8 @@ def options_of(
     known_method(method)
     if baseline not in ("int8", "same"):
         raise OptionError(f"baseline '{baseline}' is not known; use int8 or same")
+    if scope not in ("layer", "model"):
+        raise OptionError(f"scope '{scope}' is not known; use layer or model")
     if rounding not in ("compensated", "nearest"):
         raise OptionError(f"rounding '{rounding}' is not known; use compensated or nearest")
     if min_ort < OLDEST_TRIED:
@@ -51,6 +55,8 @@ def options_of(
         raise OptionError(f"target '{target}' is not known; use ort or qdq")
     return Options(
         qem=float(qem),
+        scope=scope,
+        avg_bits=avg_bits,
         search=SearchOptions(
             bits=tuple(sorted(set(bits))),
             grid=Grid.parse(granularity),
@@ -87,10 +93,10 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     """Quantize the weights of `model` by the MixQuant rule, prove the result, and write it to `output`.
 
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph, and is not changed. Options:
-    qem=2.0, bits=(2..8), method="minmax", granularity="channel" ("tensor", "block:N"), symmetric=False,
-    baseline="int8" ("same"), include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False,
-    native_types=False, min_ort=(1, 25), verify=True, data=None, labels=None,
-    rounding="compensated" ("nearest"), allow_unchanged=False.
+    qem=2.0, scope="layer" ("model"), avg_bits=None, bits=(2..8), method="minmax",
+    granularity="channel" ("tensor", "block:N"), symmetric=False, baseline="int8" ("same"), include=(), exclude=(),
+    min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25), verify=True, data=None,
+    labels=None, rounding="compensated" ("nearest"), allow_unchanged=False.
     Raises a MixquantError (see `errors`); then nothing was written.
     """
     chosen = options_of(**options)

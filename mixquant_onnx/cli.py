@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         "--qem", type=float, default=2.0, metavar="X",
         help="a tensor's error may be X times that of plain int8; larger is smaller and less exact (default 2)",
     )  # fmt: skip
+    search.add_argument(
+        "--scope", default="layer", choices=("layer", "model"),
+        help="layer (default): the rule for each tensor; model: the same sum of relative errors, spent at fewest bytes",
+    )  # fmt: skip
+    search.add_argument(
+        "--avg-bits", type=float, metavar="X",
+        help="instead of --qem: the least error at X bits a weight, scales and zero points counted",
+    )  # fmt: skip
     search.add_argument("--bits", default="2-8", help="allowed widths: 2-8 (default), or a list such as 4,8")
     search.add_argument("--method", default="minmax", help="minmax (default; also called asymmetric)")
     search.add_argument("--granularity", default="channel", help="tensor, channel (default) or block:N")
@@ -104,8 +112,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     options = {
         name: getattr(args, name)
         for name in (
-            "qem", "method", "granularity", "symmetric", "baseline", "include", "exclude", "min_size", "target",
-            "exact", "native_types", "data", "labels", "rounding", "allow_unchanged",
+            "qem", "scope", "avg_bits", "method", "granularity", "symmetric", "baseline", "include", "exclude",
+            "min_size", "target", "exact", "native_types", "data", "labels", "rounding", "allow_unchanged",
         )
     }  # fmt: skip
     options["bits"] = _widths(args.bits)

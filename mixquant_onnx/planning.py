@@ -10,13 +10,15 @@ from typing import Literal
 
 import numpy as np
 
+from mixquant_onnx.allocators import budget
 from mixquant_onnx.allocators import qem as qem_rule
+from mixquant_onnx.allocators.budget import energy_choices, relative_error
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
 from mixquant_onnx.measure import SearchOptions, measure
-from mixquant_onnx.types import ALL_BITS, BitPlan, ErrorTable, SiteErrors
+from mixquant_onnx.types import ALL_BITS, BitPlan, ErrorTable, Scheme, SiteErrors
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""
@@ -27,6 +29,8 @@ class Options:
     """Every choice of a run. Patterns match tensor, site and node names (fnmatch)."""
 
     qem: float = 2.0
+    scope: Literal["layer", "model"] = "layer"
+    avg_bits: float | None = None
     search: SearchOptions = field(default_factory=SearchOptions)
     form: FormOptions = field(default_factory=FormOptions)
     include: tuple[str, ...] = ()
@@ -41,6 +45,8 @@ class Options:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.qem) and self.qem > 0):
             raise OptionError(f"--qem {self.qem:g} is not a positive number; 2 is a good start")
+        if self.avg_bits is not None and not 2 <= self.avg_bits <= 32:
+            raise OptionError(f"--avg-bits {self.avg_bits:g} is out of range; give bits a weight, such as 4.5")
         if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):
             raise OptionError("--bits takes widths from 2 to 8, such as 2-8 or 4,8")
         if self.min_size < 1:
@@ -92,6 +98,29 @@ def _unusable(located: LocatedSite) -> str | None:
     return None if np.isfinite(values).all() else "holds NaN or Inf"
 
 
+def _allocate(table: ErrorTable, options: Options) -> dict[str, Scheme]:
+    """The rule layer by layer, the same error spent over the whole model, or the least error for the bytes.
+
+    Raises OptionError where the bytes do not suffice.
+    """
+    if options.avg_bits is None and options.scope == "layer":
+        return qem_rule.allocate(table, options.qem)
+    choices = {name: energy_choices(errors) for name, errors in table.items()}
+    if options.avg_bits is None:
+        allowed = options.qem * sum(relative_error(errors, errors.baseline) for errors in table.values())
+        chosen = budget.smallest_within_cost(choices, allowed)
+    else:
+        elements = sum(errors.elements for errors in table.values())
+        chosen = budget.best_within_bytes(choices, int(options.avg_bits * elements / 8 + 1e-6))
+        reached = 8 * sum(choice.nbytes for choice in chosen.values()) / max(elements, 1)
+        if reached > options.avg_bits + 1e-6:
+            raise OptionError(
+                f"--avg-bits {options.avg_bits:g} is below the smallest possible, {reached:.2f} with scales and zero "
+                f"points; allow fewer bits with --bits or a coarser --granularity"
+            )
+    return {name: choice.scheme for name, choice in chosen.items()}
+
+
 OVERHEAD = 300
 """Bytes of names, shapes and nodes that a quantized tensor brings along."""
 
@@ -119,7 +148,7 @@ def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = qu
         bits = tuple(b for b in bits if b in (2, 4, 8))
     search = replace(options.search, bits=bits)
     table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), search, advance)
-    chosen = qem_rule.allocate(table, options.qem)
+    chosen = _allocate(table, options)
     for name, scheme in list(chosen.items()):
         cell = next(c for c in table[name].cells if c.scheme == scheme)
         weight = sites[name].source.tensor
@@ -129,9 +158,10 @@ def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = qu
     plan = BitPlan(
         sites=chosen,
         skipped=skipped,
-        allocator="qem",
+        allocator="avg-bits" if options.avg_bits is not None else "qem",
         settings={
-            "qem": options.qem,
+            **({"avg_bits": options.avg_bits} if options.avg_bits is not None else {"qem": options.qem}),
+            "scope": options.scope,
             "bits": list(bits),
             "granularity": str(search.grid),
             "method": search.method,

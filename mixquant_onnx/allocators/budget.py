@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mixquant_onnx.types import Scheme
+from mixquant_onnx.types import Scheme, SiteErrors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +16,17 @@ class Choice:
     scheme: Scheme
     cost: float
     nbytes: int
+
+
+def relative_error(errors: SiteErrors, qe: float) -> float:
+    """QE / mean(w^2), the `energy` cost; 0 for a layer of zeros."""
+    return qe / errors.power if errors.power > 0 else 0.0
+
+
+def energy_choices(errors: SiteErrors) -> list[Choice]:
+    return [
+        Choice(scheme=cell.scheme, cost=relative_error(errors, cell.qe), nbytes=cell.nbytes) for cell in errors.cells
+    ]
 
 
 Choices = Mapping[str, Sequence[Choice]]
@@ -73,7 +84,7 @@ def smallest_within_cost(choices: Choices, budget: float) -> dict[str, Choice]:
             chosen[step.site] = step.smaller
         else:
             stopped.add(step.site)
-    return _exchange(choices, chosen, budget=budget)
+    return _improve(choices, chosen, lambda c: (float(c.nbytes), c.cost), budget)
 
 
 def best_within_bytes(choices: Choices, limit: int) -> dict[str, Choice]:
@@ -85,37 +96,59 @@ def best_within_bytes(choices: Choices, limit: int) -> dict[str, Choice]:
             break
         nbytes -= step.saved
         chosen[step.site] = step.smaller
-    if nbytes > limit:
-        return chosen
-    return _exchange(choices, chosen, limit=limit)
+    return _improve(choices, chosen, lambda c: (c.cost, float(c.nbytes)), float(limit))
 
 
-def _exchange(
-    choices: Choices, chosen: dict[str, Choice], budget: float | None = None, limit: int | None = None
-) -> dict[str, Choice]:
-    """Improve by one choice at a time, then by two at once, while the promise holds."""
-    improved = True
-    while improved:
-        improved = _single(choices, chosen, budget, limit)
-    return chosen
+Split = Callable[[Choice], tuple[float, float]]
+"""A choice as (what is to be small, what is limited)."""
 
 
-def _single(choices: Choices, chosen: dict[str, Choice], budget: float | None, limit: int | None) -> bool:
-    cost = sum(c.cost for c in chosen.values())
-    nbytes = sum(c.nbytes for c in chosen.values())
-    best: tuple[float, str, Choice] | None = None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Move:
+    site: str
+    to: Choice
+    gain: float
+    needs: float
+
+
+def _improve(choices: Choices, chosen: dict[str, Choice], split: Split, limit: float) -> dict[str, Choice]:
+    """Change one site, or two at once, as long as that gains and the limit holds."""
+    while True:
+        slack = limit - sum(split(choice)[1] for choice in chosen.values())
+        if slack < 0:
+            return chosen
+        found = _best_moves(_moves(choices, chosen, split), slack)
+        if not found:
+            return chosen
+        for move in found:
+            chosen[move.site] = move.to
+
+
+def _moves(choices: Choices, chosen: Mapping[str, Choice], split: Split) -> list[_Move]:
+    moves = []
     for site, candidates in choices.items():
-        now = chosen[site]
+        now = split(chosen[site])
         for other in candidates:
-            if budget is not None:
-                gain: float = now.nbytes - other.nbytes
-                fits = cost - now.cost + other.cost <= budget or other.cost < now.cost
-            else:
-                gain = now.cost - other.cost
-                fits = limit is not None and nbytes - now.nbytes + other.nbytes <= limit
-            if fits and gain > 0 and (best is None or gain > best[0]):
-                best = (gain, site, other)
-    if best is None:
-        return False
-    chosen[best[1]] = best[2]
-    return True
+            then = split(other)
+            if other is not chosen[site]:
+                moves.append(_Move(site=site, to=other, gain=now[0] - then[0], needs=then[1] - now[1]))
+    return moves
+
+
+def _best_moves(moves: list[_Move], slack: float) -> list[_Move]:
+    """The one or two moves that gain most within `slack`; none where nothing gains."""
+    best, most = [], 0.0
+    giving = sorted((m for m in moves if m.needs < 0), key=lambda m: m.needs)
+    for move in moves:
+        if move.gain <= most and move.needs >= 0 and not giving:
+            continue
+        if move.needs <= slack and move.gain > most * (1 + 1e-12):
+            best, most = [move], move.gain
+        if move.gain <= most:
+            continue
+        for other in giving:
+            if move.needs + other.needs > slack:
+                break
+            if other.site != move.site and move.gain + other.gain > most * (1 + 1e-12):
+                best, most = [move, other], move.gain + other.gain
+    return best

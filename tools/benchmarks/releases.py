@@ -70,9 +70,7 @@ def _cell(found: list[float] | None) -> str:
 
 def main(arguments: list[str]) -> int:
     argparse.ArgumentParser(prog="tools/bench releases", description=__doc__).parse_args(arguments)
-    print(
-        "# Older releases\n\nTime as a share of float on the same release (SQNR of the first output); one thread, medians.\n"
-    )
+    print("# Older releases\n\nShare of float's time on the same release (SQNR of the first output), one thread.\n")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, list[str]] = {}

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mixquant_onnx as mq
+from mixquant_onnx.allocators.budget import Choice, best_within_bytes, hull, smallest_within_cost
+from mixquant_onnx.planning import Planned
+from mixquant_onnx.types import Grid, Scheme
+
+Table = dict[str, list[Choice]]
+
+
+def _random_table(seed: int, sites: int = 5) -> Table:
+    """Error about 4 times as large for each bit less, with noise; sizes that differ widely."""
+    random = np.random.default_rng(seed)
+    table: Table = {}
+    for site in range(sites):
+        size, level = int(random.integers(100, 20000)), float(random.lognormal())
+        table[f"s{site}"] = [
+            Choice(
+                scheme=Scheme(bits=bits, grid=Grid(per="channel")),
+                cost=level * 4.0 ** (8 - bits) * float(random.lognormal(0, 0.3)),
+                nbytes=size * bits // 8,
+            )
+            for bits in range(2, 9)
+        ]
+    return table
+
+
+def _all_plans(table: Table) -> list[tuple[float, int]]:
+    return [(sum(c.cost for c in p), sum(c.nbytes for c in p)) for p in itertools.product(*table.values())]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_least_cost_within_bytes_is_near_that_of_all_plans(seed: int) -> None:
+    table = _random_table(seed)
+    plans = _all_plans(table)
+    largest = max(nbytes for _, nbytes in plans)
+    for share in (0.4, 0.6, 0.8):
+        limit = int(largest * share)
+        chosen = best_within_bytes(table, limit)
+        assert sum(c.nbytes for c in chosen.values()) <= limit
+        best = min(cost for cost, nbytes in plans if nbytes <= limit)
+        assert best <= sum(c.cost for c in chosen.values()) <= 1.01 * best
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fewest_bytes_within_cost_are_near_those_of_all_plans(seed: int) -> None:
+    table = _random_table(seed)
+    plans = _all_plans(table)
+    for budget in (10.0, 100.0, 1000.0):
+        if not any(cost <= budget for cost, _ in plans):
+            continue
+        chosen = smallest_within_cost(table, budget)
+        assert sum(c.cost for c in chosen.values()) <= budget
+        best = min(nbytes for cost, nbytes in plans if cost <= budget)
+        assert best <= sum(c.nbytes for c in chosen.values()) <= 1.01 * best
+
+
+def test_the_hull_leaves_out_what_another_choice_beats() -> None:
+    def choice(nbytes: int, cost: float) -> Choice:
+        return Choice(scheme=Scheme(bits=4, grid=Grid(per="tensor")), cost=cost, nbytes=nbytes)
+
+    points = hull([choice(1, 100), choice(2, 90), choice(3, 10), choice(4, 20), choice(5, 1)])
+    assert [(p.nbytes, p.cost) for p in points] == [(5, 1), (3, 10), (1, 100)]
+
+
+def _total(planned: Planned) -> tuple[float, int]:
+    """(summed relative error, bytes) of a plan."""
+    cost, nbytes = 0.0, 0
+    for name, scheme in planned.plan.sites.items():
+        cell = next(c for c in planned.table[name].cells if c.scheme == scheme)
+        cost, nbytes = cost + cell.qe / planned.table[name].power, nbytes + cell.nbytes
+    return cost, nbytes
+
+
+def test_average_bits_are_kept_with_less_error_than_uniform_bits(model_path: Path) -> None:
+    uniform = mq.inspect(model_path, bits=[4])
+    elements = sum(errors.elements for errors in uniform.table.values())
+    cost, nbytes = _total(uniform)
+    mixed = mq.inspect(model_path, avg_bits=8 * nbytes / elements)
+    assert _total(mixed)[1] <= nbytes
+    assert _total(mixed)[0] <= cost * (1 + 1e-9)
+
+
+def test_a_budget_for_the_model_takes_fewer_bytes_than_the_rule_for_the_same_error(model_path: Path) -> None:
+    layer, model = (mq.inspect(model_path, qem=2, scope=scope) for scope in ("layer", "model"))
+    allowed = 2 * sum(errors.baseline / errors.power for errors in model.table.values())
+    assert _total(model)[0] <= allowed
+    assert _total(model)[1] < _total(layer)[1]
+
+
+def test_average_bits_below_the_smallest_possible_name_it(model_path: Path) -> None:
+    with pytest.raises(mq.OptionError, match=r"smallest possible, 2\.\d"):
+        mq.quantize(model_path, avg_bits=2.0)
