@@ -48,6 +48,10 @@ _LATE = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import late: onnx and numpy take longer than `--help` may."""
     if name in _LATE:

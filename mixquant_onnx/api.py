@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ def options_of(
     qem: float = 2.0,
     scope: Literal["layer", "model"] = "layer",
     avg_bits: float | None = None,
-    bits: Sequence[int] = ALL_BITS,
+    bits: int | Sequence[int] = ALL_BITS,
     method: str = "minmax",
     granularity: str = "channel",
     symmetric: bool = False,
@@ -47,6 +48,8 @@ def options_of(
         raise OptionError(f"baseline '{baseline}' is not known; use int8 or same")
     if scope not in ("layer", "model"):
         raise OptionError(f"scope '{scope}' is not known; use layer or model")
+    if exact and target == "qdq":
+        raise OptionError("--exact belongs to --target ort; with --target qdq the runtime decides")
     if rounding not in ("compensated", "nearest"):
         raise OptionError(f"rounding '{rounding}' is not known; use compensated or nearest")
     if min_ort < OLDEST_TRIED:
@@ -58,7 +61,7 @@ def options_of(
         scope=scope,
         avg_bits=avg_bits,
         search=SearchOptions(
-            bits=tuple(sorted(set(bits))),
+            bits=(bits,) if isinstance(bits, int) else tuple(sorted(set(bits))),
             grid=Grid.parse(granularity),
             method=method,
             symmetric=symmetric,
@@ -76,6 +79,14 @@ def options_of(
     )
 
 
+def _checked(options: dict[str, Any]) -> Options:
+    known = list(signature(options_of).parameters)
+    for name in options:
+        if name not in known:
+            raise OptionError(f"option '{name}' is not known; choose from {', '.join(known)}")
+    return options_of(**options)
+
+
 def _name(model: Any) -> str:
     return str(model) if isinstance(model, (str, Path)) else "the model"
 
@@ -86,7 +97,7 @@ def inspect(model: Any, *, progress: Progress = quiet, **options: Any) -> Planne
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph; `options` as for `quantize`.
     Raises ModelError, OptionError.
     """
-    return make_plan(as_loaded(model), options_of(**options), progress)
+    return make_plan(as_loaded(model), _checked(options), progress)
 
 
 def quantize(model: Any, output: str | Path | None = None, *, progress: Progress = quiet, **options: Any) -> RunResult:
@@ -99,7 +110,7 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     labels=None, rounding="compensated" ("nearest"), allow_unchanged=False.
     Raises a MixquantError (see `errors`); then nothing was written.
     """
-    chosen = options_of(**options)
+    chosen = _checked(options)
     planned = make_plan(as_loaded(model), chosen, progress)
     return execute(planned, chosen, None if output is None else Path(output), _name(model), progress)
 
@@ -113,7 +124,7 @@ def apply_plan(
     **options: Any,
 ) -> RunResult:
     """Replay `plan` (a BitPlan, or a file that `--plan` wrote) on `model`. Options and errors as `quantize`."""
-    chosen = options_of(**options)
+    chosen = _checked(options)
     planned = fit_plan(as_loaded(model), read_plan(plan), chosen, progress)
     return execute(planned, chosen, None if output is None else Path(output), _name(model), progress)
 
@@ -127,7 +138,7 @@ def read_plan(plan: BitPlan | str | Path) -> BitPlan:
         for scheme in read.sites.values():
             known_method(scheme.method)
         return read
-    except OptionError as error:
+    except (OptionError, PlanError) as error:
         raise PlanError(f"{plan}: {error}") from error
     except OSError as error:
         raise PlanError(f"{plan}: {error.strerror or error}; write a plan with --plan FILE") from error

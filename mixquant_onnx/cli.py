@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of --qem: the least error at X bits a weight, scales and zero points counted",
     )  # fmt: skip
     search.add_argument("--bits", default="2-8", help="allowed widths: 2-8 (default), or a list such as 4,8")
-    search.add_argument("--method", default="minmax", help="minmax (default; also called asymmetric)")
+    search.add_argument("--method", default="minmax", help="minmax (default; also called asymmetric) or mse")
     search.add_argument("--granularity", default="channel", help="tensor, channel (default) or block:N")
     search.add_argument("--symmetric", action="store_true", help="symmetric ranges, one zero point")
     search.add_argument(
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     proof.add_argument("--no-verify", action="store_true", help="write without proof")
     proof.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     proof.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
-    proof.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan instead of searching")
+    proof.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
     proof.add_argument("--allow-unchanged", action="store_true", help="exit 0 even when nothing was quantized")
     proof.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=_version())

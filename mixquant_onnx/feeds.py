@@ -71,7 +71,7 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
         feeds += list(_cut(file, arrays, inputs))
     if labels is not None:
         found = [_read_labels(labels)]
-    joined = np.concatenate([np.atleast_1d(a) for a in found]) if found else None
+    joined = np.concatenate([_classes(a, labels or path) for a in found]) if found else None
     return Data(feeds=tuple(feeds), labels=joined, synthetic=False)
 
 
@@ -83,7 +83,18 @@ def _read(file: Path) -> dict[str, FloatArray]:
         raise DataError(f"{file}: not an .npz file ({type(error).__name__}); write it with numpy.savez") from error
 
 
+def _classes(values: FloatArray, file: Path) -> FloatArray:
+    array = np.atleast_1d(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise DataError(f"{file}: labels are {array.dtype} of shape {array.shape}; give one class number a row")
+    return array
+
+
 def _read_labels(file: Path) -> FloatArray:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; give .npy, .npz with '{LABELS}', or text with one number a line")
     try:
         if file.suffix == ".npz":
             return _read(file)[LABELS]

@@ -148,6 +148,7 @@ def _write(
 ) -> tuple[tuple[Path, ...], int, verify.Verification | None]:
     """Save beside `output` under a temporary name, prove what was saved, then rename."""
     model_io.check_writable(output)
+    output = output.resolve()
     try:
         return _write_beside(planned, model, quantized, rewritten, output, options, data, refusal, progress)
     except OSError as error:
@@ -176,10 +177,13 @@ def _write_beside(
                 planned.loaded.model, saved, planned.sites, quantized, rewritten, written[0], data, refusal, progress
             )
         size = sum(file.stat().st_size for file in written)
+        replaced = [file for file in model_io.own_data(output) if file not in planned.loaded.files]
         placed = []
         for file in reversed(written):
             file.replace(output.parent / file.name)
             placed.append(output.parent / file.name)
+    for file in replaced:
+        file.unlink(missing_ok=True)
     return tuple(reversed(placed)), size, proof
 
 

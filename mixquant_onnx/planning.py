@@ -92,10 +92,17 @@ def _selected(sites: Mapping[str, LocatedSite], options: Options, skipped: dict[
     return kept
 
 
+_SMALLEST = 1e-30
+"""Weights all below this have squared errors that float32 cannot hold."""
+
+
 def _unusable(located: LocatedSite) -> str | None:
     with np.errstate(over="ignore"):
         values = np.asarray(weight_values(located), np.float32)
-    return None if np.isfinite(values).all() else "holds NaN or Inf"
+    if not np.isfinite(values).all():
+        return "holds NaN or Inf"
+    largest = float(np.abs(values).max(initial=0))
+    return "its weights are too small for a float32 scale" if 0 < largest < _SMALLEST else None
 
 
 def _allocate(table: ErrorTable, options: Options) -> dict[str, Scheme]:

@@ -56,7 +56,10 @@ def prove(
         progress("proof", 3, 4)
         verify.oracle(original, sites, quantized)
         ratio = verify.check_oracle(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
+        if ratio is None:
+            notes.append("the model gives other outputs at every run; they are not compared with its oracle")
         quality = tuple(verify.quality_of(reference, session, data) for session in sessions)
+        notes += _doubts(quality, data)
     progress("proof", 4, 4)
     return verify.Verification(
         codes=len(quantized),
@@ -68,3 +71,16 @@ def prove(
         synthetic=data is not None and data.synthetic,
         notes=tuple(notes),
     )
+
+
+_DOUBTFUL_DB = 10.0
+
+
+def _doubts(quality: tuple[verify.Quality, ...], data: Data) -> list[str]:
+    """A word where outputs are far from float's."""
+    worst = min((q.sqnr_db for q in quality), default=_DOUBTFUL_DB)
+    if worst >= _DOUBTFUL_DB:
+        return []
+    if data.synthetic:
+        return [f"only {worst:.1f} dB on generated inputs, which may be unlike yours: judge with --data and --labels"]
+    return [f"only {worst:.1f} dB on your data: lower --qem, or allow more bits"]

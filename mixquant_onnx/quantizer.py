@@ -38,7 +38,7 @@ def quantize_weight(
 def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
     """QE: mean squared error between `weight` and its dequantized codes, float64."""
     difference = np.asarray(weight, np.float32) - dequantized(q, np.dtype(np.float32))
-    return float(np.mean(np.square(difference), dtype=np.float64))
+    return float(np.mean(np.square(difference, dtype=np.float64)))
 
 
 def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Quantized:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mixquant_onnx.types import Scheme, SiteErrors
 
 
@@ -84,7 +87,7 @@ def smallest_within_cost(choices: Choices, budget: float) -> dict[str, Choice]:
             chosen[step.site] = step.smaller
         else:
             stopped.add(step.site)
-    return _improve(choices, chosen, lambda c: (float(c.nbytes), c.cost), budget)
+    return _better(choices, chosen, lambda c: (float(c.nbytes), c.cost), budget)
 
 
 def best_within_bytes(choices: Choices, limit: int) -> dict[str, Choice]:
@@ -96,11 +99,49 @@ def best_within_bytes(choices: Choices, limit: int) -> dict[str, Choice]:
             break
         nbytes -= step.saved
         chosen[step.site] = step.smaller
-    return _improve(choices, chosen, lambda c: (c.cost, float(c.nbytes)), float(limit))
+    return _better(choices, chosen, lambda c: (c.cost, float(c.nbytes)), float(limit))
 
 
 Split = Callable[[Choice], tuple[float, float]]
 """A choice as (what is to be small, what is limited)."""
+
+
+_CELLS = 20_000
+"""How finely the limited quantity is divided by the table of partial sums."""
+
+
+def _better(choices: Choices, greedy: dict[str, Choice], split: Split, limit: float) -> dict[str, Choice]:
+    """The better of the hull's answer and that of the table, each improved by exchanges."""
+    found = [_improve(choices, greedy, split, limit)]
+    tabled = _tabled(choices, split, limit)
+    if tabled is not None:
+        found.append(_improve(choices, tabled, split, limit))
+    kept = [plan for plan in found if sum(split(c)[1] for c in plan.values()) <= limit]
+    return min(kept or found[:1], key=lambda plan: sum(split(c)[0] for c in plan.values()))
+
+
+def _tabled(choices: Choices, split: Split, limit: float) -> dict[str, Choice] | None:
+    """Multiple-choice knapsack by dynamic programming on needs rounded up; None where nothing fits so."""
+    if not limit > 0:
+        return None
+    least = np.zeros(_CELLS + 1)
+    picks: list[tuple[str, list[Choice], list[int], NDArray[np.int8]]] = []
+    for site, candidates in choices.items():
+        options = list(candidates)
+        needs = [int(np.ceil(split(c)[1] / limit * _CELLS * (1 - 1e-12))) for c in options]
+        sums = np.full((len(options), _CELLS + 1), np.inf)
+        for k, (option, need) in enumerate(zip(options, needs, strict=True)):
+            if need <= _CELLS:
+                sums[k, need:] = least[: _CELLS + 1 - need] + split(option)[0]
+        picks.append((site, options, needs, sums.argmin(axis=0).astype(np.int8)))
+        least = sums.min(axis=0)
+    if not np.isfinite(least[-1]):
+        return None
+    chosen, left = {}, _CELLS
+    for site, options, needs, best in reversed(picks):
+        k = int(best[left])
+        chosen[site], left = options[k], left - needs[k]
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

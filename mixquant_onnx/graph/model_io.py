@@ -26,11 +26,12 @@ LARGEST_PROTOBUF = 2_000_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loaded:
-    """A model with all its tensors in memory. `nbytes` counts the external data files; `external`: it had any."""
+    """A model with all its tensors in memory. `nbytes` counts the external data `files`; `external`: it had any."""
 
     model: ModelProto
     nbytes: int
     external: bool
+    files: tuple[Path, ...] = ()
 
 
 def _external_tensors(model: ModelProto) -> list[TensorProto]:
@@ -66,7 +67,8 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path}: its external data cannot be read ({_first_line(error)})") from error
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
     check_complete(model, str(path))
-    return Loaded(model=model, nbytes=size, external=bool(files))
+    outside = tuple((path.parent / name).resolve() for name in files)
+    return Loaded(model=model, nbytes=size, external=bool(files), files=outside)
 
 
 def check_complete(model: ModelProto, name: str) -> None:
@@ -129,9 +131,22 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
         data = path.parent / data_name
         data.unlink(missing_ok=True)
         onnx.save(outside, str(path))
-        return [path, data] if data.exists() else [path]
+        if not data.exists():
+            return [path]
+        data.chmod(path.stat().st_mode)
+        return [path, data]
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
+
+
+def own_data(path: Path) -> list[Path]:
+    """External data files of the model at `path` that this project named; none where there is no such model."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError):
+        return []
+    names = {e.value for t in _external_tensors(model) for e in t.external_data if e.key == "location"}
+    return [path.parent / n for n in sorted(names) if n.startswith(path.name) and n.endswith(".data")]
 
 
 def check_writable(path: Path) -> None:
@@ -139,6 +154,8 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name the file to write")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is a device, not a file; name the file to write")
     if not folder.is_dir():
         raise OutputError(f"{path}: folder '{folder}' does not exist; make it first")
     if not os.access(folder, os.W_OK):

@@ -57,9 +57,9 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 def _walk(body: Body, path: str, parent: Scope | None) -> Iterator[Scope]:
     scope = Scope(body, path, parent, _definitions(body))
     yield scope
-    for position, node in enumerate(body.node):
+    for node in body.node:
         for name, graph in subgraphs(node):
-            label = node.name or f"{node.op_type}_{position}"
+            label = node.name or f"{node.op_type}->{next(iter(node.output), '')}"
             yield from _walk(graph, f"{path}/{label}.{name}" if path else f"{label}.{name}", scope)
 
 

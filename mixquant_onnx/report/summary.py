@@ -31,7 +31,7 @@ def _qe(errors: SiteErrors, scheme: Scheme) -> float:
 def _sqnr(power: float, qe: float) -> float:
     if qe == 0:
         return math.inf
-    return 10 * math.log10(power / qe) if power > 0 else -math.inf
+    return 10 * (math.log10(power) - math.log10(qe)) if power > 0 else -math.inf
 
 
 def plan_summary(planned: Planned) -> dict[str, Any]:
