@@ -22,7 +22,7 @@ from mixquant_onnx.planning import Options, Planned, Progress, quiet
 from mixquant_onnx.proof import prove
 from mixquant_onnx.quantizer import quantization_error, quantize_weight
 from mixquant_onnx.rounding import Moments
-from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.runtime import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
 
 
@@ -64,9 +64,7 @@ def execute(
         raise UnchangedError(f"{name}: nothing was quantized ({_why_unchanged(planned)}); see mixquant-onnx inspect")
     data, refusal = _data_for(original, options)
     quantized = _quantize(planned, options, data, progress)
-    model = ModelProto()
-    model.CopyFrom(original)
-    rewritten = rewrite(model, quantized, options.form, 1)
+    model, rewritten = _rewrite(original, quantized, options.form)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
     proof: verify.Verification | None = None
     if output is None:
@@ -89,6 +87,31 @@ def execute(
         qe=qe,
         files=files,
     )
+
+
+def _rewrite(
+    original: ModelProto, quantized: Mapping[str, Quantized], form: FormOptions
+) -> tuple[ModelProto, Rewritten]:
+    """A rewritten copy. A weight that ONNX Runtime would dequantize at every run is folded instead.
+
+    That happens where other fusions come first (MatMul + Add of a matrix becomes Gemm) or a weight is shared.
+    """
+    folded: set[str] = set()
+    while True:
+        model = ModelProto()
+        model.CopyFrom(original)
+        rewritten = rewrite(model, quantized, form, 1, folded)
+        fused = [name for name, kind in rewritten.forms.items() if kind.startswith("MatMulNBits")]
+        if not fused or model.ByteSize() >= model_io.LARGEST_PROTOBUF:
+            return model, rewritten
+        try:
+            slow = dequantized_at_every_run(model)
+        except RuntimeFailure:
+            return model, rewritten
+        late = {name for name in fused if rewritten.values[name] in slow}
+        if not late:
+            return model, rewritten
+        folded |= late
 
 
 def _data_for(original: ModelProto, options: Options) -> tuple[Data | None, str | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
 from onnx import ModelProto
 
 from mixquant_onnx.types import FloatArray
@@ -56,6 +58,33 @@ class Session:
             return list(self._session.run(list(outputs) if outputs else None, dict(feed)))
         except Exception as error:  # as above
             raise RuntimeFailure(first_line(error)) from error
+
+
+def dequantized_at_every_run(model: ModelProto) -> set[str]:
+    """Outputs of the DequantizeLinear nodes that ONNX Runtime leaves in `model` after optimizing it.
+
+    Each of them runs at every call. Raises RuntimeFailure when the model does not load.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            optimized = onnx.load(options.optimized_model_filepath)
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            raise RuntimeFailure(first_line(error)) from error
+    nodes = list(optimized.graph.node)
+    found: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if node.op_type == "DequantizeLinear":
+            found.update(node.output)
+        for attribute in node.attribute:
+            nodes.extend(attribute.g.node)
+    return found
 
 
 def first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -54,14 +54,23 @@ class _Names:
         return name
 
 
-def rewrite(model: ModelProto, quantized: Mapping[str, Quantized], options: FormOptions, min_size: int) -> Rewritten:
-    """Replace each weight in `quantized` (by site name) in place. `min_size` as it was when they were found."""
+def rewrite(
+    model: ModelProto,
+    quantized: Mapping[str, Quantized],
+    options: FormOptions,
+    min_size: int,
+    folded: Collection[str] = (),
+) -> Rewritten:
+    """Replace each weight in `quantized` (by site name) in place. `min_size` as it was when they were found.
+
+    `folded`: sites that take the folded form whatever their size.
+    """
     names = _Names(model)
     notes: list[str] = []
     before = opset_of(model)
     sites = find(model, min_size).sites
     kernels = {n: kernel_for(sites[n].site, q.scheme, options) for n, q in quantized.items()}
-    kernels = {n: kernel if _fusable(sites[n]) else None for n, kernel in kernels.items()}
+    kernels = {n: k if n not in folded and _fusable(sites[n]) else None for n, k in kernels.items()}
     _raise(model, _wanted_opsets(sites, quantized, kernels, options), names.fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM:
