@@ -84,8 +84,8 @@ def test_a_file_for_a_release_loads_and_runs_on_it(
     assert _release(stated.loads_from) <= _release(version)
     shape = [d.dim_value or 2 for d in model.graph.input[0].type.tensor_type.shape.dim]
     feed = np.random.default_rng(1).standard_normal(shape).astype(np.float32) * 50
-    np.savez(tmp_path / "feed.npz", **{model.graph.input[0].name: feed})
-    outputs = []
+    np.savez(tmp_path / "feed.npz", allow_pickle=False, **{model.graph.input[0].name: feed})
+    outputs: list[np.ndarray] = []
     for interpreter in (python, Path(sys.executable)):
         out = tmp_path / f"out{len(outputs)}.npy"
         command = [interpreter, "-c", _CHILD, tmp_path / "q.onnx", tmp_path / "feed.npz", out]

@@ -1,0 +1,279 @@
+"""Breaking it on purpose: the proof must notice, say where, and leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cases import Fails, classifier, text, weight
+from onnx import ModelProto, TensorProto
+
+import mixquant_onnx as mq
+from mixquant_onnx import verify
+from mixquant_onnx.encodings import native
+from mixquant_onnx.encodings.encoder import encode_folded
+from mixquant_onnx.encodings.forms import FormOptions
+from mixquant_onnx.feeds import Data, synthetic
+from mixquant_onnx.graph import rewrite as rewriting
+from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
+from mixquant_onnx.quantizer import quantize_weight
+from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.types import Layout, Quantized
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A rewritten model with what its proof needs. `original` becomes the oracle."""
+
+    original: ModelProto
+    saved: ModelProto
+    sites: dict[str, LocatedSite]
+    quantized: dict[str, Quantized]
+    done: rewriting.Rewritten
+
+    def prove_codes(self) -> str:
+        return verify.prove_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
+
+    def check_oracle(self) -> float:
+        verify.oracle(self.original, self.sites, self.quantized)
+        data = next(synthetic(self.original))
+        found = verify.check_oracle(self.saved, self.original, Session(self.saved, "exact"), data, {"float32"})
+        assert found is not None
+        return found
+
+
+def rewritten(model: ModelProto, target: Any = "ort", **options: Any) -> Case:
+    planned = mq.inspect(model, **options)
+    quantized = {
+        name: quantize_weight(planned.sites[name].site, weight_values(planned.sites[name]), scheme)
+        for name, scheme in planned.plan.sites.items()
+    }
+    saved = ModelProto()
+    saved.CopyFrom(planned.loaded.model)
+    done = rewriting.rewrite(saved, quantized, FormOptions(target=target), 1)
+    sites = {name: planned.sites[name] for name in quantized}
+    return Case(original=planned.loaded.model, saved=saved, sites=sites, quantized=quantized, done=done)
+
+
+def small(**options: Any) -> Case:
+    return rewritten(classifier(), **options)
+
+
+def large(**options: Any) -> Case:
+    model = text("g (float[N,512] x, float[640,512] w, float[640] b) => (float[N,640] y) "
+                 "{ y = Gemm <transB=1> (x, w, b) }", w=weight(640, 512), b=weight(640))  # fmt: skip
+    return rewritten(model, **options)
+
+
+FORMS: dict[str, Callable[[], Case]] = {
+    "folded, 8 bits": lambda: small(bits=[8]),
+    "folded, 3 bits": lambda: small(bits=[3]),
+    "folded, one scale": lambda: small(bits=[5], granularity="tensor"),
+    "folded, symmetric": lambda: small(bits=[6], symmetric=True),
+    "folded in blocks": lambda: small(bits=[4], granularity="block:16"),
+    "folded, last block short": lambda: small(bits=[7], granularity="block:24"),
+    "fused, 8 bits": lambda: large(bits=[7]),
+    "fused, 4 bits": lambda: large(bits=[4], granularity="block:128"),
+    "DequantizeLinear": lambda: small(bits=[4], target="qdq"),
+    "DequantizeLinear, 5 bits in blocks": lambda: small(bits=[5], target="qdq", granularity="block:16"),
+}
+
+
+def parts(case: Case) -> list[TensorProto]:
+    """All that is stored for the weight w: codes, scales, zero points, and which block is whose."""
+    return [t for t in case.saved.graph.initializer if t.name.startswith("w.") and t.data_type != TensorProto.INT64]
+
+
+def flip(tensor: TensorProto, position: int) -> None:
+    """Turn the lowest bit of one byte."""
+    data = bytearray(tensor.raw_data)
+    data[position] ^= 1
+    tensor.raw_data = bytes(data)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_wrong_bit_in_anything_stored_is_noticed(form: str) -> None:
+    case = FORMS[form]()
+    assert case.prove_codes() == "ONNX Runtime"
+    assert len(parts(case)) >= 3
+    for tensor in parts(case):
+        whole = tensor.raw_data
+        for position in (0, len(whole) // 2 & ~1):
+            flip(tensor, position)
+            with pytest.raises(mq.ProofError, match="'w'"):
+                case.prove_codes()
+            tensor.raw_data = whole
+    assert case.prove_codes() == "ONNX Runtime"
+
+
+@pytest.mark.parametrize("form", ["folded, 3 bits", "folded, last block short", "DequantizeLinear"])
+def test_numpy_decodes_where_the_runtime_cannot(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_kernel(*_: object) -> None:
+        raise RuntimeFailure("no kernel")
+
+    case = FORMS[form]()
+    monkeypatch.setattr(verify, "decode_with_runtime", no_kernel)
+    assert case.prove_codes() == "NumPy"
+    for tensor in parts(case):
+        flip(tensor, 0)
+        with pytest.raises(mq.ProofError, match="'w'"):
+            case.prove_codes()
+        flip(tensor, 0)
+
+
+def network() -> ModelProto:
+    return text(
+        """g (float[1,8,8,8] x, float[16,8,3,3] w, float[16,16,3,3] v, float[1,16,8,8] c) => (float[1,16,8,8] y) {
+        [first] a = Conv <pads=[1,1,1,1]> (x, w) [less] b = Sub (a, c) [cut] r = Relu (b)
+        [last] y = Conv <pads=[1,1,1,1]> (r, v) }""",
+        w=weight(16, 8, 3, 3), v=weight(16, 16, 3, 3), c=weight(1, 16, 8, 8),
+    )  # fmt: skip
+
+
+def named(case: Case, name: str) -> onnx.NodeProto:
+    found: list[onnx.NodeProto] = [node for node in case.saved.graph.node if node.name == name]
+    assert len(found) == 1
+    return found[0]
+
+
+def shift_padding(node: onnx.NodeProto) -> None:
+    (pads,) = [a for a in node.attribute if a.name == "pads"]
+    del pads.ints[:]
+    pads.ints.extend([0, 0, 2, 2])
+
+
+def swap_inputs(node: onnx.NodeProto) -> None:
+    first, second = node.input
+    node.input[0], node.input[1] = second, first
+
+
+def replace_relu(node: onnx.NodeProto) -> None:
+    node.op_type = "Softplus"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("first", shift_padding), ("less", swap_inputs), ("cut", replace_relu), ("last", shift_padding)],
+)
+def test_a_graph_that_computes_something_else_is_noticed_where_it_starts(
+    name: str, damage: Callable[[onnx.NodeProto], None]
+) -> None:
+    case = rewritten(network(), bits=[6])
+    assert case.check_oracle() > 95
+    damage(named(case, name))
+    case.prove_codes()
+    with pytest.raises(mq.ProofError, match=f"first different at '{name}'"):
+        case.check_oracle()
+
+
+def test_a_graph_that_lost_a_layer_is_noticed() -> None:
+    case = rewritten(network(), bits=[8])
+    named(case, "last").input[0] = named(case, "less").output[0]
+    with pytest.raises(mq.ProofError, match="first different at 'last'"):
+        case.check_oracle()
+
+
+def test_an_output_that_should_be_zero_and_is_not_is_noticed() -> None:
+    nothing, something = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    assert verify.compare([[nothing]], [[nothing]])[0] == float("inf")
+    assert verify.compare([[nothing]], [[something]])[0] < 0
+
+
+def without_zero_point(q: Quantized) -> Quantized:
+    return replace(q, zero_point=np.zeros_like(q.zero_point))
+
+
+def along_the_other_axis(q: Quantized) -> Quantized:
+    if q.codes.shape != (64, 64):
+        return q
+    scale, zero = q.scale.transpose(2, 1, 0), q.zero_point.transpose(2, 1, 0)
+    return replace(q, layout=Layout(p=1, r=1), scale=scale, zero_point=zero)
+
+
+def with_the_scale_of_the_neighbour(q: Quantized) -> Quantized:
+    return replace(q, scale=np.roll(q.scale, 1, axis=1 if q.scale.shape[1] > 1 else 2))
+
+
+def with_the_first_code_off_by_one(q: Quantized) -> Quantized:
+    codes = q.codes.copy()
+    codes.flat[0] ^= 1
+    return replace(q, codes=codes)
+
+
+MISTAKES = [
+    without_zero_point,
+    along_the_other_axis,
+    with_the_scale_of_the_neighbour,
+    with_the_first_code_off_by_one,
+]
+
+
+def plant(mistake: Callable[[Quantized], Quantized], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let both encoders make `mistake`."""
+    monkeypatch.setattr(rewriting, "encode_folded", lambda q, *rest: encode_folded(mistake(q), *rest))
+    monkeypatch.setattr(rewriting, "encode_native", lambda q, *rest: native.encode_native(mistake(q), *rest))
+
+
+@pytest.mark.parametrize("target", ["ort", "qdq"])
+@pytest.mark.parametrize("granularity", ["channel", "block:16"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_an_encoder_fails_the_proof(
+    mistake: Callable[[Quantized], Quantized], granularity: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mq.quantize(classifier(), granularity=granularity, target=target)
+    plant(mistake, monkeypatch)
+    with pytest.raises(mq.ProofError, match=r"'[vw]' \(w\d"):
+        mq.quantize(classifier(), granularity=granularity, target=target)
+
+
+def test_a_failed_proof_leaves_no_file_and_has_its_own_exit_code(
+    model: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(without_zero_point, monkeypatch)
+    assert "proof failed at 'v'" in fails(8, model, output)
+    output.write_bytes(b"precious")
+    assert "proof failed at 'v'" in fails(8, model, output)
+    assert "proof failed at 'v'" in fails(8, model, model)
+
+
+def test_a_result_that_does_not_load_fails_the_proof(
+    model: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown_operator(q: Quantized, *rest: Any) -> Any:
+        encoded = encode_folded(q, *rest)
+        encoded.nodes[0].op_type = "Unknown"
+        return encoded
+
+    monkeypatch.setattr(rewriting, "encode_folded", unknown_operator)
+    assert "ONNX Runtime does not load the result" in fails(8, model, output)
+
+
+@pytest.mark.parametrize("rounding", ["compensated", "nearest"])
+@pytest.mark.parametrize(("baseline", "qem"), [("int8", 0.5), ("int8", 2), ("int8", 10), ("same", 1), ("same", 5)])
+def test_the_error_as_written_keeps_the_promise_of_qem(baseline: str, qem: float, rounding: str) -> None:
+    result = mq.quantize(classifier(), qem=qem, rounding=rounding, baseline=baseline)
+    for name, error in result.qe.items():
+        assert min(cell.qe for cell in result.table[name].cells) <= qem * result.table[name].baseline
+        assert error <= qem * result.table[name].baseline * 1.0001
+
+
+def test_metrics_are_those_of_the_textbook() -> None:
+    reference, other = np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[3.0, 3.0], [0.0, 0.0]])
+    assert sqnr_db(reference, other) == pytest.approx(10 * np.log10(25))
+    assert sqnr_db(reference, reference) == float("inf")
+    assert cosine(reference, other) == pytest.approx(21 / (5 * np.sqrt(18)))
+    assert top1_agreement(np.eye(4), np.eye(4)[[0, 1, 3, 2]]) == 0.5
+    for metric in (sqnr_db, cosine, top1_agreement):
+        with pytest.raises(ValueError, match="NaN"):
+            metric(reference, np.array([[np.nan, 1], [0, 0]]))
+
+
+def test_samples_are_rows_of_the_first_input() -> None:
+    feeds = ({"x": np.zeros((3, 2))}, {"x": np.zeros((4, 2))})
+    assert verify.sample_count(Data(feeds=feeds, labels=None, synthetic=True)) == 7
