@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ def options_of(
     native_types: bool = False,
     min_ort: tuple[int, int] = FUSED_PAYS_FROM,
     verify: bool = True,
-    data: str | Path | None = None,
+    data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     labels: str | Path | None = None,
     rounding: Literal["compensated", "nearest"] = "compensated",
     allow_unchanged: bool = False,
@@ -72,11 +72,17 @@ def options_of(
         exclude=tuple(exclude),
         min_size=min_size,
         verify=verify,
-        data=None if data is None else Path(data),
+        data=_data(data),
         labels=None if labels is None else Path(labels),
         rounding=rounding,
         allow_unchanged=allow_unchanged,
     )
+
+
+def _data(data: Any) -> Path | tuple[Mapping[str, Any], ...] | None:
+    if data is None or isinstance(data, (str, Path)):
+        return None if data is None else Path(data)
+    return (data,) if isinstance(data, Mapping) else tuple(data)
 
 
 def _checked(options: dict[str, Any]) -> Options:
@@ -108,7 +114,8 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     granularity="channel" ("tensor", "block:N"), symmetric=False, baseline="int8" ("same"), include=(), exclude=(),
     min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25), verify=True, data=None,
     labels=None, rounding="compensated" ("nearest"), allow_unchanged=False.
-    Raises a MixquantError (see `errors`); then nothing was written.
+    `data` is a path, a feed (arrays by input name) or a list of feeds. Raises a MixquantError (see `errors`); then
+    nothing was written.
     """
     chosen = _checked(options)
     planned = make_plan(as_loaded(model), chosen, progress)

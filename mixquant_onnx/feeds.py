@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,13 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
         found = [_read_labels(labels)]
     joined = np.concatenate([_classes(a, labels or path) for a in found]) if found else None
     return Data(feeds=tuple(feeds), labels=joined, synthetic=False)
+
+
+def data_of(feeds: Sequence[Mapping[str, FloatArray]], labels: Path | None, inputs: list[Input]) -> Data:
+    """Feeds that the caller has in memory, checked and cut as those of files. Raises DataError."""
+    made = [feed for given in feeds for feed in _cut(Path("data"), dict(given), inputs)]
+    classes = None if labels is None else _classes(_read_labels(labels), labels)
+    return Data(feeds=tuple(made), labels=classes, synthetic=False)
 
 
 def _read(file: Path) -> dict[str, FloatArray]:

@@ -14,7 +14,7 @@ from mixquant_onnx import verify
 from mixquant_onnx.calibration import input_moments
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OutputError, UnchangedError
-from mixquant_onnx.feeds import Data, load_data, model_inputs
+from mixquant_onnx.feeds import Data, data_of, load_data, model_inputs
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
@@ -120,8 +120,10 @@ def _data_for(original: ModelProto, options: Options) -> tuple[Data | None, str 
     Raises DataError for data that does not fit the model.
     """
     given = None
-    if options.data is not None:
+    if isinstance(options.data, Path):
         given = load_data(options.data, options.labels, model_inputs(original))
+    elif options.data is not None:
+        given = data_of(options.data, options.labels, model_inputs(original))
     if not options.verify and options.rounding == "nearest":
         return given, None
     try:
@@ -200,7 +202,8 @@ def _write_beside(
                 planned.loaded.model, saved, planned.sites, quantized, rewritten, written[0], data, refusal, progress
             )
         size = sum(file.stat().st_size for file in written)
-        replaced = [file for file in model_io.own_data(output) if file not in planned.loaded.files]
+        in_place = planned.loaded.path == output
+        replaced = [f for f in model_io.own_data(output) if in_place or f not in planned.loaded.files]
         placed = []
         for file in reversed(written):
             file.replace(output.parent / file.name)

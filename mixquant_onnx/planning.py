@@ -18,7 +18,7 @@ from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
 from mixquant_onnx.measure import SearchOptions, measure
-from mixquant_onnx.types import ALL_BITS, BitPlan, ErrorTable, Scheme, SiteErrors
+from mixquant_onnx.types import ALL_BITS, BitPlan, ErrorTable, FloatArray, Scheme, SiteErrors
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""
@@ -37,7 +37,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     min_size: int = 256
     verify: bool = True
-    data: Path | None = None
+    data: Path | tuple[Mapping[str, FloatArray], ...] | None = None
     labels: Path | None = None
     rounding: Literal["compensated", "nearest"] = "compensated"
     allow_unchanged: bool = False

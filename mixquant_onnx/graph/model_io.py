@@ -26,12 +26,15 @@ LARGEST_PROTOBUF = 2_000_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loaded:
-    """A model with all its tensors in memory. `nbytes` counts the external data `files`; `external`: it had any."""
+    """A model with all its tensors in memory. `nbytes` counts the external data `files`; `external`: it had any.
+    `path`: where it came from.
+    """
 
     model: ModelProto
     nbytes: int
     external: bool
     files: tuple[Path, ...] = ()
+    path: Path | None = None
 
 
 def _external_tensors(model: ModelProto) -> list[TensorProto]:
@@ -68,7 +71,7 @@ def load(path: Path) -> Loaded:
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
     check_complete(model, str(path))
     outside = tuple((path.parent / name).resolve() for name in files)
-    return Loaded(model=model, nbytes=size, external=bool(files), files=outside)
+    return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve())
 
 
 def check_complete(model: ModelProto, name: str) -> None:
