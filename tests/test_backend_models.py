@@ -16,14 +16,14 @@ FETCHED = Path(__file__).resolve().parent.parent / "fetched"
 
 
 def _models(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("model.onnx"))
+    return sorted(folder.rglob("*.onnx"))
 
 
 def _with_weights(folder: str) -> list[Path]:
     return [path for path in _models(DATA / folder) if find(onnx.load(path), 1).sites]
 
 
-@pytest.mark.parametrize("folder", ["simple", "pytorch-converted", "pytorch-operator", "light"])
+@pytest.mark.parametrize("folder", ["simple", "pytorch-converted", "pytorch-operator", "light", "real"])
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_only_weights_change_in_the_backend_models(folder: str, target: str) -> None:
     changed = 0

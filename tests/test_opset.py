@@ -1,0 +1,65 @@
+"""The opset rises by real conversion, and outputs stay the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cases import text, weight
+from onnx import ModelProto
+
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph.opset import CannotConvert, opset_of, raise_opset
+from mixquant_onnx.runtime import Session
+from mixquant_onnx.verify import usable_data
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+def _raised(model: ModelProto, target: int) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    names = iter(f"fresh.{k}" for k in range(10_000))
+    raise_opset(copy, target, lambda _: next(names))
+    return copy
+
+
+def _outputs(model: ModelProto, data: Data) -> list[np.ndarray]:
+    return Session(model).run(data.feeds[0])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in LIGHT.glob("*.onnx")))
+@pytest.mark.parametrize("target", [14, 21])
+def test_whole_networks_of_opset_9_give_the_same_outputs(name: str, target: int) -> None:
+    model = onnx.load(LIGHT / f"{name}.onnx")
+    assert opset_of(model) < target
+    try:
+        converted = _raised(model, target)
+    except CannotConvert as reason:
+        pytest.fail(str(reason))
+    onnx.checker.check_model(converted)
+    data = usable_data(Session(model), model)
+    assert data is not None
+    for before, after in zip(_outputs(model, data), _outputs(converted, data), strict=True):
+        np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-6)
+
+
+def test_axes_that_became_an_input_are_converted_inside_a_branch() -> None:
+    model = text("""g (float[2,3] x, bool c) => (float[2,1,3] y)
+        { y = If (c) <then_branch = a () => (float[2,1,3] p) { p = Unsqueeze <axes=[1]> (x) },
+                      else_branch = b () => (float[2,1,3] q) { r = Neg (x) q = Unsqueeze <axes=[1]> (r) }> }""",
+                 opset=11)  # fmt: skip
+    converted = _raised(model, 21)
+    feed = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "c": np.array(False)}
+    np.testing.assert_array_equal(Session(converted).run(feed)[0], -feed["x"][:, None])
+
+
+def test_a_model_that_cannot_be_converted_is_left_as_it_was() -> None:
+    model = text("g (float[N,64] x, float[64,32] w) => (float[N,32] y) { h = MatMul (x, w) y = Scan2 (h) }",
+                 opset=11, w=weight(64, 32))  # fmt: skip
+    before = model.SerializeToString()
+    with pytest.raises(CannotConvert, match="Scan2"):
+        raise_opset(model, 21, lambda wish: wish)
+    assert model.SerializeToString() == before
