@@ -73,7 +73,10 @@ def execute(
             proof = prove(original, model, planned.sites, quantized, rewritten, model, data, refusal, progress)
         files: tuple[Path, ...] = ()
     else:
-        files, size, proof = _write(planned, model, quantized, rewritten, output, options, data, refusal, progress)
+        try:
+            files, size, proof = _write(planned, model, quantized, rewritten, output, options, data, refusal, progress)
+        except OSError as error:
+            raise OutputError(f"{output}: cannot be written ({error.strerror or error}); check the folder") from error
     return RunResult(
         model=model,
         plan=plan,
@@ -174,23 +177,6 @@ def _write(
     """Save beside `output` under a temporary name, prove what was saved, then rename."""
     model_io.check_writable(output)
     output = output.resolve()
-    try:
-        return _write_beside(planned, model, quantized, rewritten, output, options, data, refusal, progress)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror or error}); check the folder") from error
-
-
-def _write_beside(
-    planned: Planned,
-    model: ModelProto,
-    quantized: Mapping[str, Quantized],
-    rewritten: Rewritten,
-    output: Path,
-    options: Options,
-    data: Data | None,
-    refusal: str | None,
-    progress: Progress,
-) -> tuple[tuple[Path, ...], int, verify.Verification | None]:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)
         data_name = _free_data_name(output)

@@ -8,6 +8,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from mixquant_onnx import verify
+from mixquant_onnx.decoding import prove_codes
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.rewrite import Rewritten
@@ -43,7 +44,7 @@ def prove(
         except RuntimeFailure as failure:
             raise ProofError(f"proof failed: ONNX Runtime does not load the result ({failure})") from failure
     progress("proof", 1, 4)
-    decoder = verify.prove_codes(saved, sites, quantized, rewritten.values, rewritten.transposed)
+    decoder = prove_codes(saved, sites, quantized, rewritten.values, rewritten.transposed)
     progress("proof", 2, 4)
     ratio: float | None = None
     quality: tuple[verify.Quality, ...] = ()

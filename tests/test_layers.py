@@ -12,7 +12,7 @@ LAYERS = {
     "grid": 2, "integer": 2, "metrics": 2,
     "methods": 3, "allocators": 3, "rounding": 3, "quantizer": 4,
     "encodings": 4, "graph": 5,
-    "runtime": 5, "feeds": 6, "calibration": 7, "verify": 7,
+    "runtime": 5, "feeds": 6, "calibration": 7, "decoding": 6, "verify": 7,
     "measure": 5, "planning": 6, "proof": 8, "pipeline": 9, "api": 10,
     "report": 10, "cli": 11,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from cases import Fails, classifier, text, weight
 from onnx import ModelProto, TensorProto
 
 import mixquant_onnx as mq
-from mixquant_onnx import verify
+from mixquant_onnx import decoding, verify
 from mixquant_onnx.encodings import native
 from mixquant_onnx.encodings.encoder import encode_folded
 from mixquant_onnx.encodings.forms import FormOptions
@@ -38,7 +38,7 @@ class Case:
     done: rewriting.Rewritten
 
     def prove_codes(self) -> str:
-        return verify.prove_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
+        return decoding.prove_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
 
     def check_oracle(self) -> float:
         verify.oracle(self.original, self.sites, self.quantized)
@@ -118,7 +118,7 @@ def test_numpy_decodes_where_the_runtime_cannot(form: str, monkeypatch: pytest.M
         raise RuntimeFailure("no kernel")
 
     case = FORMS[form]()
-    monkeypatch.setattr(verify, "decode_with_runtime", no_kernel)
+    monkeypatch.setattr(decoding, "decode_with_runtime", no_kernel)
     assert case.prove_codes() == "NumPy"
     for tensor in parts(case):
         flip(tensor, 0)
