@@ -39,13 +39,11 @@ class Encoded:
 
 
 def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
-    """Bytes of codes, scales (float16), zero points and short blocks for `scheme`, before anything is encoded."""
+    """Bytes of codes, scales (float16) and zero points for `scheme`, before anything is encoded."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     params = int(np.prod(params_shape(site.shape, site.layout, grid)))
     zeros = 1 if scheme.symmetric else params
-    reduced = site.layout.merged().sizes(site.shape)[1]
-    ragged = _block_of(reduced, grid.block).nbytes if grid.block and reduced % grid.block else 0
-    return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros + ragged
+    return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros
 
 
 class Builder:
@@ -131,11 +129,13 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
     inputs += [builder.store("zero_point", zero, counted=True), builder.store("scale", scale, counted=True)]
     if form != "fold":
         inputs.append(builder.shape("view", view))
-    if form == "ragged":
+    if form == "ragged" and not variant.counts_blocks:
         inputs.append(builder.store("block_of", _block_of(view[1], grid.block or 1), counted=True))
     if form != "fold" or q.scheme.bits < 8:
         inputs.append(builder.shape("shape", shape))
     extra = _count(builder, variant, q, inputs)
+    if variant.counts_blocks:
+        extra["block_size"] = grid.block
     value = value_name(q, output, fresh)
     call = _call(variant, inputs, value, fresh(f"{output}.dequantize"), extra)
     return finish(builder, [call], [functions.build(variant)], q, value, output)

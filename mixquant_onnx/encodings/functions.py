@@ -53,6 +53,11 @@ class Variant:
         """Whether codes are put together in 8-bit integers: Add-14, from onnxruntime 1.21 on (`small_ints`)."""
         return self.bits < 8 and self.opset >= 14 and self.small_ints
 
+    @property
+    def counts_blocks(self) -> bool:
+        """Whether the block of each position is worked out (Constant-12 with an attribute), not stored."""
+        return self.form == "ragged" and self.opset >= 12
+
     def inputs(self) -> list[str]:
         planes = ["codes"] if self.bits == 8 else [f"plane{width}" for width, _ in shifts(self.bits)]
         names = list(planes)
@@ -60,7 +65,7 @@ class Variant:
             names += ["zero_point", "scale"]
         if self.form in ("blocks", "ragged"):
             names.append("view")
-        if self.form == "ragged":
+        if self.form == "ragged" and not self.counts_blocks:
             names.append("block_of")
         if self.form != "fold" or self.bits < 8:
             names.append("shape")
@@ -123,7 +128,13 @@ def _per_block(body: _Body, variant: Variant, name: str) -> str:
     """Scale or zero point for each element along the reduced axis, where the last block is short."""
     if variant.form != "ragged":
         return name
-    return body.add("Gather", name, body.add("Cast", "block_of", to=TensorProto.INT32), axis=1)
+    if not variant.counts_blocks:
+        return body.add("Gather", name, body.add("Cast", "block_of", to=TensorProto.INT32), axis=1)
+    first, second = (body.constant(np.array(value, np.int64)) for value in (0, 1))
+    positions = body.add("Range", first, body.add("Gather", "view", second), second)
+    block = body.add("Constant")
+    body.nodes[-1].attribute.append(_reference("block_size", "value_int"))
+    return body.add("Gather", name, body.add("Div", positions, block), axis=1)
 
 
 def _product(body: _Body, variant: Variant, output: str) -> None:
@@ -153,8 +164,8 @@ def _blocked_dequantize(body: _Body, variant: Variant) -> None:
     body.nodes.append(node)
 
 
-def _reference(name: str) -> AttributeProto:
-    return AttributeProto(name=name, ref_attr_name=name, type=AttributeProto.INT)
+def _reference(of_function: str, of_node: str | None = None) -> AttributeProto:
+    return AttributeProto(name=of_node or of_function, ref_attr_name=of_function, type=AttributeProto.INT)
 
 
 def build(variant: Variant) -> FunctionProto:
@@ -167,6 +178,7 @@ def build(variant: Variant) -> FunctionProto:
     elif variant.form in ("blocks", "ragged"):
         _product(body, variant, "in_blocks")
         body.add("Reshape", "in_blocks", "shape", output="weight")
+        attributes = ["block_size"] if variant.counts_blocks else []
     elif variant.form in ("matmul8", "matmul4"):
         attributes = ["block_size"]
         _blocked_dequantize(body, variant)
