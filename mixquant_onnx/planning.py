@@ -190,9 +190,9 @@ def fit_plan(loaded: model_io.Loaded, plan: BitPlan, options: Options, progress:
         reason = _unusable(found.sites[name])
         if reason:
             raise PlanError(f"the plan quantizes '{name}', which {reason}; remove it from the plan")
-    skipped = dict(find(loaded.model, options.min_size).skipped)
-    large = find(loaded.model, options.min_size).sites
-    skipped.update({n: plan.skipped.get(n, "not in the plan") for n in large if n not in plan.sites})
+    large = find(loaded.model, options.min_size)
+    skipped = dict(large.skipped)
+    skipped.update({n: plan.skipped.get(n, "not in the plan") for n in large.sites if n not in plan.sites})
     table: dict[str, SiteErrors] = {}
     for position, (name, scheme) in enumerate(plan.sites.items()):
         search = SearchOptions(

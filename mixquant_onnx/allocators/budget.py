@@ -181,8 +181,6 @@ def _best_moves(moves: list[_Move], slack: float) -> list[_Move]:
     best, most = [], 0.0
     giving = sorted((m for m in moves if m.needs < 0), key=lambda m: m.needs)
     for move in moves:
-        if move.gain <= most and move.needs >= 0 and not giving:
-            continue
         if move.needs <= slack and move.gain > most * (1 + 1e-12):
             best, most = [move], move.gain
         if move.gain <= most:

@@ -11,7 +11,7 @@ from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.encodings import functions
 from mixquant_onnx.encodings.forms import Kernel
-from mixquant_onnx.encodings.planes import pack, packed_bytes, shifts
+from mixquant_onnx.encodings.planes import pack, pack_fields, packed_bytes, shifts
 from mixquant_onnx.grid import channel_params_shape, effective_grid, params_shape
 from mixquant_onnx.types import Codes, FloatArray, Quantized, Scheme, WeightSite
 
@@ -64,8 +64,8 @@ class Builder:
         """A tensor of an ONNX type below 8 bits, low bits first (ONNX TensorProto, UINT4 and UINT2)."""
         name = self.fresh(f"{self.name}.{part}")
         flat = np.pad(codes.reshape(-1), (0, -codes.size % (8 // bits)))
-        data = pack(flat, bits)[0] if flat.size % 8 == 0 else _pack_small(flat, bits)
-        tensor = TensorProto(name=name, data_type=kind, dims=codes.shape, raw_data=data.tobytes())
+        data = pack_fields(flat, bits).tobytes()
+        tensor = TensorProto(name=name, data_type=kind, dims=codes.shape, raw_data=data)
         self.tensors.append(tensor)
         self.nbytes += len(tensor.raw_data)
         return name
@@ -78,11 +78,6 @@ class Builder:
 
     def shape(self, part: str, dims: tuple[int, ...]) -> str:
         return self.store(part, np.array(dims, np.int64))
-
-
-def _pack_small(flat: Codes, bits: int) -> Codes:
-    fields = flat.reshape(-1, 8 // bits).astype(np.uint8) << np.arange(0, 8, bits, dtype=np.uint8)
-    return np.asarray(np.bitwise_or.reduce(fields, axis=1), np.uint8)
 
 
 def finish(

@@ -41,10 +41,14 @@ def pack(codes: Codes, bits: int) -> list[Codes]:
     flat = np.pad(flat, (0, -flat.size % 8))
     planes = []
     for width, low in shifts(bits):
-        fields = ((flat >> low) & ((1 << width) - 1)).reshape(-1, 8 // width)
-        places = np.arange(0, 8, width, dtype=np.uint8)
-        planes.append(np.bitwise_or.reduce(fields << places, axis=1).astype(np.uint8))
+        planes.append(pack_fields((flat >> np.uint8(low)) & np.uint8((1 << width) - 1), width))
     return planes
+
+
+def pack_fields(fields: Codes, width: int) -> Codes:
+    """Flat fields of `width` bits (4, 2 or 1), a whole number of bytes of them, low bits first."""
+    places = np.arange(0, 8, width, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(fields.reshape(-1, 8 // width) << places, axis=1), np.uint8)
 
 
 def unpack(planes: list[Codes], bits: int, elements: int) -> Codes:
