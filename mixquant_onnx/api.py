@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
+from mixquant_onnx import goals
 from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Target
 from mixquant_onnx.encodings.releases import OLDEST_TRIED
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph.model_io import as_loaded
-from mixquant_onnx.measure import SearchOptions
+from mixquant_onnx.measure import AUTO_GRIDS, SearchOptions
 from mixquant_onnx.methods import method as known_method
+from mixquant_onnx.options import Options, Promise, share
 from mixquant_onnx.pipeline import RunResult, execute
-from mixquant_onnx.planning import Options, Planned, Progress, fit_plan, make_plan, quiet
+from mixquant_onnx.planning import Planned, fit_plan
+from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
 
 
@@ -24,8 +27,17 @@ def options_of(
     qem: float = 2.0,
     scope: Literal["layer", "model"] = "layer",
     avg_bits: float | None = None,
+    max_size: str | int | None = None,
+    max_drop: str | float | None = None,
+    min_sqnr: float | None = None,
+    min_agreement: str | float | None = None,
+    metric: str | Callable[[Path], float] | None = None,
+    metric_key: str | None = None,
+    lower_is_better: bool = False,
+    metric_timeout: float = 1800.0,
+    cost: Literal["auto", "energy", "hessian", "output"] = "auto",
     bits: int | Sequence[int] = ALL_BITS,
-    method: str = "minmax",
+    method: str = "auto",
     granularity: str = "channel",
     symmetric: bool = False,
     baseline: Literal["int8", "same"] = "int8",
@@ -43,7 +55,20 @@ def options_of(
     allow_unchanged: bool = False,
 ) -> Options:
     """The options of a run, checked. Raises OptionError."""
+    promise = Promise(
+        max_drop=None if max_drop is None else share(max_drop, "--max-drop"),
+        min_sqnr=min_sqnr,
+        min_agreement=None if min_agreement is None else share(min_agreement, "--min-agreement"),
+        metric=metric,
+        metric_key=metric_key,
+        lower_is_better=lower_is_better,
+    )
+    if method == "auto":
+        budgeted = scope == "model" or avg_bits is not None or max_size is not None or promise.wanted
+        method = "gptq" if data is not None else ("mse" if budgeted else "minmax")
     known_method(method)
+    if cost not in ("auto", "energy", "hessian", "output"):
+        raise OptionError(f"cost '{cost}' is not known; use auto, energy, hessian or output")
     if baseline not in ("int8", "same"):
         raise OptionError(f"baseline '{baseline}' is not known; use int8 or same")
     if scope not in ("layer", "model"):
@@ -60,9 +85,13 @@ def options_of(
         qem=float(qem),
         scope=scope,
         avg_bits=avg_bits,
+        max_size=None if max_size is None else str(max_size),
+        cost=cost,
+        promise=promise,
+        metric_timeout=metric_timeout,
         search=SearchOptions(
             bits=(bits,) if isinstance(bits, int) else tuple(sorted(set(bits))),
-            grid=Grid.parse(granularity),
+            grids=AUTO_GRIDS if granularity == "auto" else (Grid.parse(granularity),),
             method=method,
             symmetric=symmetric,
             baseline=baseline,
@@ -103,23 +132,26 @@ def inspect(model: Any, *, progress: Progress = quiet, **options: Any) -> Planne
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph; `options` as for `quantize`.
     Raises ModelError, OptionError.
     """
-    return make_plan(as_loaded(model), _checked(options), progress)
+    return goals.plan(as_loaded(model), _checked(options), progress)
 
 
 def quantize(model: Any, output: str | Path | None = None, *, progress: Progress = quiet, **options: Any) -> RunResult:
     """Quantize the weights of `model` by the MixQuant rule, prove the result, and write it to `output`.
 
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph, and is not changed. Options:
-    qem=2.0, scope="layer" ("model"), avg_bits=None, bits=(2..8), method="minmax",
-    granularity="channel" ("tensor", "block:N"), symmetric=False, baseline="int8" ("same"), include=(), exclude=(),
+    qem=2.0, scope="layer" ("model"), or one goal: avg_bits, max_size ("5MB", "25%"), max_drop ("1%") with `labels` or
+    a `metric` (a command with {model}, or a callable that takes a path), min_sqnr, min_agreement; cost="auto"
+    ("energy", "hessian", "output"), bits=(2..8), method="auto" ("minmax", "mse", "hqq", "gptq", "adaround"),
+    granularity="channel" ("tensor", "block:N", "auto"), symmetric=False, baseline="int8" ("same"), include=(),
+    exclude=(),
     min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25), verify=True, data=None,
     labels=None, rounding="compensated" ("nearest"), allow_unchanged=False.
     `data` is a path, a feed (arrays by input name) or a list of feeds. Raises a MixquantError (see `errors`); then
     nothing was written.
     """
     chosen = _checked(options)
-    planned = make_plan(as_loaded(model), chosen, progress)
-    return execute(planned, chosen, None if output is None else Path(output), _name(model), progress)
+    path = None if output is None else Path(output)
+    return goals.run(as_loaded(model), chosen, path, _name(model), progress)[1]
 
 
 def apply_plan(

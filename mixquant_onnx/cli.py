@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mixquant_onnx.errors import MixquantError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from mixquant_onnx.planning import Options, Planned, Progress
+    from mixquant_onnx.progress import Progress
 
 INTERRUPTED = 130
 
@@ -59,13 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         "--scope", default="layer", choices=("layer", "model"),
         help="layer (default): the rule for each tensor; model: the same sum of relative errors, spent at fewest bytes",
     )  # fmt: skip
-    search.add_argument(
-        "--avg-bits", type=float, metavar="X",
-        help="instead of --qem: the least error at X bits a weight, scales and zero points counted",
-    )  # fmt: skip
     search.add_argument("--bits", default="2-8", help="allowed widths: 2-8 (default), or a list such as 4,8")
-    search.add_argument("--method", default="minmax", help="minmax (default; also called asymmetric) or mse")
-    search.add_argument("--granularity", default="channel", help="tensor, channel (default) or block:N")
+    search.add_argument(
+        "--method", default="auto",
+        help="minmax (or asymmetric), mse, hqq; with --data gptq, adaround; auto (default): gptq with --data",
+    )  # fmt: skip
+    search.add_argument("--granularity", default="channel", help="tensor, channel (default), block:N or auto")
     search.add_argument("--symmetric", action="store_true", help="symmetric ranges, one zero point")
     search.add_argument(
         "--baseline", default="int8", choices=("int8", "same"),
@@ -78,6 +77,22 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--include", action="append", default=[], metavar="PATTERN", help="only these tensors or nodes")
     search.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these; both may repeat")
     search.add_argument("--min-size", type=int, default=256, metavar="N", help="smaller tensors stay float (256)")
+    goal = parser.add_argument_group("goal (instead of --qem; the least error, or the smallest file)")
+    goal.add_argument("--avg-bits", type=float, metavar="X", help="X bits a weight, scales and zero points counted")
+    goal.add_argument("--max-size", metavar="SIZE", help="a file of at most 5MB, or 25%% of the input")
+    goal.add_argument("--max-drop", metavar="SHARE", help="lose at most 1%% of the float accuracy (labels or metric)")
+    goal.add_argument("--min-sqnr", type=float, metavar="DB", help="outputs at least so near to float's on --data")
+    goal.add_argument("--min-agreement", metavar="SHARE", help="the same class as float for 99%% of the rows of --data")
+    goal.add_argument("--metric-command", metavar="CMD", help="prints a figure for {model}; its last line counts")
+    goal.add_argument("--metric-key", metavar="KEY", help="which figure, where that line is JSON")
+    goal.add_argument("--lower-is-better", action="store_true", help="of the figure")
+    goal.add_argument(
+        "--metric-timeout", type=float, default=1800.0, metavar="S", help="seconds for a command (1800)"
+    )
+    goal.add_argument(
+        "--cost", default="auto", choices=("auto", "energy", "hessian", "output"),
+        help="what a budget minimises; auto (default): output with --data, else energy",
+    )  # fmt: skip
     form = parser.add_argument_group("form of the file")
     form.add_argument(
         "--target", default="ort", choices=("ort", "qdq"),
@@ -112,11 +127,14 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     options = {
         name: getattr(args, name)
         for name in (
-            "qem", "scope", "avg_bits", "method", "granularity", "symmetric", "baseline", "include", "exclude",
-            "min_size", "target", "exact", "native_types", "data", "labels", "rounding", "allow_unchanged",
+            "qem", "scope", "avg_bits", "max_size", "max_drop", "min_sqnr", "min_agreement", "metric_key",
+            "lower_is_better", "metric_timeout", "cost", "method", "granularity", "symmetric", "baseline",
+            "include", "exclude", "min_size", "target", "exact", "native_types", "data", "labels", "rounding",
+            "allow_unchanged",
         )
     }  # fmt: skip
     options["bits"] = _widths(args.bits)
+    options["metric"] = args.metric_command
     options["verify"] = not args.no_verify
     if args.min_ort is not None:
         options["min_ort"] = _release(args.min_ort)
@@ -147,19 +165,6 @@ def _write(path: Path, data: Any) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
 
 
-def _plan(args: argparse.Namespace, source: Path, options: dict[str, Any]) -> tuple[Planned, Options]:
-    from mixquant_onnx.api import options_of, read_plan
-    from mixquant_onnx.graph.model_io import load
-    from mixquant_onnx.planning import fit_plan, make_plan
-
-    chosen = options_of(**options)
-    plan = None if args.apply is None else read_plan(args.apply)
-    loaded = load(source)
-    with _progress() as progress:
-        planned = make_plan(loaded, chosen, progress) if plan is None else fit_plan(loaded, plan, chosen, progress)
-    return planned, chosen
-
-
 def _run(args: argparse.Namespace) -> int:
     paths: list[str] = args.paths
     inspecting = (bool(paths) and paths[0] == "inspect" and len(paths) != 2) or paths[:1] == ["inspect"]
@@ -178,23 +183,34 @@ def _run(args: argparse.Namespace) -> int:
             from mixquant_onnx.graph.model_io import check_writable
 
             check_writable(path)
-    planned, chosen = _plan(args, source, options)
     from rich.console import Console
 
+    from mixquant_onnx import goals
+    from mixquant_onnx.api import options_of, read_plan
+    from mixquant_onnx.graph.model_io import load
+    from mixquant_onnx.pipeline import execute
+    from mixquant_onnx.planning import fit_plan
     from mixquant_onnx.report.summary import plan_summary, run_summary
     from mixquant_onnx.report.terminal import show_plan, show_run
 
     console = Console(highlight=False)
+    chosen = options_of(**options)
+    given = None if args.apply is None else read_plan(args.apply)
+    loaded = load(source)
+    with _progress() as progress:
+        if given is not None:
+            planned = fit_plan(loaded, given, chosen, progress)
+            result = None if output is None else execute(planned, chosen, output, str(source), progress)
+        elif output is None:
+            planned, result = goals.plan(loaded, chosen, progress), None
+        else:
+            planned, result = goals.run(loaded, chosen, output, str(source), progress, console.print)
     if args.plan is not None:
         _write(args.plan, planned.plan.to_json())
-    if output is None:
+    if result is None:
         summary = plan_summary(planned)
         show_plan(summary, console)
     else:
-        from mixquant_onnx.pipeline import execute
-
-        with _progress() as progress:
-            result = execute(planned, chosen, output, str(source), progress)
         summary = run_summary(result, planned)
         show_run(summary, console)
         console.print(f"wrote {', '.join(map(str, result.files))}")

@@ -7,7 +7,9 @@ MixquantError            1  anything below, caught by callers who do not care wh
 ├── PlanError            5  a plan that does not fit the model
 ├── DataError            6  evaluation data that does not fit the model
 ├── UnchangedError       7  nothing was quantized
-└── ProofError           8  the written model failed its proof and was removed
+├── ProofError           8  the written model failed its proof and was removed
+├── PromiseError         9  no plan keeps what was promised
+└── MetricError         10  the user's measure failed, hung, or gave no number
 """
 
 
@@ -43,3 +45,11 @@ class UnchangedError(MixquantError):
 
 class ProofError(MixquantError):
     exit_code = 8
+
+
+class PromiseError(MixquantError):
+    exit_code = 9
+
+
+class MetricError(MixquantError):
+    exit_code = 10

@@ -15,6 +15,8 @@ from mixquant_onnx.errors import DataError
 from mixquant_onnx.graph.scopes import walk
 from mixquant_onnx.types import FloatArray
 
+Feed = Mapping[str, FloatArray]
+
 LABELS = "labels"
 SEED = 0
 
@@ -154,6 +156,44 @@ def _check(file: Path, array: FloatArray, expected: Input) -> int:
         wanted = "x".join(str(d) or "?" for d in dims)
         raise DataError(f"{file}: input '{expected.name}' has shape {shape}, the model takes {wanted}")
     return 1
+
+
+def batches(model: ModelProto, data: Data, rows: int = 16) -> tuple[Feed, ...]:
+    """The feeds of `data`, those with more than `rows` rows cut where that is safe.
+
+    It is where all inputs and outputs name the same free first dimension.
+    """
+    values = [*model.graph.input, *model.graph.output]
+    firsts = {value.type.tensor_type.shape.dim[0].dim_param for value in values if value.type.tensor_type.shape.dim}
+    named = all(value.type.tensor_type.shape.dim for value in values)
+    if not named or len(firsts) != 1 or firsts == {""}:
+        return data.feeds
+    cut: list[Feed] = []
+    for feed in data.feeds:
+        count = min(len(array) for array in feed.values())
+        cut += [{k: v[n : n + rows] for k, v in feed.items()} for n in range(0, count, rows)]
+    return tuple(cut)
+
+
+def split(model: ModelProto, data: Data, every: int = 4) -> tuple[Data, Data]:
+    """(what to fit on, what to judge by): each `every`-th batch is held back. The same data twice if not to be cut.
+
+    Labels go with their rows where the feeds are rows of one model input.
+    """
+    rows = 4
+    parts = batches(model, data, rows)
+    if len(parts) < 2:
+        return data, data
+    held = [k % every == every - 1 or (k == len(parts) - 1 and len(parts) < every) for k in range(len(parts))]
+    counts = [len(next(iter(feed.values()))) if next(iter(feed.values())).ndim else 1 for feed in parts]
+    which = np.repeat(held, counts)
+    labels = data.labels if data.labels is not None and len(data.labels) == len(which) else None
+
+    def part(wanted: bool) -> Data:
+        kept = tuple(feed for feed, h in zip(parts, held, strict=True) if h == wanted)
+        return Data(feeds=kept, labels=None if labels is None else labels[which == wanted], synthetic=data.synthetic)
+
+    return part(False), part(True)
 
 
 def synthetic(model: ModelProto, count: int = 4) -> Iterator[Data]:

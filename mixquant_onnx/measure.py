@@ -16,6 +16,8 @@ from mixquant_onnx.methods.minmax import baseline_error
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors, WeightSite
 
 PER_CHANNEL = Grid(per="channel")
+AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))
+"""Granularities to choose from; the first is the one at which a calibrated cost is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +25,7 @@ class SearchOptions:
     """Which candidates there are. `baseline`: `int8` is vanilla int8, `same` the same quantizer at 8 bits."""
 
     bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
-    grid: Grid = PER_CHANNEL
+    grids: tuple[Grid, ...] = (PER_CHANNEL,)
     method: str = "minmax"
     symmetric: bool = False
     baseline: Literal["int8", "same"] = "int8"
@@ -33,16 +35,24 @@ def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOp
     """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
     values = np.ascontiguousarray(weight, dtype=np.float32)
     chosen = method(options.method)
-    grid = effective_grid(site.shape, site.layout, options.grid)
-    rows = to_rows(values, site.layout, grid)
-    widths = [*options.bits, *([8] if options.baseline == "same" and 8 not in options.bits else [])]
-    sums = chosen.errors(rows, widths, options.symmetric)
     count = site.elements
-    baseline = sums[widths.index(8)] if options.baseline == "same" else baseline_error(values)
-    cells = []
-    for bits, total in zip(options.bits, sums, strict=False):
-        scheme = Scheme(bits=bits, grid=options.grid, method=options.method, symmetric=options.symmetric)
-        cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme)))
+    baseline = baseline_error(values) if options.baseline == "int8" else None
+    cells: list[Cell] = []
+    seen: set[Grid] = set()
+    for wanted in options.grids:
+        grid = effective_grid(site.shape, site.layout, wanted)
+        if grid in seen:
+            continue
+        seen.add(grid)
+        rows = to_rows(values, site.layout, grid)
+        widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
+        sums = chosen.errors(rows, widths, options.symmetric)
+        if baseline is None:
+            baseline = sums[widths.index(8)]
+        for bits, total in zip(options.bits, sums, strict=False):
+            scheme = Scheme(bits=bits, grid=wanted, method=options.method, symmetric=options.symmetric)
+            cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme)))
+    assert baseline is not None
     power = _power(values.reshape(-1))
     return SiteErrors(
         site=site.name,

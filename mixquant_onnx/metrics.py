@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,3 +42,23 @@ def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
     """Share of rows [N, classes] whose largest entry is at the same place."""
     _pair(reference, other)
     return float(np.mean(reference.argmax(-1) == other.argmax(-1)))
+
+
+def relative_noise(reference: Sequence[Sequence[Any]], other: Sequence[Sequence[Any]]) -> float:
+    """Squared error over squared signal of all feeds, averaged over the float outputs of a model.
+
+    `reference` and `other` hold the outputs of each feed in order. 0 where no output is of floats.
+    """
+    shares = []
+    for position in range(len(reference[0]) if reference else 0):
+        noise = signal = 0.0
+        for a, b in ((r[position], o[position]) for r, o in zip(reference, other, strict=True)):
+            if not (isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating)):
+                continue
+            if a.shape != b.shape:
+                return float("inf")
+            noise += float(np.sum(np.square(a.astype(np.float64) - b)))
+            signal += float(np.sum(np.square(a, dtype=np.float64)))
+        if signal > 0:
+            shares.append(noise / signal)
+    return float(np.mean(shares)) if shares else 0.0

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx import verify
-from mixquant_onnx.calibration import input_moments
+from mixquant_onnx.allocation import user_data
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OutputError, UnchangedError
-from mixquant_onnx.feeds import Data, data_of, load_data, model_inputs
+from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
-from mixquant_onnx.planning import Options, Planned, Progress, quiet
+from mixquant_onnx.layerwise import quantize_layers
+from mixquant_onnx.options import Options
+from mixquant_onnx.planning import Planned
+from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.proof import prove
-from mixquant_onnx.quantizer import quantization_error, quantize_weight
-from mixquant_onnx.rounding import Moments
+from mixquant_onnx.quantizer import SOLVERS, quantization_error, quantize_weight
 from mixquant_onnx.runtime import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
 
@@ -44,6 +45,7 @@ class RunResult:
     nbytes_after: int
     qe: Mapping[str, float]
     files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -62,19 +64,25 @@ def execute(
     plan, original = planned.plan, planned.loaded.model
     if not plan.sites and not options.allow_unchanged:
         raise UnchangedError(f"{name}: nothing was quantized ({_why_unchanged(planned)}); see mixquant-onnx inspect")
-    data, refusal = _data_for(original, options)
-    quantized = _quantize(planned, options, data, progress)
+    data, refusal = _data_for(planned.loaded, options)
+    judged = data
+    if options.promise.judged_by_data and data is not None:
+        data, judged = split(original, data)
+    layers = quantize_layers(planned, data, options.rounding == "compensated", progress)
+    quantized = layers.quantized
     model, rewritten = _rewrite(original, quantized, options.form)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
     proof: verify.Verification | None = None
     if output is None:
         size = model.ByteSize()
         if options.verify:
-            proof = prove(original, model, planned.sites, quantized, rewritten, model, data, refusal, progress)
+            proof = prove(original, model, planned.sites, quantized, rewritten, model, judged, refusal, progress)
         files: tuple[Path, ...] = ()
     else:
         try:
-            files, size, proof = _write(planned, model, quantized, rewritten, output, options, data, refusal, progress)
+            files, size, proof = _write(
+                planned, model, quantized, rewritten, output, options, judged, refusal, progress
+            )
         except OSError as error:
             raise OutputError(f"{output}: cannot be written ({error.strerror or error}); check the folder") from error
     return RunResult(
@@ -89,6 +97,7 @@ def execute(
         nbytes_after=size,
         qe=qe,
         files=files,
+        notes=layers.notes,
     )
 
 
@@ -117,42 +126,19 @@ def _rewrite(
         folded |= late
 
 
-def _data_for(original: ModelProto, options: Options) -> tuple[Data | None, str | None]:
+def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[Data | None, str | None]:
     """The user's data, or generated inputs; and why the float model does not load, if it does not.
 
     Raises DataError for data that does not fit the model.
     """
-    given = None
-    if isinstance(options.data, Path):
-        given = load_data(options.data, options.labels, model_inputs(original))
-    elif options.data is not None:
-        given = data_of(options.data, options.labels, model_inputs(original))
-    if not options.verify and options.rounding == "nearest":
+    given = user_data(loaded, options)
+    if not options.verify and options.rounding == "nearest" and options.search.method not in SOLVERS:
         return given, None
     try:
-        session = Session(original)
+        session = Session(loaded.model)
     except RuntimeFailure as failure:
         return given, str(failure)
-    return given or verify.usable_data(session, original), None
-
-
-def _quantize(planned: Planned, options: Options, data: Data | None, progress: Progress) -> dict[str, Quantized]:
-    plan = planned.plan
-    sites = {name: planned.sites[name] for name in plan.sites}
-    moments: Mapping[str, Moments] = {}
-    if data is not None and options.rounding == "compensated":
-        progress("calibrate", 0, 1)
-        moments = input_moments(planned.loaded.model, sites, data)
-    quantized: dict[str, Quantized] = {}
-    for position, (name, scheme) in enumerate(plan.sites.items()):
-        located, errors = sites[name], planned.table[name]
-        limit = float(plan.settings.get("qem", np.inf)) * errors.baseline
-        promised = any(cell.scheme == scheme and cell.qe <= limit for cell in errors.cells)
-        quantized[name] = quantize_weight(
-            located.site, weight_values(located), scheme, moments.get(name), limit if promised else np.inf
-        )
-        progress("quantize", position + 1, len(plan.sites))
-    return quantized
+    return given or verify.usable_data(session, loaded.model), None
 
 
 def _why_unchanged(planned: Planned) -> str:
@@ -188,15 +174,31 @@ def _write(
                 planned.loaded.model, saved, planned.sites, quantized, rewritten, written[0], data, refusal, progress
             )
         size = sum(file.stat().st_size for file in written)
-        in_place = planned.loaded.path == output
-        replaced = [f for f in model_io.own_data(output) if in_place or f not in planned.loaded.files]
-        placed = []
-        for file in reversed(written):
-            file.replace(output.parent / file.name)
-            placed.append(output.parent / file.name)
+        return place(written, output, planned.loaded), size, proof
+
+
+def place(written: Sequence[Path], output: Path, loaded: model_io.Loaded) -> tuple[Path, ...]:
+    """Move the files of a model to where `output` (resolved) is, the model itself last; old data files go."""
+    in_place = loaded.path == output
+    replaced = [f for f in model_io.own_data(output) if in_place or f not in loaded.files]
+    placed = []
+    for file in reversed(written):
+        file.replace(output.parent / file.name)
+        placed.append(output.parent / file.name)
     for file in replaced:
-        file.unlink(missing_ok=True)
-    return tuple(reversed(placed)), size, proof
+        if file not in placed:
+            file.unlink(missing_ok=True)
+    return tuple(reversed(placed))
+
+
+def size_of(planned: Planned, options: Options) -> int:
+    """Bytes of the file that `planned` makes. Codes do not change it, so they are the quickest ones."""
+    quantized = {}
+    for name, scheme in planned.plan.sites.items():
+        located = planned.sites[name]
+        quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
+        quantized[name] = replace(quick, scheme=scheme)
+    return int(_rewrite(planned.loaded.model, quantized, options.form)[0].ByteSize())
 
 
 def _free_data_name(output: Path) -> str:

@@ -1,60 +1,20 @@
-"""Everything before the graph is touched: find the weights, measure their errors, choose their bits."""
+"""Before the graph is touched: find the weights, measure their errors, write down what was chosen."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixquant_onnx.allocators import budget
-from mixquant_onnx.allocators import qem as qem_rule
-from mixquant_onnx.allocators.budget import energy_choices, relative_error
-from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
 from mixquant_onnx.measure import SearchOptions, measure
-from mixquant_onnx.types import ALL_BITS, BitPlan, ErrorTable, FloatArray, Scheme, SiteErrors
-
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """Every choice of a run. Patterns match tensor, site and node names (fnmatch)."""
-
-    qem: float = 2.0
-    scope: Literal["layer", "model"] = "layer"
-    avg_bits: float | None = None
-    search: SearchOptions = field(default_factory=SearchOptions)
-    form: FormOptions = field(default_factory=FormOptions)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    min_size: int = 256
-    verify: bool = True
-    data: Path | tuple[Mapping[str, FloatArray], ...] | None = None
-    labels: Path | None = None
-    rounding: Literal["compensated", "nearest"] = "compensated"
-    allow_unchanged: bool = False
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.qem) and self.qem > 0):
-            raise OptionError(f"--qem {self.qem:g} is not a positive number; 2 is a good start")
-        if self.avg_bits is not None and not 2 <= self.avg_bits <= 32:
-            raise OptionError(f"--avg-bits {self.avg_bits:g} is out of range; give bits a weight, such as 4.5")
-        if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):
-            raise OptionError("--bits takes widths from 2 to 8, such as 2-8 or 4,8")
-        if self.min_size < 1:
-            raise OptionError("--min-size takes a positive number of elements")
-        if self.form.native_types and not set(self.search.bits) & {2, 4, 8}:
-            raise OptionError("--native-types leaves no width: allow 4 or 8 with --bits")
-        if self.labels is not None and self.data is None:
-            raise OptionError("--labels needs --data")
+from mixquant_onnx.options import Options
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.types import BitPlan, ErrorTable, Scheme, SiteErrors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -65,10 +25,6 @@ class Planned:
     sites: Mapping[str, LocatedSite]
     table: ErrorTable
     plan: BitPlan
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    return None
 
 
 def _matches(located: LocatedSite, pattern: str) -> bool:
@@ -105,35 +61,22 @@ def _unusable(located: LocatedSite) -> str | None:
     return "its weights are too small for a float32 scale" if 0 < largest < _SMALLEST else None
 
 
-def _allocate(table: ErrorTable, options: Options) -> dict[str, Scheme]:
-    """The rule layer by layer, the same error spent over the whole model, or the least error for the bytes.
-
-    Raises OptionError where the bytes do not suffice.
-    """
-    if options.avg_bits is None and options.scope == "layer":
-        return qem_rule.allocate(table, options.qem)
-    choices = {name: energy_choices(errors) for name, errors in table.items()}
-    if options.avg_bits is None:
-        allowed = options.qem * sum(relative_error(errors, errors.baseline) for errors in table.values())
-        chosen = budget.smallest_within_cost(choices, allowed)
-    else:
-        elements = sum(errors.elements for errors in table.values())
-        chosen = budget.best_within_bytes(choices, int(options.avg_bits * elements / 8 + 1e-6))
-        reached = 8 * sum(choice.nbytes for choice in chosen.values()) / max(elements, 1)
-        if reached > options.avg_bits + 1e-6:
-            raise OptionError(
-                f"--avg-bits {options.avg_bits:g} is below the smallest possible, {reached:.2f} with scales and zero "
-                f"points; allow fewer bits with --bits or a coarser --granularity"
-            )
-    return {name: choice.scheme for name, choice in chosen.items()}
-
-
 OVERHEAD = 300
 """Bytes of names, shapes and nodes that a quantized tensor brings along."""
 
 
-def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
-    """Search and allocation: nothing is changed. Raises OptionError for a pattern that matches nothing."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Searched:
+    """The weights of a model, the errors of their candidates, and what stays float already. Nothing is chosen."""
+
+    loaded: model_io.Loaded
+    sites: Mapping[str, LocatedSite]
+    table: ErrorTable
+    skipped: Mapping[str, str]
+
+
+def search(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Searched:
+    """The MixQuant search. Raises OptionError for a pattern that matches nothing."""
     found = find(loaded.model, options.min_size)
     skipped = dict(found.skipped)
     sites = _selected(found.sites, options, skipped)
@@ -153,31 +96,39 @@ def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = qu
     bits = options.search.bits
     if options.form.native_types:
         bits = tuple(b for b in bits if b in (2, 4, 8))
-    search = replace(options.search, bits=bits)
-    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), search, advance)
-    chosen = _allocate(table, options)
-    for name, scheme in list(chosen.items()):
-        cell = next(c for c in table[name].cells if c.scheme == scheme)
-        weight = sites[name].source.tensor
-        if cell.nbytes + OVERHEAD >= weight.ByteSize():
+    wanted = replace(options.search, bits=bits)
+    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), wanted, advance)
+    return Searched(loaded=loaded, sites=found.sites, table=table, skipped=skipped)
+
+
+def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Options, allocator: str) -> Planned:
+    """The plan of `chosen`; what would take as much as float stays float, and so do sites that are not in it."""
+    skipped, kept = dict(searched.skipped), {}
+    for name, errors in searched.table.items():
+        scheme = chosen.get(name)
+        if scheme is None:
+            skipped[name] = "float keeps the promise best"
+            continue
+        cell = next(c for c in errors.cells if c.scheme == scheme)
+        if cell.nbytes + OVERHEAD >= searched.sites[name].source.tensor.ByteSize():
             skipped[name] = f"{scheme.bits} bits with their scales would take as much as float"
-            del chosen[name]
-    plan = BitPlan(
-        sites=chosen,
-        skipped=skipped,
-        allocator="avg-bits" if options.avg_bits is not None else "qem",
-        settings={
-            **({"avg_bits": options.avg_bits} if options.avg_bits is not None else {"qem": options.qem}),
-            "scope": options.scope,
-            "bits": list(bits),
-            "granularity": str(search.grid),
-            "method": search.method,
-            "symmetric": search.symmetric,
-            "baseline": search.baseline,
-            "min_size": options.min_size,
-        },
-    )
-    return Planned(loaded=loaded, sites=found.sites, table=table, plan=plan)
+        else:
+            kept[name] = scheme
+    by_error = allocator.startswith("qem")
+    settings = {
+        **({"avg_bits": options.avg_bits} if options.avg_bits is not None else {}),
+        **({"max_size": options.max_size} if options.max_size is not None else {}),
+        **({"qem": options.qem} if by_error else {}),
+        "scope": options.scope if by_error else "model",
+        "bits": sorted({c.scheme.bits for errors in searched.table.values() for c in errors.cells}),
+        "granularity": str(options.search.grids[0]) if len(options.search.grids) == 1 else "auto",
+        "method": options.search.method,
+        "symmetric": options.search.symmetric,
+        "baseline": options.search.baseline,
+        "min_size": options.min_size,
+    }
+    plan = BitPlan(sites=kept, skipped=skipped, allocator=allocator, settings=settings)
+    return Planned(loaded=searched.loaded, sites=searched.sites, table=searched.table, plan=plan)
 
 
 def fit_plan(loaded: model_io.Loaded, plan: BitPlan, options: Options, progress: Progress = quiet) -> Planned:
@@ -197,7 +148,7 @@ def fit_plan(loaded: model_io.Loaded, plan: BitPlan, options: Options, progress:
     for position, (name, scheme) in enumerate(plan.sites.items()):
         search = SearchOptions(
             bits=(scheme.bits,),
-            grid=scheme.grid,
+            grids=(scheme.grid,),
             method=scheme.method,
             symmetric=scheme.symmetric,
             baseline="same" if plan.settings.get("baseline") == "same" else "int8",

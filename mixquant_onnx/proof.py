@@ -13,7 +13,7 @@ from mixquant_onnx.errors import ProofError
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.rewrite import Rewritten
 from mixquant_onnx.graph.sites import LocatedSite
-from mixquant_onnx.planning import Progress, quiet
+from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import Quantized
 
@@ -29,7 +29,7 @@ def prove(
     refusal: str | None = None,
     progress: Progress = quiet,
 ) -> verify.Verification:
-    """Run every check on `saved` (at `source`). Turns `original` into its oracle. Raises ProofError.
+    """Run every check on `saved` (at `source`). Raises ProofError.
 
     `refusal`: why ONNX Runtime does not load the float model, where it does not.
     """
@@ -55,8 +55,8 @@ def prove(
         reference = verify.reference_outputs(Session(original), data)
         accuracy = verify.float_accuracy(reference, data)
         progress("proof", 3, 4)
-        verify.oracle(original, sites, quantized)
-        ratio = verify.check_oracle(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
+        with verify.oracle(sites, quantized):
+            ratio = verify.check_oracle(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
         if ratio is None:
             notes.append("the model gives other outputs at every run; they are not compared with its oracle")
         quality = tuple(verify.quality_of(reference, session, data) for session in sessions)

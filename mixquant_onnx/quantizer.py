@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,30 +10,58 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.grid import dequantize, effective_grid, expand_params, from_rows, params_from_rows, to_rows
 from mixquant_onnx.integer import encode, levels
-from mixquant_onnx.methods import method
+from mixquant_onnx.methods import method, weighted
 from mixquant_onnx.rounding import Moments, compensate
+from mixquant_onnx.second_moments import SecondMoments, quadratic_error
+from mixquant_onnx.solvers import adaround, descent, gptq
+from mixquant_onnx.solvers.problem import Problem
 from mixquant_onnx.types import Codes, FloatArray, Grid, Quantized, Scheme, WeightSite
 
 _OUTPUTS = Grid(per="channel")
+
+
+SOLVERS: dict[str, Callable[[Problem], NDArray[np.float32]]] = {"gptq": gptq.solve, "adaround": adaround.solve}
+"""Methods that need the second moments of the inputs; without them their ranges are those of `mse`."""
+
+Inputs = Moments | SecondMoments | None
+"""What is known of a weight's inputs."""
 
 
 def quantize_weight(
     site: WeightSite,
     weight: NDArray[np.generic],
     scheme: Scheme,
-    moments: Moments | None = None,
+    inputs: Inputs = None,
     limit: float = float("inf"),
 ) -> Quantized:
     """Codes of `weight` (shape of the site) under `scheme`.
 
-    With `moments` of its input, rounded so that the output keeps its mean, as long as the QE stays at most
-    `limit`; else rounded to nearest.
+    With second moments and a calibrated method: those with the least error of the output. With moments: rounded
+    so that the output keeps its mean, as long as the QE stays at most `limit`. Else rounded to nearest.
     """
+    if isinstance(inputs, SecondMoments) and scheme.method in SOLVERS:
+        return _solved(site, weight, scheme, inputs)
     nearest = _nearest(site, weight, scheme)
-    if moments is None:
+    if inputs is None:
         return nearest
-    better = _compensated(nearest, weight, moments)
+    better = _compensated(nearest, weight, inputs if isinstance(inputs, Moments) else inputs.moments)
     return better if quantization_error(better, weight) <= limit else nearest
+
+
+def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
+    """Mean squared error of the layer's output for `other` in place of `weight`, as a share of its mean square."""
+    rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, _OUTPUTS)
+    grouped = rows.reshape(inputs.groups, -1, rows.shape[1])
+    difference = to_rows(np.ascontiguousarray(other, dtype=np.float32), site.layout, _OUTPUTS) - rows
+    matrix = inputs.shrunk()
+    signal = quadratic_error(grouped, matrix)
+    return quadratic_error(difference.reshape(grouped.shape), matrix) / signal if signal > 0 else 0.0
+
+
+def fits(site: WeightSite, inputs: SecondMoments) -> bool:
+    """Whether the rows of the weight are as wide as its inputs, and can be dealt to their groups."""
+    p, r, q, s = site.layout.sizes(site.shape)
+    return r * s == inputs.width and (p * q) % inputs.groups == 0
 
 
 def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
@@ -59,6 +88,49 @@ def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Q
     )
 
 
+def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments) -> Quantized:
+    """Ranges by weighted error on the least-squares target, then codes by the method's solver and descent."""
+    shape, layout = site.shape, site.layout
+    grid = effective_grid(shape, layout, scheme.grid)
+    values = to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
+    grouped = (inputs.groups, len(values) // inputs.groups, inputs.width)
+    target = inputs.target(values.reshape(grouped))
+    squares = np.broadcast_to(inputs.diagonal()[:, None, :], grouped)
+
+    def in_grid(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return to_rows(from_rows(rows.reshape(values.shape), shape, layout, _OUTPUTS), layout, grid)
+
+    scale, zero = weighted.fit(in_grid(target), in_grid(squares), scheme.bits, scheme.symmetric)
+    if site.dtype == "float16":
+        scale = _within_float16(scale, zero, scheme.bits)
+    made = Quantized(
+        codes=np.zeros(shape, np.uint8),
+        scale=params_from_rows(scale, shape, layout, grid),
+        zero_point=zero.reshape(1, 1, 1) if zero.size == 1 else params_from_rows(zero, shape, layout, grid),
+        scheme=scheme,
+        layout=layout,
+        dtype=site.dtype,
+    )
+    steps, zeros = _as_rows(made, made.scale), _as_rows(made, made.zero_point)
+    problem = Problem(
+        target=target,
+        scale=steps.reshape(grouped),
+        zero_point=zeros.reshape(grouped),
+        highest=levels(scheme.bits),
+        matrix=inputs.shrunk(),
+    )
+    best = descent.solve(problem, SOLVERS[scheme.method](problem)).reshape(values.shape)
+    codes = np.clip(np.rint(best / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
+    return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))
+
+
+def _as_rows(q: Quantized, params: FloatArray) -> NDArray[np.float32]:
+    """`params` of q for each weight, in rows that are outputs of the layer, whatever the granularity."""
+    grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
+    expanded = expand_params(params, q.codes.shape, q.layout, grid).astype(np.float32)
+    return to_rows(np.broadcast_to(expanded, q.codes.shape), q.layout, _OUTPUTS)
+
+
 def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
     """`scale`, lowered where the largest level would be infinite as float16."""
     offset = zero.astype(np.float32)
@@ -72,18 +144,12 @@ def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
 def _compensated(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:
     """Rows here are outputs of the layer, whatever the granularity of the scales."""
     shape, layout = q.codes.shape, q.layout
-    grid = effective_grid(shape, layout, q.scheme.grid)
-
-    def as_rows(params: FloatArray) -> FloatArray:
-        expanded = expand_params(params, shape, layout, grid).astype(np.float32)
-        return to_rows(np.broadcast_to(expanded, shape), layout, _OUTPUTS)
-
     rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
     codes = compensate(
         rows,
         to_rows(q.codes, layout, _OUTPUTS),
-        as_rows(q.scale),
-        as_rows(q.zero_point),
+        _as_rows(q, q.scale),
+        _as_rows(q, q.zero_point),
         levels(q.scheme.bits),
         moments,
     )

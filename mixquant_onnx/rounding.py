@@ -21,15 +21,18 @@ _AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
-    """Mean and variance of the input that meets each weight of a row: [M], or [rows, M] with groups."""
+    """Mean and variance [groups, M] of the input that meets each weight of a row, one for each group of a Conv."""
 
     mean: NDArray[np.float32]
     variance: NDArray[np.float32]
 
-    def part(self, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if self.mean.ndim == 1:
-            return self.mean[None, :], self.variance[None, :]
-        return self.mean[rows], self.variance[rows]
+    def part(self, rows: slice, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Those of `rows` of `count` rows, which are in the order of the groups."""
+        groups = len(self.mean)
+        if groups == 1:
+            return self.mean, self.variance
+        which = np.arange(rows.start, rows.stop) * groups // count
+        return self.mean[which], self.variance[which]
 
 
 def compensate(
@@ -51,7 +54,7 @@ def compensate(
         part = slice(start, min(start + at_once, count))
         step = np.broadcast_to(scale, rows.shape)[part]
         zero = np.broadcast_to(zero_point, rows.shape)[part]
-        mean, variance = moments.part(part)
+        mean, variance = moments.part(part, count)
         result[part] = _compensate(rows[part], codes[part], step, zero, highest, mean, variance)
     return result
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, helper
 
-from mixquant_onnx.decoding import numpy_type
 from mixquant_onnx.errors import DataError, ProofError
 from mixquant_onnx.feeds import Data, synthetic
-from mixquant_onnx.graph.sites import LocatedSite
+from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
-from mixquant_onnx.quantizer import dequantized
+from mixquant_onnx.oracle import put, replace_weight
 from mixquant_onnx.runtime import Profile, RuntimeFailure, Session
 from mixquant_onnx.types import FloatArray, Quantized
 
@@ -95,12 +95,17 @@ def sample_count(data: Data) -> int:
     return sum(1 if first is None or first.ndim == 0 else int(first.shape[0]) for first in firsts)
 
 
-def oracle(original: ModelProto, sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized]) -> None:
-    """Turn `original` (whose located sites these are) into its oracle: float, with dequantized weights."""
-    for name, q in quantized.items():
-        tensor = sites[name].source.tensor
-        value = numpy_helper.from_array(dequantized(q, numpy_type(q.dtype)), tensor.name)
-        tensor.CopyFrom(value)
+@contextmanager
+def oracle(sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized]) -> Iterator[None]:
+    """The model that `sites` point into is its oracle inside: float, with dequantized weights. Itself again after."""
+    kept = {name: weight_values(sites[name]) for name in quantized}
+    try:
+        for name, q in quantized.items():
+            replace_weight(sites[name], q)
+        yield
+    finally:
+        for name, value in kept.items():
+            put(sites[name], value)
 
 
 def run_all(session: Session, data: Data) -> list[list[FloatArray]]:

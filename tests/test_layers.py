@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent / "mixquant_onnx"
 LAYERS = {
     "errors": 0, "types": 1,
     "grid": 2, "integer": 2, "metrics": 2,
-    "methods": 3, "allocators": 3, "rounding": 3, "quantizer": 4,
+    "methods": 3, "allocators": 3, "rounding": 3, "solvers": 3, "second_moments": 4, "quantizer": 5,
     "encodings": 4, "graph": 5,
-    "runtime": 5, "feeds": 6, "calibration": 7, "decoding": 6, "verify": 7,
-    "measure": 5, "planning": 6, "proof": 8, "pipeline": 9, "api": 10,
-    "report": 10, "cli": 11,
+    "runtime": 5, "feeds": 6, "calibration": 7, "decoding": 6, "verify": 8,
+    "measure": 6, "progress": 0, "options": 7, "planning": 8, "oracle": 7, "costs": 9, "allocation": 10,
+    "figures": 8, "proof": 11, "layerwise": 9, "pipeline": 12, "goals": 13, "api": 14, "report": 14, "cli": 15,
 }  # fmt: skip
 
 

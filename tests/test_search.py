@@ -155,7 +155,7 @@ def test_the_error_a_method_reports_is_that_of_the_weights(name: str, grid: Grid
     for layout, shape in LAYOUTS.values():
         values = LARGE * weight(*shape)
         values.flags.writeable = False
-        options = SearchOptions(grid=grid, method=name, symmetric=symmetric)
+        options = SearchOptions(grids=(grid,), method=name, symmetric=symmetric)
         table = site_errors(site(values, layout), values, options)
         assert table == site_errors(site(values, layout), values, options)
         assert [cell.scheme.bits for cell in table.cells] == list(ALL_BITS)

@@ -41,9 +41,9 @@ class Case:
         return decoding.prove_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
 
     def check_oracle(self) -> float:
-        verify.oracle(self.original, self.sites, self.quantized)
         data = next(synthetic(self.original))
-        found = verify.check_oracle(self.saved, self.original, Session(self.saved, "exact"), data, {"float32"})
+        with verify.oracle(self.sites, self.quantized):
+            found = verify.check_oracle(self.saved, self.original, Session(self.saved, "exact"), data, {"float32"})
         assert found is not None
         return found
 

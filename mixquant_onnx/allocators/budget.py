@@ -14,9 +14,9 @@ from mixquant_onnx.types import Scheme, SiteErrors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One candidate of a site: what it costs in quality (any additive unit) and in bytes."""
+    """One candidate of a site: what it costs in quality (any additive unit) and in bytes. No scheme: float."""
 
-    scheme: Scheme
+    scheme: Scheme | None
     cost: float
     nbytes: int
 
@@ -24,12 +24,6 @@ class Choice:
 def relative_error(errors: SiteErrors, qe: float) -> float:
     """QE / mean(w^2), the `energy` cost; 0 for a layer of zeros."""
     return qe / errors.power if errors.power > 0 else 0.0
-
-
-def energy_choices(errors: SiteErrors) -> list[Choice]:
-    return [
-        Choice(scheme=cell.scheme, cost=relative_error(errors, cell.qe), nbytes=cell.nbytes) for cell in errors.cells
-    ]
 
 
 Choices = Mapping[str, Sequence[Choice]]

@@ -6,13 +6,14 @@ from mixquant_onnx.types import ErrorTable, Scheme, SiteErrors
 
 
 def choose(errors: SiteErrors, qem: float) -> Scheme:
-    """The fewest bits whose QE is at most QEM x baseline; the most bits where none qualifies.
+    """The fewest bytes whose QE is at most QEM x baseline; the least QE where none qualifies.
 
-    Every width is looked at: QE need not fall as bits rise.
+    With one granularity: the fewest bits, and the most. Every candidate is looked at: QE need not fall as bits rise.
     """
-    cells = sorted(errors.cells, key=lambda cell: cell.scheme.bits)
+    cells = sorted(errors.cells, key=lambda cell: (cell.nbytes, cell.scheme.bits))
     limit = qem * errors.baseline
-    return next((cell.scheme for cell in cells if cell.qe <= limit), cells[-1].scheme)
+    least = min(reversed(cells), key=lambda cell: cell.qe) if len({c.scheme.grid for c in cells}) > 1 else cells[-1]
+    return next((cell.scheme for cell in cells if cell.qe <= limit), least.scheme)
 
 
 def allocate(table: ErrorTable, qem: float) -> dict[str, Scheme]:

@@ -23,7 +23,7 @@ class Method(Protocol):
     def errors(self, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[float]: ...
 
 
-METHODS: dict[str, Method] = {"minmax": minmax, "asymmetric": minmax, "mse": mse}
+METHODS: dict[str, Method] = {"minmax": minmax, "asymmetric": minmax, "mse": mse, "gptq": mse, "adaround": mse}
 
 
 def method(name: str) -> Method:

@@ -87,7 +87,7 @@ def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
         average_bits=result.average_bits,
         opset={"before": result.rewritten.opset[0], "after": result.rewritten.opset[1]},
         files=[str(file) for file in result.files],
-        notes=[*result.rewritten.notes, *(result.verification.notes if result.verification else ())],
+        notes=[*result.notes, *result.rewritten.notes, *(result.verification.notes if result.verification else ())],
         releases=_releases(releases),
         verification=None if result.verification is None else _verification(result.verification),
     )

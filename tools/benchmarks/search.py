@@ -32,7 +32,7 @@ def plain(tensors: list[np.ndarray]) -> list[float]:
 
 
 def ours(tensors: list[np.ndarray], grid: str, method: str = "minmax") -> list[float]:
-    options = SearchOptions(grid=Grid.parse(grid), method=method)
+    options = SearchOptions(grids=(Grid.parse(grid),), method=method)
     sites = [
         WeightSite(
             name=str(k), tensor="w", scope="", shape=weight.shape, dtype="float32",

@@ -1,0 +1,130 @@
+"""From errors and costs to the scheme of each site: the rule, or one budget over the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mixquant_onnx import costs as measured
+from mixquant_onnx.allocators import qem as qem_rule
+from mixquant_onnx.allocators.budget import Choice, best_within_bytes, smallest_within_cost
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.costs import Costs
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.feeds import Data, data_of, load_data, model_inputs, split
+from mixquant_onnx.graph import model_io
+from mixquant_onnx.options import Options
+from mixquant_onnx.planning import Planned, Searched, planned_with, search
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.types import Scheme, SiteErrors
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Priced:
+    """A search with the cost of every candidate: all that plans of any size are made from."""
+
+    searched: Searched
+    costs: Costs
+    cost: str
+
+    @property
+    def elements(self) -> int:
+        return sum(errors.elements for errors in self.searched.table.values())
+
+    def choices(self, floats: bool = False) -> dict[str, list[Choice]]:
+        """The candidates as a knapsack knows them; with `floats`, each site may also stay as it is at no cost."""
+        made = {}
+        for name, errors in self.searched.table.items():
+            own = self.costs[name]
+            made[name] = [Choice(scheme=c.scheme, cost=own[c.scheme], nbytes=c.nbytes) for c in errors.cells]
+            if floats:
+                size = self.searched.sites[name].source.tensor.ByteSize()
+                made[name].append(Choice(scheme=None, cost=0.0, nbytes=size))
+        return made
+
+    @property
+    def least_bytes(self) -> int:
+        return sum(min(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
+
+    @property
+    def most_bytes(self) -> int:
+        return sum(max(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
+
+
+def user_data(loaded: model_io.Loaded, options: Options) -> Data | None:
+    """The user's data, checked against the model. Raises DataError."""
+    if options.data is None:
+        return None
+    inputs = model_inputs(loaded.model)
+    if isinstance(options.data, tuple):
+        return data_of(options.data, options.labels, inputs)
+    return load_data(options.data, options.labels, inputs)
+
+
+def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Priced:
+    """Search, and the cost that the inputs allow: output with data, else energy. Raises OptionError, DataError."""
+    data = user_data(loaded, options)
+    searched = search(loaded, options, progress)
+    kind = options.cost if options.cost != "auto" else ("energy" if data is None else "output")
+    if kind == "energy" or data is None or not searched.table:
+        return Priced(searched=searched, costs=measured.energy(searched.table), cost="energy")
+    sites = {name: searched.sites[name] for name in searched.table}
+    fit, held = split(loaded.model, data)
+    if kind == "output":
+        found = measured.output(searched.table, loaded.model, sites, fit, held, progress)
+    else:
+        seconds = Calibration(loaded.model, sites, fit).second_moments(list(sites))
+        found = measured.hessian(searched.table, sites, seconds)
+    return Priced(searched=searched, costs=found, cost=kind)
+
+
+def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
+    """Search and allocation: nothing is changed. Raises OptionError where a budget cannot be met, DataError."""
+    if not options.budgeted:
+        user_data(loaded, options)
+        searched = search(loaded, options, progress)
+        return planned_with(searched, qem_rule.allocate(searched.table, options.qem), options, "qem")
+    return plan_priced(price(loaded, options, progress), options)
+
+
+def plan_priced(priced: Priced, options: Options) -> Planned:
+    """The plan for the budget of `options`. Raises OptionError where no plan is so small."""
+    if options.avg_bits is not None:
+        return plan_of_bits(priced, options, options.avg_bits)
+    choices = priced.choices()
+    table = priced.searched.table
+    allowed = options.qem * sum(_baseline_cost(table[name], priced.costs[name]) for name in table)
+    return planned_with(priced.searched, _schemes(smallest_within_cost(choices, allowed)), options, "qem-model")
+
+
+def plan_of_bits(priced: Priced, options: Options, bits: float, floats: bool = False) -> Planned:
+    """The least cost at `bits` bits a weight, all counted. Raises OptionError where no plan is so small."""
+    limit = int(bits * priced.elements / 8 + 1e-6)
+    if priced.least_bytes > limit:
+        least = 8 * priced.least_bytes / max(priced.elements, 1)
+        raise OptionError(
+            f"--avg-bits {bits:g} is below the smallest possible, {least:.2f} with scales and zero points; "
+            f"allow fewer bits with --bits or a coarser --granularity"
+        )
+    return plan_of_bytes(priced, options, limit, floats)
+
+
+def plan_of_bytes(priced: Priced, options: Options, limit: int, floats: bool = False) -> Planned:
+    """The least cost whose codes, scales and zero points take at most `limit` bytes, or the fewest bytes."""
+    chosen = best_within_bytes(priced.choices(floats), limit)
+    return planned_with(priced.searched, _schemes(chosen), options, "budget")
+
+
+def _schemes(chosen: Mapping[str, Choice]) -> dict[str, Scheme]:
+    return {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
+
+
+def _baseline_cost(errors: SiteErrors, own: Mapping[Scheme, float]) -> float:
+    """The cost of plain int8: that of the candidate with the nearest QE, in proportion."""
+    with_error = [cell for cell in errors.cells if cell.qe > 0]
+    if not with_error or errors.baseline <= 0:
+        return 0.0
+    nearest = min(with_error, key=lambda cell: abs(cell.qe - errors.baseline))
+    return own[nearest.scheme] * errors.baseline / nearest.qe

@@ -1,0 +1,124 @@
+"""What a budget is spent on: the cost of each candidate of each site, in one additive unit for all sites.
+
+energy: QE / mean(w^2) x sqrt(weights), data-free. hessian: the error of the layer's own output, from the second
+moments of its inputs. output: the same, times how strongly the network's output was measured to react to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto
+
+from mixquant_onnx.allocators.budget import relative_error
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
+from mixquant_onnx.metrics import relative_noise
+from mixquant_onnx.oracle import put, replace_weight
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.quantizer import SOLVERS, Inputs, dequantized, fits, output_error, quantize_weight
+from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.second_moments import SecondMoments
+from mixquant_onnx.types import ErrorTable, FloatArray, Scheme, SiteErrors
+
+Costs = Mapping[str, Mapping[Scheme, float]]
+
+ANCHORS = (3, 5)
+"""Widths at which the network's reaction to a site is measured; other candidates follow their layer's own error."""
+
+_LEAST_REACTION = 0.01
+"""Share of the median site's reaction that every site is taken to have, whatever the data did not show."""
+
+
+def energy(table: ErrorTable) -> Costs:
+    """Data-free. The root keeps small layers from taking all bits, and any layer from collapsing at 2 or 3."""
+    return {
+        name: {c.scheme: relative_error(errors, c.qe) * math.sqrt(errors.elements) for c in errors.cells}
+        for name, errors in table.items()
+    }
+
+
+def hessian(table: ErrorTable, sites: Mapping[str, LocatedSite], moments: Mapping[str, SecondMoments]) -> Costs:
+    """Each layer's output error as a share of its output, after rounding to nearest; QE / mean(w^2) without moments."""
+    return {name: _layer_errors(table[name], sites[name], moments.get(name)) for name in table}
+
+
+def _layer_errors(errors: SiteErrors, located: LocatedSite, moments: SecondMoments | None) -> dict[Scheme, float]:
+    if moments is None or not fits(located.site, moments):
+        return {cell.scheme: relative_error(errors, cell.qe) for cell in errors.cells}
+    weight = np.asarray(weight_values(located), np.float32)
+    rounded = {
+        cell.scheme: dequantized(quantize_weight(located.site, weight, cell.scheme), weight.dtype)
+        for cell in errors.cells
+    }
+    return {scheme: output_error(located.site, weight, other, moments) for scheme, other in rounded.items()}
+
+
+def output(
+    table: ErrorTable, model: ModelProto, sites: Mapping[str, LocatedSite], fit: Data, held: Data,
+    progress: Progress = quiet,
+) -> Costs:  # fmt: skip
+    """Noise of the network's outputs on `held`, as a share, with one site quantized by its own method on `fit`.
+
+    Measured at two widths a site, one run each; other candidates in proportion to their `hessian` error. A site
+    that `held` does not reach counts as the median one. Falls back to `hessian` where the model does not run.
+    """
+    calibration = Calibration(model, sites, fit)
+    seconds = calibration.second_moments(list(table))
+    own = hessian(table, sites, seconds)
+    current = ModelProto()
+    current.CopyFrom(model)
+    replaced = find(current, 1).sites
+    try:
+        reference = _outputs(model, held)
+        reactions = {}
+        for position, (name, errors) in enumerate(table.items()):
+            inputs: Inputs = seconds.get(name)
+            if isinstance(inputs, SecondMoments) and not fits(sites[name].site, inputs):
+                inputs = None
+            found = [
+                _reaction(current, sites[name], replaced[name], scheme, inputs, reference, held, own[name][scheme])
+                for scheme in _anchors(errors)
+            ]
+            reactions[name] = _geometric_mean([r for r in found if r > 0])
+            progress("measure", position + 1, len(table))
+    except RuntimeFailure:
+        return own
+    typical = float(np.median([r for r in reactions.values() if r > 0] or [1.0]))
+    floor = _LEAST_REACTION * typical
+    scaled = {name: max(r, floor) if r > 0 else typical for name, r in reactions.items()}
+    return {name: {scheme: error * scaled[name] for scheme, error in own[name].items()} for name in own}
+
+
+def _anchors(errors: SiteErrors) -> list[Scheme]:
+    """The candidates nearest to the anchor widths, of the first granularity."""
+    grid = errors.cells[0].scheme.grid
+    schemes = [cell.scheme for cell in errors.cells if cell.scheme.grid == grid]
+    return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in ANCHORS))
+
+
+def _reaction(
+    current: ModelProto, located: LocatedSite, replaced: LocatedSite, scheme: Scheme, inputs: Inputs,
+    reference: list[list[FloatArray]], held: Data, own: float,
+) -> float:  # fmt: skip
+    """Noise at the outputs for each unit of the site's own error; 0 where there is neither."""
+    if own <= 0:
+        return 0.0
+    weight = weight_values(located)
+    known = inputs if scheme.method in SOLVERS or not isinstance(inputs, SecondMoments) else inputs.moments
+    replace_weight(replaced, quantize_weight(located.site, weight, scheme, known))
+    noise = relative_noise(reference, _outputs(current, held))
+    put(replaced, weight)
+    return noise / own if math.isfinite(noise) else 0.0
+
+
+def _outputs(model: ModelProto, data: Data) -> list[list[FloatArray]]:
+    session = Session(model)
+    return [session.run(feed) for feed in data.feeds]
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else 0.0

@@ -1,0 +1,97 @@
+"""Every weight of a plan, quantized: on its own, or in the order of the graph on inputs as they by then are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph.inputs import reading_order
+from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
+from mixquant_onnx.oracle import replace_weight
+from mixquant_onnx.planning import Planned
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.quantizer import SOLVERS, Inputs, fits, quantize_weight
+from mixquant_onnx.second_moments import SecondMoments
+from mixquant_onnx.types import Quantized
+
+FEWEST_SAMPLES = 16
+"""Samples of its input that a layer needs for a calibrated method."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Layers:
+    """The quantized weights, and what the user should know of them."""
+
+    quantized: Mapping[str, Quantized]
+    notes: tuple[str, ...] = ()
+
+
+def quantize_layers(planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet) -> Layers:
+    """Weights of calibrated methods one after another, the others at once; see `quantize_weight`."""
+    plan, model = planned.plan, planned.loaded.model
+    sites = {name: planned.sites[name] for name in plan.sites}
+    calibrated = data is not None and not data.synthetic
+    in_turn = [n for n, scheme in plan.sites.items() if scheme.method in SOLVERS] if calibrated else []
+    at_once = [name for name in plan.sites if name not in set(in_turn)]
+    if not in_turn or data is None:
+        inputs = Calibration(model, sites, data).moments(at_once) if data is not None and compensated else {}
+        return Layers(quantized=_each(planned, at_once, inputs, progress))
+    calibration = Calibration(model, sites, data)
+    current = ModelProto()
+    current.CopyFrom(model)
+    replaced = find(current, 1).sites
+    quantized: dict[str, Quantized] = {}
+    short: list[str] = []
+    moments = calibration.moments(list(sites)) if compensated else {}
+    stages = calibration.stages([name for name in reading_order(model, sites) if name in sites])
+    for stage in stages:
+        seconds = calibration.second_moments([name for name in stage if name in in_turn], current)
+        for name in stage:
+            found = seconds.get(name)
+            enough = found is not None and found.samples >= FEWEST_SAMPLES and fits(sites[name].site, found)
+            if found is not None and not enough:
+                short.append(name)
+            known: Inputs = found if enough else moments.get(name)
+            quantized[name] = _one(planned, name, known)
+            replace_weight(replaced[name], quantized[name])
+            progress("quantize", len(quantized), len(sites))
+    return Layers(quantized={name: quantized[name] for name in plan.sites}, notes=_notes(short, in_turn, calibration))
+
+
+def _notes(short: list[str], in_turn: list[str], calibration: Calibration) -> tuple[str, ...]:
+    notes = []
+    if short:
+        notes.append(
+            f"{len(short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded ('{short[0]}'): "
+            f"give more data"
+        )
+    unseen = [name for name in in_turn if name not in calibration.features]
+    if unseen:
+        notes.append(
+            f"{len(unseen)} weights have no inputs to calibrate with ('{unseen[0]}'); their ranges are those of mse"
+        )
+    return tuple(notes)
+
+
+def _each(planned: Planned, names: list[str], inputs: Mapping[str, Inputs], progress: Progress) -> dict[str, Quantized]:
+    quantized: dict[str, Quantized] = {}
+    for position, name in enumerate(names):
+        quantized[name] = _one(planned, name, inputs.get(name))
+        progress("quantize", position + 1, len(names))
+    return quantized
+
+
+def _one(planned: Planned, name: str, inputs: Inputs) -> Quantized:
+    """The rule's promise on the QE holds also after rounding, except where a method minimises another error."""
+    located: LocatedSite = planned.sites[name]
+    scheme, errors = planned.plan.sites[name], planned.table[name]
+    by_rule = planned.plan.allocator == "qem"
+    limit = float(planned.plan.settings.get("qem", np.inf)) * errors.baseline if by_rule else np.inf
+    promised = any(cell.scheme == scheme and cell.qe <= limit for cell in errors.cells)
+    bound = limit if promised and not isinstance(inputs, SecondMoments) else np.inf
+    return quantize_weight(located.site, weight_values(located), scheme, inputs, bound)

@@ -1,0 +1,21 @@
+"""Float models with dequantized weights in place of the stored ones."""
+
+from __future__ import annotations
+
+from onnx import numpy_helper
+
+from mixquant_onnx.decoding import numpy_type
+from mixquant_onnx.graph.sites import LocatedSite
+from mixquant_onnx.quantizer import dequantized
+from mixquant_onnx.types import FloatArray, Quantized
+
+
+def replace_weight(located: LocatedSite, q: Quantized) -> None:
+    """Put what `q` stands for where `located` is stored."""
+    put(located, dequantized(q, numpy_type(q.dtype)))
+
+
+def put(located: LocatedSite, value: FloatArray) -> None:
+    """Put `value` (of the site's shape and type) where `located` is stored."""
+    tensor = located.source.tensor
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))

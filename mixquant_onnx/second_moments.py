@@ -1,0 +1,122 @@
+"""What a calibration says of the inputs that meet a weight: their second moments, and how far to trust them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.rounding import Moments
+
+Matrices = NDArray[np.float32]
+"""[groups, K, K] or [groups, rows, K]: one for each group of a Conv, else one."""
+
+DAMPING = 0.01
+"""Least share of the off-diagonal moments that is not believed (the damping of GPTQ)."""
+
+_CROSS_DAMPING = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SecondMoments:
+    """Over n samples: `matrix` = E[x x^T] and `mean` = E[x] [groups, K] of the inputs x of a weight's rows.
+
+    `cross` = E[y x^T], where x comes from the model whose earlier weights are quantized already and y from the
+    float model; None where both are the same.
+    """
+
+    matrix: Matrices
+    mean: NDArray[np.float32]
+    samples: int
+    cross: Matrices | None = None
+
+    @property
+    def groups(self) -> int:
+        return int(self.matrix.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.matrix.shape[2])
+
+    @property
+    def doubt(self) -> float:
+        """Share of the off-diagonal moments to drop: K / (K + n), at least DAMPING.
+
+        n samples of K inputs fix n directions; on MiniLM (924 tokens, K up to 1536) this share gave the least
+        error on held-back samples of 0, 0.1, 0.3 and 1 times itself.
+        """
+        return max(DAMPING, self.width / (self.width + self.samples))
+
+    def shrunk(self) -> Matrices:
+        """`matrix` moved towards its diagonal by `doubt`; positive definite."""
+        diagonal = self.diagonal()
+        result = self.matrix * np.float32(1 - self.doubt)
+        index = np.arange(self.width)
+        result[:, index, index] = diagonal
+        return np.asarray(result, np.float32)
+
+    def diagonal(self) -> NDArray[np.float32]:
+        """E[x_j^2] [groups, K], none so small that a weight would be free."""
+        index = np.arange(self.width)
+        diagonal = self.matrix[:, index, index]
+        least = 1e-3 * diagonal.mean(axis=1, keepdims=True) + np.float32(1e-12)
+        return np.asarray(np.maximum(diagonal, least), np.float32)
+
+    def target(self, rows: Matrices) -> Matrices:
+        """The weights [groups, n, K] that would best repeat the float output on the inputs as they now are.
+
+        W + W (E[y x^T] - E[x x^T]) (E[x x^T] + damping)^-1, the least-squares answer to
+        min |W y - W' x|^2, pulled towards W as far as the samples are few.
+        """
+        if self.cross is None:
+            return rows
+        index = np.arange(self.width)
+        damped = self.matrix.astype(np.float64)
+        damped[:, index, index] += self.diagonal() * max(_CROSS_DAMPING, 2 * self.doubt)
+        change = np.linalg.solve(damped, (self.cross - self.matrix).transpose(0, 2, 1).astype(np.float64))
+        return np.asarray(rows + np.matmul(rows, change.transpose(0, 2, 1).astype(np.float32)), np.float32)
+
+    @property
+    def moments(self) -> Moments:
+        index = np.arange(self.width)
+        return _moments(self.mean, self.matrix[:, index, index])
+
+
+def _moments(mean: NDArray[np.float32], square: NDArray[np.float32]) -> Moments:
+    return Moments(mean=mean, variance=np.maximum(square - mean**2, np.float32(1e-12)))
+
+
+class Accumulator:
+    """Moments of one weight's inputs, batch after batch; float64 across batches. `full`: products of all pairs."""
+
+    def __init__(self, full: bool = True) -> None:
+        self._full = full
+        self._sums: list[NDArray[np.float64]] | None = None
+        self._samples = 0
+
+    def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
+        """`rows` [groups, n, K] of the current model, `reference` the same rows of the float model."""
+        square = np.matmul(rows.transpose(0, 2, 1), rows) if self._full else np.einsum("gnk,gnk->gk", rows, rows)
+        parts = [square, rows.sum(axis=1)]
+        if reference is not None:
+            parts.append(np.matmul(reference.transpose(0, 2, 1), rows))
+        if self._sums is None:
+            self._sums = [np.zeros(part.shape) for part in parts]
+        for total, part in zip(self._sums, parts, strict=True):
+            total += part
+        self._samples += rows.shape[1]
+
+    def result(self) -> SecondMoments | Moments | None:
+        """None where nothing was added, or what was is not finite."""
+        if self._sums is None or not all(np.isfinite(total).all() for total in self._sums):
+            return None
+        square, mean, *cross = ((total / self._samples).astype(np.float32) for total in self._sums)
+        if not self._full:
+            return _moments(mean, square)
+        return SecondMoments(matrix=square, mean=mean, samples=self._samples, cross=cross[0] if cross else None)
+
+
+def quadratic_error(difference: Matrices, matrix: Matrices) -> float:
+    """tr(E M E^T): the mean squared error of the outputs, summed over rows, for a weight error E [groups, n, K]."""
+    return float(np.vdot(np.matmul(difference, matrix), difference))
