@@ -1,0 +1,235 @@
+"""What a calibration sees is what the operator sees: rows times the weight are the operator's output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.feeds import Data, batches, split
+from mixquant_onnx.graph.inputs import feature_of, reading_order
+from mixquant_onnx.graph.sites import find, weight_values
+from mixquant_onnx.graph.watch import watch
+from mixquant_onnx.grid import to_rows
+from mixquant_onnx.runtime import Session
+from mixquant_onnx.types import Grid
+
+FLOAT = TensorProto.FLOAT
+RANDOM = np.random.default_rng(3)
+
+
+def model_of(node: onnx.NodeProto, shape: list[int | str], weights: dict[str, np.ndarray]) -> ModelProto:
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def conv(weight: tuple[int, ...], spatial: tuple[int, ...], **attributes: Any) -> tuple[ModelProto, list[int]]:
+    group = attributes.get("group", 1)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    shape = [2, weight[1] * group, *spatial]
+    return model_of(node, list(shape), {"w": RANDOM.standard_normal(weight)}), shape
+
+
+CONVOLUTIONS = {
+    "plain": conv((4, 3, 3, 3), (9, 8)),
+    "pads": conv((4, 3, 3, 3), (9, 8), pads=[1, 0, 2, 1]),
+    "strides": conv((4, 3, 3, 2), (9, 8), strides=[2, 3], pads=[1, 1, 1, 1]),
+    "dilations": conv((4, 3, 3, 3), (11, 9), dilations=[2, 3]),
+    "groups": conv((6, 2, 3, 3), (7, 7), group=3),
+    "depthwise": conv((8, 1, 5, 5), (9, 9), group=8, strides=[2, 2]),
+    "same upper": conv((4, 3, 4, 4), (9, 8), auto_pad="SAME_UPPER", strides=[2, 2]),
+    "same lower": conv((4, 3, 4, 4), (9, 8), auto_pad="SAME_LOWER"),
+    "valid": conv((4, 3, 2, 2), (9, 8), auto_pad="VALID"),
+    "1-D": conv((5, 4, 3), (17,), pads=[1, 1], dilations=[2]),
+    "3-D": conv((4, 2, 2, 3, 3), (5, 6, 7), strides=[1, 2, 1]),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_patches_times_the_weight_are_the_convolution(name: str) -> None:
+    model, shape = CONVOLUTIONS[name]
+    x = RANDOM.standard_normal(shape).astype(np.float32)
+    wanted = np.moveaxis(Session(model).run({"x": x})[0], 1, -1)
+    located = find(model, 1).sites["w"]
+    feature = feature_of(located)
+    assert feature is not None
+    rows = feature.rows(x, 10**9, 0)
+    assert rows is not None
+    weight = to_rows(weight_values(located), located.site.layout, Grid(per="channel"))
+    got = rows @ weight.reshape(feature.groups, -1, feature.width).transpose(0, 2, 1)
+    np.testing.assert_allclose(got.transpose(1, 0, 2).reshape(wanted.shape), wanted, rtol=2e-4, atol=2e-4)
+
+
+PRODUCTS = {
+    "MatMul": (helper.make_node("MatMul", ["x", "w"], ["y"]), [2, 5, 7], (7, 4)),
+    "MatMul, weight first": (helper.make_node("MatMul", ["w", "x"], ["y"]), [2, 7, 5], (4, 7)),
+    "Gemm": (helper.make_node("Gemm", ["x", "w"], ["y"]), [5, 7], (7, 4)),
+    "Gemm transB": (helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), [5, 7], (4, 7)),
+    "Gemm transA": (helper.make_node("Gemm", ["x", "w"], ["y"], transA=1), [7, 5], (7, 4)),
+    "Gemm, weight first": (helper.make_node("Gemm", ["w", "x"], ["y"]), [7, 5], (4, 7)),
+    "Gemm, weight first, both transposed": (
+        helper.make_node("Gemm", ["w", "x"], ["y"], transA=1, transB=1), [5, 7], (7, 4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_rows_times_the_weight_are_the_product(name: str) -> None:
+    node, shape, size = PRODUCTS[name]
+    model = model_of(node, list(shape), {"w": RANDOM.standard_normal(size)})
+    x = RANDOM.standard_normal(shape).astype(np.float32)
+    wanted = Session(model).run({"x": x})[0]
+    located = find(model, 1).sites["w"]
+    feature = feature_of(located)
+    assert feature is not None
+    rows = feature.rows(x, 10**9, 0)
+    assert rows is not None
+    weight = to_rows(weight_values(located), located.site.layout, Grid(per="channel"))
+    got = rows[0] @ weight.T
+    if node.input[0] == "w":
+        wanted = np.moveaxis(wanted, -2, -1)
+    np.testing.assert_allclose(got, wanted.reshape(got.shape), rtol=1e-4, atol=1e-4)
+
+
+def branched() -> ModelProto:
+    """If two levels deep, a MatMul in each branch."""
+
+    def branch(name: str, weight: str, body: list[onnx.NodeProto]) -> onnx.GraphProto:
+        stored = numpy_helper.from_array(RANDOM.standard_normal((8, 8)).astype(np.float32), weight)
+        return helper.make_graph(body, name, [], [helper.make_tensor_value_info(f"{name}.out", FLOAT, None)], [stored])
+
+    def product(weight: str, output: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Relu", ["x"], [f"{output}.in"]),
+            helper.make_node("MatMul", [f"{output}.in", weight], [output]),
+        ]
+
+    inner = helper.make_node(
+        "If", ["second"], ["outer.out"], name="inner",
+        then_branch=branch("a", "wa", product("wa", "a.out")), else_branch=branch("b", "wb", product("wb", "b.out")),
+    )  # fmt: skip
+    outer = helper.make_node(
+        "If", ["first"], ["y"], name="outer",
+        then_branch=branch("outer", "unused", [inner]), else_branch=branch("c", "wc", product("wc", "c.out")),
+    )  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info("x", FLOAT, [4, 8]),
+        helper.make_tensor_value_info("first", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("second", TensorProto.BOOL, []),
+    ]
+    graph = helper.make_graph([outer], "g", inputs, [helper.make_tensor_value_info("y", FLOAT, [4, 8])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_branches_that_are_taken_are_seen_and_others_are_not() -> None:
+    model = branched()
+    x = RANDOM.standard_normal((4, 8)).astype(np.float32)
+    sites = {n: s for n, s in find(model, 1).sites.items() if n.startswith("w")}
+    feed = {"x": x, "first": np.array(True), "second": np.array(False)}
+    found = Calibration(model, sites, Data(feeds=(feed,), labels=None, synthetic=False)).second_moments(list(sites))
+    assert set(found) == {"wb"}
+    positive = np.maximum(x, 0)
+    np.testing.assert_allclose(found["wb"].matrix[0], positive.T @ positive / 4, rtol=1e-4, atol=1e-5)
+
+
+def test_moments_are_means_over_all_feeds_and_agree_with_second_moments() -> None:
+    model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 7], {"w": RANDOM.standard_normal((7, 4))})
+    arrays = [RANDOM.standard_normal((5, 7)).astype(np.float32) + 1 for _ in range(3)]
+    data = Data(feeds=tuple({"x": a} for a in arrays), labels=None, synthetic=False)
+    calibration = Calibration(model, find(model, 1).sites, data)
+    plain, second = calibration.moments(["w"])["w"], calibration.second_moments(["w"])["w"]
+    both = np.concatenate(arrays)
+    np.testing.assert_allclose(plain.mean[0], both.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(plain.variance[0], both.var(0), rtol=1e-4)
+    np.testing.assert_allclose(second.moments.variance, plain.variance, rtol=1e-4)
+    assert second.samples == 15
+
+
+def test_the_target_repeats_the_float_output_on_changed_inputs() -> None:
+    """Inputs that arrive halved ask for weights twice as large, as far as the samples are believed."""
+    model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 7], {"w": RANDOM.standard_normal((7, 4))})
+    first = helper.make_node("Mul", ["x", "half"], ["h"])
+    for half, name in ((1.0, "float"), (0.5, "current")):
+        made = ModelProto()
+        made.CopyFrom(model)
+        made.graph.node[0].input[0] = "h"
+        made.graph.node.insert(0, first)
+        made.graph.initializer.append(numpy_helper.from_array(np.full(7, half, np.float32), "half"))
+        if name == "float":
+            original = made
+        else:
+            current = made
+    x = RANDOM.standard_normal((4000, 7)).astype(np.float32)
+    data = Data(feeds=({"x": x},), labels=None, synthetic=False)
+    sites = {"w": find(original, 1).sites["w"]}
+    found = Calibration(original, sites, data).second_moments(["w"], current)["w"]
+    weight = weight_values(sites["w"]).T[None]
+    away = np.linalg.norm(found.target(weight) - 2 * weight) / np.linalg.norm(2 * weight)
+    assert 0.01 < away < 0.05
+
+
+def test_few_samples_are_believed_less() -> None:
+    model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 64], {"w": RANDOM.standard_normal((64, 4))})
+    doubts = []
+    for count in (8, 64, 4096):
+        data = Data(
+            feeds=({"x": RANDOM.standard_normal((count, 64)).astype(np.float32)},), labels=None, synthetic=False
+        )
+        doubts.append(Calibration(model, find(model, 1).sites, data).second_moments(["w"])["w"])
+    assert [round(d.doubt, 3) for d in doubts] == [0.889, 0.5, 0.015]
+    assert np.linalg.eigvalsh(doubts[0].shrunk()[0].astype(np.float64)).min() > 0
+
+
+def test_watching_keeps_only_what_is_needed_and_changes_nothing() -> None:
+    model = branched()
+    before = model.SerializeToString()
+    watched, names = watch(model, [("", "x")])
+    assert model.SerializeToString() == before
+    assert names == ["x"]
+    assert len(watched.graph.node) == 0
+
+
+def test_weights_are_taken_in_the_order_of_the_graph() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "late"], ["h"]), helper.make_node("MatMul", ["h", "early"], ["y"])]
+    weights = {"early": np.eye(8), "late": np.eye(8)}
+    model = model_of(nodes[0], [2, 8], weights)
+    model.graph.node.append(nodes[1])
+    assert reading_order(model, find(model, 1).sites) == ["late", "early"]
+
+
+@pytest.mark.parametrize(("first", "cut"), [("n", True), (40, False), ("", False)])
+def test_rows_are_cut_into_batches_only_where_every_input_and_output_names_them(first: int | str, cut: bool) -> None:
+    model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), [first, 7], {"w": RANDOM.standard_normal((7, 4))})
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [first or None, 4]))
+    x = RANDOM.standard_normal((40, 7)).astype(np.float32)
+    data = Data(feeds=({"x": x},), labels=np.arange(40), synthetic=False)
+    parts = batches(model, data)
+    assert len(parts) == (3 if cut else 1)
+    np.testing.assert_array_equal(np.concatenate([p["x"] for p in parts]), x)
+    fit, held = split(model, data)
+    if not cut:
+        assert fit is held is data
+        return
+    assert fit.labels is not None
+    assert held.labels is not None
+    for part in (fit, held):
+        rows = np.concatenate([feed["x"] for feed in part.feeds])
+        np.testing.assert_array_equal(rows, x[part.labels])
+    assert sorted([*fit.labels, *held.labels]) == list(range(40))
+    assert len(held.labels) == 8
+
+
+def test_inputs_that_name_other_dimensions_are_not_cut() -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = model_of(node, ["tokens", 7], {"w": RANDOM.standard_normal((7, 4))})
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, ["rows", 4]))
+    feed = {"x": RANDOM.standard_normal((40, 7)).astype(np.float32)}
+    assert len(batches(model, Data(feeds=(feed,), labels=None, synthetic=False))) == 1
