@@ -80,6 +80,11 @@ def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet)
     return Priced(searched=searched, costs=found, cost=kind)
 
 
+def by_energy(priced: Priced) -> Priced:
+    """The same search at the data-free cost."""
+    return Priced(searched=priced.searched, costs=measured.energy(priced.searched.table), cost="energy")
+
+
 def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
     """Search and allocation: nothing is changed. Raises OptionError where a budget cannot be met, DataError."""
     if not options.budgeted:

@@ -16,9 +16,10 @@ from mixquant_onnx.second_moments import Accumulator, SecondMoments
 from mixquant_onnx.types import FloatArray
 
 ROWS = 8192
-"""Samples of a weight's input over all feeds, at most: more were measured to change nothing."""
+"""Samples of a weight's input over all feeds, at most; fewer where the rows are short."""
 
-ROWS_FOR_MEANS = 2048
+_ROWS_A_COLUMN = 6
+_FEWEST_ROWS = 2048
 
 _PLACES = 16
 """Inputs watched in one run, so that not all activations of a model are in memory at once."""
@@ -62,7 +63,7 @@ class Calibration:
             part = places[first : first + _PLACES]
             sums = {name: Accumulator(full) for name in watched if self.features[name].place in part}
             try:
-                self._collect(part, sums, current, ROWS if full else ROWS_FOR_MEANS)
+                self._collect(part, sums, current, full)
             except RuntimeFailure:
                 continue
             found = {name: total.result() for name, total in sums.items()}
@@ -70,15 +71,16 @@ class Calibration:
         return result
 
     def _collect(
-        self, places: list[Place], sums: Mapping[str, Accumulator], current: ModelProto | None, most: int
+        self, places: list[Place], sums: Mapping[str, Accumulator], current: ModelProto | None, full: bool
     ) -> None:
-        count = max(1, most // len(self._feeds))
         own = self._values(self._model, places)
         other = None if current is None else self._values(current, places)
         for seed, values in enumerate(own):
             changed = values if other is None else next(other)
             for name, total in sums.items():
                 feature = self.features[name]
+                most = min(ROWS, max(_FEWEST_ROWS, _ROWS_A_COLUMN * feature.width)) if full else _FEWEST_ROWS
+                count = -(-most // len(self._feeds))
                 rows = feature.rows(changed[feature.place], count, seed)
                 if rows is None:
                     continue

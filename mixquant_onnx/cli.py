@@ -45,9 +45,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mixquant-onnx",
-        usage="mixquant-onnx IN.onnx OUT.onnx [options]\n       mixquant-onnx inspect IN.onnx [options]",
+        usage="mixquant-onnx IN.onnx OUT.onnx [options]\n       mixquant-onnx inspect IN.onnx [options]\n"
+        "       mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [--csv FILE] [--table FILE] [options]",
         description="Quantize the weights of an ONNX model to 2..8 bits, layer by layer (MixQuant), for stock "
-        "ONNX Runtime, and prove the result. `inspect` shows what would be done and writes nothing.",
+        "ONNX Runtime, and prove the result. `inspect` shows what would be done and writes nothing; `sweep` shows "
+        "size against quality for many plans (--csv, --json; --table keeps what was measured, --from-table reuses it).",
     )
     parser.add_argument("paths", nargs="*", metavar="IN.onnx OUT.onnx", help="may be the same file")
     search = parser.add_argument_group("search")
@@ -86,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--metric-command", metavar="CMD", help="prints a figure for {model}; its last line counts")
     goal.add_argument("--metric-key", metavar="KEY", help="which figure, where that line is JSON")
     goal.add_argument("--lower-is-better", action="store_true", help="of the figure")
-    goal.add_argument(
-        "--metric-timeout", type=float, default=1800.0, metavar="S", help="seconds for a command (1800)"
-    )
+    goal.add_argument("--metric-timeout", type=float, default=1800.0, metavar="S", help="seconds for a command (1800)")
     goal.add_argument(
         "--cost", default="auto", choices=("auto", "energy", "hessian", "output"),
         help="what a budget minimises; auto (default): output with --data, else energy",
@@ -219,6 +219,16 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(arguments: list[str]) -> int:
+    from mixquant_onnx.cli_sweep import run_sweep, split_arguments
+
+    own, rest = split_arguments(arguments)
+    args = _parser().parse_args(rest)
+    if len(args.paths) != 1:
+        raise OptionError(f"sweep takes 1 file name, {len(args.paths)} given; see mixquant-onnx --help")
+    return run_sweep(own, _options(args), Path(args.paths[0]), _progress)
+
+
 def _terminate(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -228,8 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        args = _parser().parse_args(arguments)
-        return _run(args)
+        if arguments[:1] == ["sweep"] and not {"-h", "--help"} & set(arguments):
+            return _sweep(arguments[1:])
+        return _run(_parser().parse_args(arguments))
     except MixquantError as error:
         if "--debug" in arguments:
             raise

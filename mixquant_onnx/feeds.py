@@ -158,7 +158,7 @@ def _check(file: Path, array: FloatArray, expected: Input) -> int:
     return 1
 
 
-def batches(model: ModelProto, data: Data, rows: int = 16) -> tuple[Feed, ...]:
+def batches(model: ModelProto, data: Data, rows: int = 32) -> tuple[Feed, ...]:
     """The feeds of `data`, those with more than `rows` rows cut where that is safe.
 
     It is where all inputs and outputs name the same free first dimension.

@@ -21,7 +21,11 @@ _TAIL = 5
 def figure_of(model: Path, promise: Promise, timeout: float) -> float:
     """What the metric of `promise` says of the model at `model`. Raises MetricError."""
     if callable(promise.metric):
-        return _finite(promise.metric(model), "the metric")
+        given: Any = promise.metric(model)
+        try:
+            return _finite(float(given), "the metric")
+        except (TypeError, ValueError) as error:
+            raise MetricError(f"the metric gave {given!r}, which is no number") from error
     assert promise.metric is not None
     command = promise.metric.replace("{model}", shlex.quote(str(model)))
     lines = [line for line in _output(command, timeout).splitlines() if line.strip()]
@@ -32,26 +36,29 @@ def figure_of(model: Path, promise: Promise, timeout: float) -> float:
 
 def _output(command: str, timeout: float) -> str:
     """Standard output of `command`; its whole process group is ended when it takes longer than `timeout` seconds."""
-    process = subprocess.Popen(
-        command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        _stop(process)
-        out, err = process.communicate()
-        raise MetricError(
-            f"--metric-command did not end within {timeout:g} seconds (--metric-timeout): {command}{_shown(out, err)}"
-        ) from error
-    except BaseException:
-        _stop(process)
-        raise
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, shell=True, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+        try:
+            out, err = (_text(part) for part in process.communicate(timeout=timeout))
+        except subprocess.TimeoutExpired as error:
+            _stop(process)
+            raise MetricError(
+                f"--metric-command did not end within {timeout:g} seconds (--metric-timeout): {command}"
+                f"{_shown(_text(error.stdout), _text(error.stderr))}"
+            ) from error
+        except BaseException:
+            _stop(process)
+            raise
     if process.returncode != 0:
         raise MetricError(f"--metric-command failed with exit code {process.returncode}: {command}{_shown(out, err)}")
     return out
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def _text(output: bytes | None) -> str:
+    return (output or b"").decode(errors="replace")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -67,7 +74,7 @@ def _read(line: str, key: str | None, command: str) -> float:
     try:
         value: Any = json.loads(line)
     except ValueError:
-        value = None
+        value = _number(line)
     if isinstance(value, dict):
         if key is None or key not in value:
             names = ", ".join(map(str, value)) or "none"
@@ -79,7 +86,15 @@ def _read(line: str, key: str | None, command: str) -> float:
     return _finite(float(value), "--metric-command")
 
 
+def _number(text: str) -> float | None:
+    """Also what is no JSON, such as `.97`, which bc prints, and `nan`."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _finite(value: float, source: str) -> float:
-    if not math.isfinite(float(value)):
+    if not math.isfinite(value):
         raise MetricError(f"{source} gave {value}; it must be a finite number")
-    return float(value)
+    return value

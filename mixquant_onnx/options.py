@@ -18,6 +18,8 @@ from mixquant_onnx.types import ALL_BITS, FloatArray
 Metric = Callable[[Path], float]
 """A figure for the model at a path."""
 
+_LONGEST = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Promise:
@@ -40,6 +42,8 @@ class Promise:
             raise OptionError("--min-agreement takes a share of rows, such as 99% or 0.99")
         if self.min_sqnr is not None and not np.isfinite(self.min_sqnr):
             raise OptionError("--min-sqnr takes decibels, such as 30")
+        if sum(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement)) > 1:
+            raise OptionError("--max-drop, --min-sqnr and --min-agreement exclude each other; give one")
         if self.metric is not None and self.max_drop is None:
             raise OptionError("--metric-command needs --max-drop, such as --max-drop 1%")
         if isinstance(self.metric, str) and "{model}" not in self.metric:
@@ -78,6 +82,7 @@ class Options:
     labels: Path | None = None
     rounding: Literal["compensated", "nearest"] = "compensated"
     allow_unchanged: bool = False
+    hold_back: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.qem) and self.qem > 0):
@@ -89,6 +94,8 @@ class Options:
             raise OptionError("--avg-bits, --max-size and a promise (--max-drop, ...) exclude each other; give one")
         if self.max_size is not None:
             size_limit(self.max_size, 1)
+        if not 0 < self.metric_timeout <= _LONGEST:
+            raise OptionError(f"--metric-timeout takes seconds, more than 0 and at most {_LONGEST}")
         if self.cost in ("hessian", "output") and self.data is None:
             raise OptionError(f"--cost {self.cost} needs --data")
         if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):

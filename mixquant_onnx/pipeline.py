@@ -66,7 +66,7 @@ def execute(
         raise UnchangedError(f"{name}: nothing was quantized ({_why_unchanged(planned)}); see mixquant-onnx inspect")
     data, refusal = _data_for(planned.loaded, options)
     judged = data
-    if options.promise.judged_by_data and data is not None:
+    if (options.hold_back or options.promise.judged_by_data) and data is not None:
         data, judged = split(original, data)
     layers = quantize_layers(planned, data, options.rounding == "compensated", progress)
     quantized = layers.quantized

@@ -87,6 +87,17 @@ def _moments(mean: NDArray[np.float32], square: NDArray[np.float32]) -> Moments:
     return Moments(mean=mean, variance=np.maximum(square - mean**2, np.float32(1e-12)))
 
 
+_AT_ONCE = 2048
+"""Samples that are multiplied at once: small products are slow."""
+
+
+def _products(left: Matrices, right: Matrices) -> Matrices:
+    """left^T right of each group; for one group as a plain product, which BLAS does by half when both are the same."""
+    if len(left) == 1:
+        return np.asarray((left[0].T @ right[0])[None], np.float32)
+    return np.asarray(np.matmul(left.transpose(0, 2, 1), right), np.float32)
+
+
 class Accumulator:
     """Moments of one weight's inputs, batch after batch; float64 across batches. `full`: products of all pairs."""
 
@@ -94,13 +105,24 @@ class Accumulator:
         self._full = full
         self._sums: list[NDArray[np.float64]] | None = None
         self._samples = 0
+        self._waiting: list[tuple[Matrices, Matrices | None]] = []
 
     def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
         """`rows` [groups, n, K] of the current model, `reference` the same rows of the float model."""
-        square = np.matmul(rows.transpose(0, 2, 1), rows) if self._full else np.einsum("gnk,gnk->gk", rows, rows)
+        self._waiting.append((rows, reference))
+        if sum(waiting.shape[1] for waiting, _ in self._waiting) >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        rows = np.concatenate([rows for rows, _ in self._waiting], axis=1)
+        references = [reference for _, reference in self._waiting if reference is not None]
+        self._waiting = []
+        square = _products(rows, rows) if self._full else np.einsum("gnk,gnk->gk", rows, rows)
         parts = [square, rows.sum(axis=1)]
-        if reference is not None:
-            parts.append(np.matmul(reference.transpose(0, 2, 1), rows))
+        if references:
+            parts.append(_products(np.concatenate(references, axis=1), rows))
         if self._sums is None:
             self._sums = [np.zeros(part.shape) for part in parts]
         for total, part in zip(self._sums, parts, strict=True):
@@ -109,6 +131,7 @@ class Accumulator:
 
     def result(self) -> SecondMoments | Moments | None:
         """None where nothing was added, or what was is not finite."""
+        self._flush()
         if self._sums is None or not all(np.isfinite(total).all() for total in self._sums):
             return None
         square, mean, *cross = ((total / self._samples).astype(np.float32) for total in self._sums)

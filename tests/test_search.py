@@ -166,6 +166,8 @@ def test_the_error_a_method_reports_is_that_of_the_weights(name: str, grid: Grid
                 np.mean((values.astype(np.float64) - dequantized(q, FLOAT32)) ** 2), rel=1e-4
             )
             assert cell.qe == pytest.approx(quantization_error(q, values), rel=1e-4)
+            if name == "hqq":  # it minimises the sum of |error|^0.7, see tests/test_methods.py
+                continue
             plain, _ = plain_minmax(values, group_of(shape, layout, grid), cell.scheme.bits, symmetric)
             assert cell.qe <= np.mean((values.astype(np.float64) - plain) ** 2) * 1.0001
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.methods import minmax, mse
+from mixquant_onnx.methods import hqq, minmax, mse
 from mixquant_onnx.types import Codes, FloatArray
 
 
@@ -23,7 +23,14 @@ class Method(Protocol):
     def errors(self, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[float]: ...
 
 
-METHODS: dict[str, Method] = {"minmax": minmax, "asymmetric": minmax, "mse": mse, "gptq": mse, "adaround": mse}
+METHODS: dict[str, Method] = {
+    "minmax": minmax,
+    "asymmetric": minmax,
+    "mse": mse,
+    "hqq": hqq,
+    "gptq": mse,
+    "adaround": mse,
+}
 
 
 def method(name: str) -> Method:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from mixquant_onnx.sweep import Point
 
 SHOWN = 12
 
@@ -88,6 +91,26 @@ def show_plan(summary: dict[str, Any], console: Console) -> None:
             table.add_row(escape(reason), str(len(names)), escape(_short(names[0])))
         console.print(table)
         _left(console, len(by_reason), "reasons")
+
+
+def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
+    """One row a plan, smallest first; a star for those on the Pareto front."""
+    table = Table(title="size against quality", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("plan", "size", "of input", "bits", "SQNR", "top-1 agreement", "accuracy", ""):
+        table.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
+    for p in points:
+        shares = ["-" if v is None else f"{v:.2%}" for v in (p.top1_agreement, p.accuracy)]
+        sqnr = _decibels(None if p.sqnr_db is None else _plain(p.sqnr_db))
+        table.add_row(
+            p.setting, _size(p.nbytes), f"{p.nbytes / nbytes:.1%}", f"{p.average_bits:.2f}", sqnr, *shares,
+            "*" if p.pareto else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print("* no other plan is both smaller and better")
+
+
+def _plain(value: float) -> float | str:
+    return value if abs(value) != float("inf") else "exact"
 
 
 def show_run(summary: dict[str, Any], console: Console) -> None:

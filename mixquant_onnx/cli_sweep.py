@@ -1,0 +1,131 @@
+"""`mixquant-onnx sweep`: many plans of one model, as a table, CSV and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixquant_onnx.errors import OptionError, OutputError, PlanError
+
+if TYPE_CHECKING:
+    from mixquant_onnx.progress import Progress
+    from mixquant_onnx.sweep import Point
+
+_STEP = 0.5
+
+
+def numbers(text: str, flag: str) -> list[float]:
+    """`1,2,4`, `2.5..8` (steps of 0.5) or `2.5..8:0.25`. Raises OptionError."""
+    values: list[float] = []
+    try:
+        for part in text.split(","):
+            found = re.fullmatch(r"\s*([0-9.]+?)\s*\.\.\s*([0-9.]+)\s*(?::\s*([0-9.]+))?\s*", part)
+            if not found:
+                values.append(float(part))
+                continue
+            first, last, step = float(found[1]), float(found[2]), float(found[3] or _STEP)
+            if step <= 0 or last < first:
+                raise ValueError(part)
+            values += [round(first + k * step, 6) for k in range(int((last - first) / step + 1e-9) + 1)]
+    except ValueError as error:
+        raise OptionError(f"{flag} '{text}' is not understood; write 1,2,4 or 2.5..8") from error
+    return values
+
+
+class _Own(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise OptionError(f"{message}; see mixquant-onnx --help")
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options that only sweep has, or has as lists, and the others."""
+    own = _Own(add_help=False, allow_abbrev=False)
+    own.add_argument("--qem")
+    own.add_argument("--avg-bits")
+    own.add_argument("--csv", type=Path)
+    own.add_argument("--json", type=Path)
+    own.add_argument("--table", type=Path)
+    own.add_argument("--from-table", type=Path)
+    return own.parse_known_args(list(arguments))
+
+
+def run_sweep(
+    own: argparse.Namespace,
+    options: dict[str, Any],
+    source: Path,
+    progress_bar: Callable[[], AbstractContextManager[Progress]],
+) -> int:
+    """Measure once, plan often, show and write. Raises a MixquantError."""
+    from rich.console import Console
+
+    from mixquant_onnx.allocation import price
+    from mixquant_onnx.api import options_of
+    from mixquant_onnx.graph.model_io import check_writable, load
+    from mixquant_onnx.report.terminal import show_sweep
+    from mixquant_onnx.sweep import sweep, table_from_json, table_to_json
+
+    if any(options.get(goal) is not None for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement")):
+        raise OptionError("sweep takes --qem and --avg-bits; a goal is for a run")
+    qems = numbers(own.qem, "--qem") if own.qem else []
+    bits = numbers(own.avg_bits, "--avg-bits") if own.avg_bits else []
+    if any(not 2 <= x <= 32 for x in bits) or any(not x > 0 for x in qems):
+        raise OptionError("sweep takes bits a weight from 2 to 32 and positive QEMs")
+    chosen = options_of(**{**options, "avg_bits": bits[0] if bits else None})
+    for path in (own.csv, own.json, own.table):
+        if path is not None:
+            check_writable(path)
+    loaded = load(source)
+    with progress_bar() as progress:
+        if own.from_table is not None:
+            priced = table_from_json(_read(own.from_table), loaded)
+        else:
+            priced = price(loaded, chosen, progress)
+        points = sweep(priced, chosen, qems, bits, str(source), progress)
+    show_sweep(points, loaded.nbytes, Console(highlight=False))
+    if own.table is not None:
+        _write(own.table, json.dumps(table_to_json(priced)) + "\n")
+    if own.json is not None:
+        _write(own.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
+    if own.csv is not None:
+        _write(own.csv, _csv(points))
+    return 0
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    made = asdict(point)
+    return {
+        key: (str(v) if isinstance(v, float) and v in (float("inf"), float("-inf")) else v) for key, v in made.items()
+    }
+
+
+def _csv(points: Sequence[Point]) -> str:
+    text = io.StringIO()
+    rows = [_plain(point) for point in points]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise PlanError(f"{path}: {error.strerror or error}; write a table with sweep --table FILE") from error
+    except ValueError as error:
+        raise PlanError(f"{path}: not JSON ({error}); write a table with sweep --table FILE") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error

@@ -1,0 +1,158 @@
+"""Many plans from one measuring pass: the curve of size against quality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixquant_onnx.allocation import Priced, plan_of_bits, plan_priced
+from mixquant_onnx.allocators import qem as qem_rule
+from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.graph import model_io
+from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.options import Options
+from mixquant_onnx.pipeline import execute, size_of
+from mixquant_onnx.planning import Planned, Searched, planned_with, search_sites
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.types import Cell, Scheme, SiteErrors
+
+TABLE_FORMAT = 1
+
+_SAME = 1e-3
+"""Relative difference of mean squared weights up to which they are the same: float sums differ by machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One plan. `cost` is what the budget summed; quality in the deployed profile, None where not measured.
+
+    `pareto`: no other point is both smaller and better, in SQNR or, where there is none, in cost.
+    """
+
+    setting: str
+    nbytes: int
+    average_bits: float
+    cost: float
+    sqnr_db: float | None = None
+    top1_agreement: float | None = None
+    accuracy: float | None = None
+    pareto: bool = False
+
+
+def sweep(
+    priced: Priced,
+    options: Options,
+    qems: Sequence[float],
+    bits: Sequence[float],
+    name: str,
+    progress: Progress = quiet,
+) -> list[Point]:
+    """A point for each of `qems` (by the scope of `options`) and each of `bits`, smallest first.
+
+    With `options.verify` each is run, on data held back from calibration. Raises OptionError.
+    """
+    plans = [(f"qem {qem:g}", _by_error(priced, replace(options, qem=qem, avg_bits=None))) for qem in qems]
+    plans += [(f"avg-bits {x:g}", plan_of_bits(priced, replace(options, avg_bits=x), x)) for x in bits]
+    if not plans:
+        raise OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
+    points = []
+    for position, (setting, planned) in enumerate(plans):
+        points.append(_point(setting, planned, priced, options, name))
+        progress("sweep", position + 1, len(plans))
+    return marked(points)
+
+
+def _by_error(priced: Priced, options: Options) -> Planned:
+    if options.scope == "model":
+        return plan_priced(priced, options)
+    return planned_with(priced.searched, qem_rule.allocate(priced.searched.table, options.qem), options, "qem")
+
+
+def _point(setting: str, planned: Planned, priced: Priced, options: Options, name: str) -> Point:
+    cost = sum(priced.costs[site][scheme] for site, scheme in planned.plan.sites.items())
+    cells = {site: {c.scheme: c.nbytes for c in priced.searched.table[site].cells} for site in planned.plan.sites}
+    taken = sum(cells[site][scheme] for site, scheme in planned.plan.sites.items())
+    elements = sum(priced.searched.table[site].elements for site in planned.plan.sites)
+    made = Point(setting=setting, nbytes=0, average_bits=8 * taken / max(elements, 1), cost=cost)
+    if not options.verify:
+        return replace(made, nbytes=size_of(planned, options))
+    result = execute(planned, replace(options, hold_back=True), None, name)
+    quality = result.verification.quality if result.verification is not None else ()
+    deployed = next((q for q in quality if q.profile == "deployed"), None)
+    made = replace(made, nbytes=result.nbytes_after)
+    if deployed is None:
+        return made
+    return replace(made, sqnr_db=deployed.sqnr_db, top1_agreement=deployed.top1_agreement, accuracy=deployed.accuracy)
+
+
+def marked(points: Sequence[Point]) -> list[Point]:
+    """`points`, smallest first, with those on the Pareto front marked: the first of equals."""
+    best, result = float("-inf"), []
+    for point in sorted(points, key=lambda p: (p.nbytes, -_quality(p))):
+        result.append(replace(point, pareto=_quality(point) > best))
+        best = max(best, _quality(point))
+    return result
+
+
+def _quality(point: Point) -> float:
+    return point.sqnr_db if point.sqnr_db is not None else -point.cost
+
+
+def _mean_square(located: LocatedSite) -> float:
+    return float(np.mean(np.square(np.asarray(weight_values(located), np.float32), dtype=np.float64)))
+
+
+def table_to_json(priced: Priced) -> dict[str, Any]:
+    """All that plans are made from, so that other plans need no measuring."""
+    sites = {
+        name: {
+            "elements": errors.elements,
+            "power": errors.power,
+            "baseline": errors.baseline,
+            "cells": [
+                {"scheme": str(c.scheme), "qe": c.qe, "nbytes": c.nbytes, "cost": priced.costs[name][c.scheme]}
+                for c in errors.cells
+            ],
+        }
+        for name, errors in priced.searched.table.items()
+    }
+    return {"format": TABLE_FORMAT, "cost": priced.cost, "sites": sites, "skipped": dict(priced.searched.skipped)}
+
+
+def table_from_json(data: Any, loaded: model_io.Loaded) -> Priced:
+    """The table that `table_to_json` made of the same model. Raises PlanError."""
+    wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
+    if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
+        raise wrong
+    sites = search_sites(loaded)
+    table: dict[str, SiteErrors] = {}
+    costs: dict[str, dict[Scheme, float]] = {}
+    try:
+        for name, entry in data["sites"].items():
+            if name not in sites or sites[name].site.elements != entry["elements"]:
+                raise PlanError(f"the table knows '{name}', which this model has not so; measure it again")
+            if not math.isclose(_mean_square(sites[name]), entry["power"], rel_tol=_SAME):
+                raise PlanError(f"the table was made of other weights of '{name}'; measure it again")
+            cells, prices = [], {}
+            for cell in entry["cells"]:
+                scheme = Scheme.parse(cell["scheme"])
+                cells.append(Cell(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"])))
+                prices[scheme] = float(cell["cost"])
+            if not cells:
+                raise wrong
+            costs[name] = prices
+            table[name] = SiteErrors(
+                site=name,
+                elements=int(entry["elements"]),
+                power=float(entry["power"]),
+                baseline=float(entry["baseline"]),
+                cells=tuple(cells),
+            )
+        searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})))
+        return Priced(searched=searched, costs=costs, cost=str(data["cost"]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise wrong from error
