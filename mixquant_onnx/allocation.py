@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixquant_onnx import costs as measured
 from mixquant_onnx.allocators import qem as qem_rule
@@ -91,7 +91,33 @@ def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = qu
         user_data(loaded, options)
         searched = search(loaded, options, progress)
         return planned_with(searched, qem_rule.allocate(searched.table, options.qem), options, "qem")
-    return plan_priced(price(loaded, options, progress), options)
+    priced = price(loaded, options, progress)
+    planned = plan_priced(priced, options)
+    return replace(planned, notes=disagreements(planned, priced, options))
+
+
+_FAR = 2
+"""Bits by which two costs must differ on a weight to be worth a word."""
+
+
+def disagreements(planned: Planned, priced: Priced, options: Options) -> tuple[str, ...]:
+    """The weights on which a measured cost and the data-free one differ most, at the same budget."""
+    if priced.cost == "energy":
+        return ()
+    blind = plan_priced(by_energy(priced), options).plan.sites
+    far = {
+        name: (scheme.bits, blind[name].bits)
+        for name, scheme in planned.plan.sites.items()
+        if name in blind and abs(scheme.bits - blind[name].bits) >= _FAR
+    }
+    if not far:
+        return ()
+    name = max(far, key=lambda n: abs(far[n][0] - far[n][1]))
+    ours, theirs = far[name]
+    return (
+        f"{len(far)} weights get {_FAR} bits more or less by cost '{priced.cost}' than by 'energy', "
+        f"most '{name}': {ours} and {theirs}",
+    )
 
 
 def plan_priced(priced: Priced, options: Options) -> Planned:

@@ -191,7 +191,7 @@ def _run(args: argparse.Namespace) -> int:
     from mixquant_onnx.pipeline import execute
     from mixquant_onnx.planning import fit_plan
     from mixquant_onnx.report.summary import plan_summary, run_summary
-    from mixquant_onnx.report.terminal import show_plan, show_run
+    from mixquant_onnx.report.terminal import show_notes, show_plan, show_run
 
     console = Console(highlight=False)
     chosen = options_of(**options)
@@ -210,6 +210,7 @@ def _run(args: argparse.Namespace) -> int:
     if result is None:
         summary = plan_summary(planned)
         show_plan(summary, console)
+        show_notes(summary, console)
     else:
         summary = run_summary(result, planned)
         show_run(summary, console)

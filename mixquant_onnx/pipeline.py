@@ -198,7 +198,16 @@ def size_of(planned: Planned, options: Options) -> int:
         located = planned.sites[name]
         quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
         quantized[name] = replace(quick, scheme=scheme)
-    return int(_rewrite(planned.loaded.model, quantized, options.form)[0].ByteSize())
+    model = _rewrite(planned.loaded.model, quantized, options.form)[0]
+    if not planned.loaded.external and model.ByteSize() < model_io.LARGEST_PROTOBUF:
+        return int(model.ByteSize())
+    with tempfile.TemporaryDirectory() as folder:
+        files = model_io.save(model, Path(folder) / "model.onnx", planned.loaded.external, _LONG_NAME)
+        return sum(file.stat().st_size for file in files)
+
+
+_LONG_NAME = "n" * 64 + ".data"
+"""In place of the data file's name, which each external tensor holds."""
 
 
 def _free_data_name(output: Path) -> str:

@@ -25,6 +25,7 @@ class Planned:
     sites: Mapping[str, LocatedSite]
     table: ErrorTable
     plan: BitPlan
+    notes: tuple[str, ...] = ()
 
 
 def _matches(located: LocatedSite, pattern: str) -> bool:

@@ -69,6 +69,7 @@ def plan_summary(planned: Planned) -> dict[str, Any]:
         "bits": {str(bits): counted[bits] for bits in sorted(counted)},
         "tensors": tensors,
         "skipped": [{"name": name, "reason": reason} for name, reason in planned.plan.skipped.items()],
+        "notes": list(planned.notes),
     }
 
 
@@ -87,7 +88,12 @@ def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
         average_bits=result.average_bits,
         opset={"before": result.rewritten.opset[0], "after": result.rewritten.opset[1]},
         files=[str(file) for file in result.files],
-        notes=[*result.notes, *result.rewritten.notes, *(result.verification.notes if result.verification else ())],
+        notes=[
+            *planned.notes,
+            *result.notes,
+            *result.rewritten.notes,
+            *(result.verification.notes if result.verification else ()),
+        ],
         releases=_releases(releases),
         verification=None if result.verification is None else _verification(result.verification),
     )

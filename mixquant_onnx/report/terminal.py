@@ -113,6 +113,11 @@ def _plain(value: float) -> float | str:
     return value if abs(value) != float("inf") else "exact"
 
 
+def show_notes(summary: dict[str, Any], console: Console) -> None:
+    for note in summary["notes"]:
+        console.print(f"note: {escape(note)}")
+
+
 def show_run(summary: dict[str, Any], console: Console) -> None:
     """`show_plan`, then sizes, proof and quality."""
     show_plan(summary, console)
@@ -123,8 +128,7 @@ def show_run(summary: dict[str, Any], console: Console) -> None:
         f"onnxruntime: loads from {releases['loads_from']}, not slower than float from {releases['not_slower_from']}"
         f"; opset {summary['opset']['before']} -> {summary['opset']['after']}"
     )
-    for note in summary["notes"]:
-        console.print(f"note: {escape(note)}")
+    show_notes(summary, console)
     proof = summary["verification"]
     if proof is None:
         console.print("[yellow]not verified (--no-verify)[/yellow]")
