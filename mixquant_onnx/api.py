@@ -63,8 +63,8 @@ def options_of(
         metric_key=metric_key,
         lower_is_better=lower_is_better,
     )
+    budgeted = scope == "model" or avg_bits is not None or max_size is not None or promise.wanted
     if method == "auto":
-        budgeted = scope == "model" or avg_bits is not None or max_size is not None or promise.wanted
         method = "gptq" if data is not None else ("mse" if budgeted else "minmax")
     known_method(method)
     if cost not in ("auto", "energy", "hessian", "output"):
@@ -95,6 +95,7 @@ def options_of(
             method=method,
             symmetric=symmetric,
             baseline=baseline,
+            estimate=budgeted,
         ),
         form=FormOptions(target=target, exact=exact, native_types=native_types, min_ort=min_ort),
         include=tuple(include),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.encodings.encoder import nbytes_of
 from mixquant_onnx.grid import effective_grid, to_rows
-from mixquant_onnx.methods import method
+from mixquant_onnx.methods import ESTIMATES, method
 from mixquant_onnx.methods.minmax import baseline_error
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors, WeightSite
 
@@ -22,13 +22,17 @@ AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOptions:
-    """Which candidates there are. `baseline`: `int8` is vanilla int8, `same` the same quantizer at 8 bits."""
+    """Which candidates there are. `baseline`: `int8` is vanilla int8, `same` the same quantizer at 8 bits.
+
+    `estimate`: errors of slow methods may be estimated.
+    """
 
     bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
     grids: tuple[Grid, ...] = (PER_CHANNEL,)
     method: str = "minmax"
     symmetric: bool = False
     baseline: Literal["int8", "same"] = "int8"
+    estimate: bool = False
 
 
 def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOptions) -> SiteErrors:
@@ -46,7 +50,8 @@ def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOp
         seen.add(grid)
         rows = to_rows(values, site.layout, grid)
         widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
-        sums = chosen.errors(rows, widths, options.symmetric)
+        errors = ESTIMATES.get(options.method, chosen.errors) if options.estimate else chosen.errors
+        sums = errors(rows, widths, options.symmetric)
         if baseline is None:
             baseline = sums[widths.index(8)]
         for bits, total in zip(options.bits, sums, strict=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import mixquant_onnx as mq
 from mixquant_onnx import goals
 from mixquant_onnx.api import options_of
 from mixquant_onnx.cli import main
-from mixquant_onnx.errors import MetricError
 from mixquant_onnx.graph import model_io
 
 SIZE = "wc -c < {model}"
@@ -48,17 +46,17 @@ def labelled(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("limit", ["12%", "0.2MB", "150kB", 110000, "25.5 %"])
-def test_a_file_of_a_given_size_is_at_most_that_and_nearly_that(
-    limit: str | int, model_path: Path, output: Path
+@pytest.mark.parametrize("share", [0.12, 0.15, 0.2, 0.26])
+def test_a_file_of_a_share_of_the_input_is_at_most_that_and_nearly_that(
+    share: float, model_path: Path, output: Path
 ) -> None:
-    unit = {"%": size_of(model_path) / 100, "MB": 1e6, "kB": 1e3, "": 1}
-    number, name = re.fullmatch(r"([0-9.]+) ?(\D*)", str(limit)).groups()  # type: ignore[union-attr]
-    wanted = float(number) * unit[name]
-    if wanted < size_of(model_path) * 0.11:
-        pytest.skip("less than 2 bits a weight")
-    mq.quantize(model_path, output, max_size=limit, verify=False)
-    assert 0.99 * wanted <= size_of(output) <= wanted
+    mq.quantize(model_path, output, max_size=f"{share:.0%}", verify=False)
+    assert 0.99 * share * size_of(model_path) <= size_of(output) <= share * size_of(model_path)
+
+
+@pytest.mark.parametrize("limit", ["0.15MB", "150 kb", 150000, "150000", "150000B"])
+def test_a_size_is_decimal_bytes(limit: str | int) -> None:
+    assert 0.99 * 150e3 <= mq.quantize(CNN, max_size=limit, verify=False).nbytes_after <= 150e3
 
 
 @pytest.mark.parametrize("bits", [(2, 4), (3, 5, 8)])
@@ -96,38 +94,6 @@ def test_average_bits_are_spent_but_not_exceeded(model_path: Path) -> None:
         assert 0.98 * bits <= mq.quantize(model_path, avg_bits=bits, verify=False).average_bits <= bits
 
 
-METRIC = "--metric-command='wc -c < {model}'"
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        *[(f"--max-size={size}", "--max-size") for size in ("0", "0%", "-5MB", "5XB", "many", "1.2.3MB", "%")],
-        *[(f"--avg-bits={bits}", "--avg-bits") for bits in ("1.9", "33", "nan", "many")],
-        *[(f"--max-drop={share}", "--max-drop") for share in ("100%", "-1%", "5", "nan", "few")],
-        *[(f"--min-agreement={share}", "--min-agreement") for share in ("0", "101%", "99", "most")],
-        *[(f"--min-sqnr={ratio}", "--min-sqnr") for ratio in ("nan", "inf", "loud")],
-        *[(f"--max-drop=1% {METRIC} --metric-timeout={s}", "--metric-timeout") for s in ("0", "-1", "nan", "inf", "1e9")],
-        ("--max-drop=1% --metric-command=true", "{model}"),
-        (METRIC, "--max-drop"),
-        ("--max-drop=1% --metric-key=a", "--metric-command"),
-        ("--max-drop=1% --lower-is-better", "--metric-command"),
-        ("--min-sqnr=9 --lower-is-better", "--metric-command"),
-        ("--max-size=1MB --avg-bits=4", "--avg-bits"),
-        ("--max-drop=1% --avg-bits=4", "--avg-bits"),
-        ("--min-sqnr=20 --max-size=1MB", "--max-size"),
-        ("--min-agreement=99% --avg-bits=4", "--avg-bits"),
-        ("--max-drop=1% --min-sqnr=20", "--min-sqnr"),
-        ("--min-agreement=99% --min-sqnr=20", "--min-sqnr"),
-        ("--min-sqnr=20 --no-verify --data=x.npz", "--no-verify"),
-        ("--cost=output --max-size=1MB", "--data"),
-    ],
-)  # fmt: skip
-def test_a_goal_that_makes_no_sense_is_named(options: str, named: str, model: Path, output: Path, fails: Fails) -> None:
-    arguments = [a.replace("'", "") for a in re.findall(r"(?:[^\s']|'[^']*')+", options)]
-    assert named in fails(2, model, output, *arguments)
-
-
 def test_inspect_shows_the_plan_of_a_size_and_refuses_a_promise(model_path: Path, fails: Fails) -> None:
     shown = mq.inspect(model_path, max_size="20%").plan
     assert shown.sites == mq.quantize(model_path, max_size="20%", verify=False).plan.sites
@@ -153,8 +119,9 @@ def test_a_promise_without_data_is_refused_before_the_search(
 
 
 def test_agreement_is_refused_where_the_model_has_no_classes(model: Path, output: Path, fails: Fails) -> None:
-    onnx.save(text("g (float[N,64] x, float[64,32] w) => (float[N,4,8] y) { h = MatMul (x, w) "
-                   "s = Constant <value = int64[3] {-1, 4, 8}> () y = Reshape (h, s) }", w=weight(64, 32)), model)  # fmt: skip
+    graph = """g (float[N,64] x, float[64,32] w) => (float[N,4,8] y)
+    { h = MatMul (x, w) s = Constant <value = int64[3] {-1, 4, 8}> () y = Reshape (h, s) }"""
+    onnx.save(text(graph, w=weight(64, 32)), model)
     np.savez(model.with_name("data.npz"), x=weight(32, 64))
     arguments = (model, output, "--min-agreement", "99%", "--data", model.with_name("data.npz"))
     assert "use --min-sqnr" in fails(6, *arguments)
@@ -213,21 +180,21 @@ def test_the_smallest_file_that_keeps_the_promise_is_written_and_each_try_is_tol
     assert size_of(output) == min(nbytes for _, nbytes, _, kept in tries(lines[1:]) if kept) == result.nbytes_after
     assert 3 <= len(lines) <= 12
     assert size_of(output) <= (1.06 * least if share > 0.11 else 0.12 * before)
-    assert bool(float_tensors(onnx.load(output), 1000)) == (share > 0.3)
+    assert bool(float_tensors(onnx.load(output), 1000) - {"positions"}) == (share > 0.3)
 
 
 def test_of_the_files_that_keep_the_promise_the_smallest_is_written_though_it_has_more_bits(
     model: Path, output: Path
 ) -> None:
     """Nodes that unpack odd widths take more bytes here than the codes do."""
-    _, lines = told(model, output, metric=lambda path: 1.0 + 0 * size_of(path), max_drop=0.5, verify=False)
-    sizes = [nbytes for _, nbytes, _, _ in tries(lines[1:])]
+    _, lines = told(model, output, metric=lambda path: float(size_of(path) > 4000), max_drop=0, verify=False)
+    sizes = [nbytes for _, nbytes, _, kept in tries(lines[1:]) if kept]
     assert sizes[-1] > min(sizes) == size_of(output)
 
 
 def test_a_figure_of_which_less_is_better_is_kept_low(tmp_path: Path, output: Path) -> None:
     command = "echo $((1000000 - $(wc -c < {model})))"
-    _, lines = told(CNN, output, metric=command, max_drop="140%"[:2] + "%", lower_is_better=True, verify=False)
+    _, lines = told(CNN, output, metric=command, max_drop="14%", lower_is_better=True, verify=False)
     most = 1.14 * (1000000 - size_of(CNN))
     assert all(kept == (figure <= most) for _, _, figure, kept in tries(lines[1:]))
     assert len({kept for *_, kept in tries(lines[1:])}) == 2
@@ -245,21 +212,6 @@ def test_a_promise_nobody_can_keep_is_told_and_nothing_is_written(
     assert output.read_bytes() == b"precious"
 
 
-def test_a_callable_judges_each_model_as_a_file_of_its_own(tmp_path: Path, output: Path) -> None:
-    seen: list[Path] = []
-
-    def metric(path: Path) -> float:
-        seen.append(path)
-        assert onnx.load(path).graph.node and path.is_absolute()
-        return 1.0
-
-    result = mq.quantize(classifier(), output, metric=metric, max_drop="1%", verify=False)
-    assert len(seen) == len(set(seen)) > 2
-    assert result.files == (output,) and files_under(tmp_path) == {output: output.read_bytes()}
-    assert mq.quantize(classifier(), metric=metric, max_drop=0.01, verify=False).files == ()
-    assert not any(path.exists() for path in seen)
-
-
 def test_a_promise_may_be_kept_in_place_and_leaves_data_files_of_others_alone(tmp_path: Path) -> None:
     source, data = tmp_path / "in.onnx", tmp_path / "out.onnx.data"
     onnx.save(classifier(), source, save_as_external_data=True, location=data.name, size_threshold=16)
@@ -270,25 +222,3 @@ def test_a_promise_may_be_kept_in_place_and_leaves_data_files_of_others_alone(tm
     placed = mq.quantize(source, source, **options).files
     assert set(files_under(tmp_path)) == {*files, *placed, data}
     onnx.checker.check_model(str(source))
-
-
-def stopped(*_: object, **__: object) -> float:
-    raise KeyboardInterrupt
-
-
-def test_what_goes_wrong_on_the_way_leaves_nothing(
-    model: Path, output: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = files_under(tmp_path)
-    for metric, raised in ((lambda _: float("nan"), MetricError), (stopped, KeyboardInterrupt)):
-        with pytest.raises(raised):
-            mq.quantize(model, output, metric=metric, max_drop=0.1)
-        assert files_under(tmp_path) == before
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    for owner, step in ((tempfile, "TemporaryDirectory"), (Path, "mkdir"), (Path, "replace")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, step, full)
-            assert "No space left" in fails(4, model, output, "--metric-command", SIZE, "--max-drop", "60%")

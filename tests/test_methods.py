@@ -7,7 +7,7 @@ import pytest
 from cases import Array
 
 from mixquant_onnx.integer import encode, levels
-from mixquant_onnx.methods import METHODS, candidates, hqq, method, minmax
+from mixquant_onnx.methods import METHODS, candidates, hqq, method, minmax, mse
 from mixquant_onnx.types import ALL_BITS
 
 BOTH = pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
@@ -197,3 +197,14 @@ def test_scales_round_up_as_they_are_stored() -> None:
     below = np.nextafter(rounded.astype(np.float16), np.float16(0))
     assert (rounded == rounded.astype(np.float16)).all() and (rounded >= scale).all() and (below < scale).all()
     assert candidates.stored_scale(np.array([1e-9, 1e9], np.float32), True).tolist() == [2.0**-14, 65408]
+
+
+def test_an_estimate_of_large_tensors_is_near_the_full_search() -> None:
+    random = np.random.default_rng(11)
+    spread = random.lognormal(0, 1, (600, 1))
+    rows = (random.standard_t(4, (600, 512)) * spread).astype(np.float32)
+    full = mse.errors(rows, (2, 4, 8), False)
+    estimated = mse.estimated_errors(rows, (2, 4, 8), False)
+    np.testing.assert_allclose(estimated, full, rtol=0.04)
+    assert estimated != full
+    assert mse.estimated_errors(rows[:20], (4,), False) == mse.errors(rows[:20], (4,), False)

@@ -6,7 +6,7 @@ as stored, and `errors(rows, bits, symmetric) -> [sum of squared errors at each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,11 @@ METHODS: dict[str, Method] = {
     "gptq": mse,
     "adaround": mse,
 }
+
+ESTIMATES: dict[str, Callable[[NDArray[np.float32], Sequence[int], bool], list[float]]] = dict.fromkeys(
+    ("mse", "gptq", "adaround"), mse.estimated_errors
+)
+"""Quicker stand-ins for `errors` of slow methods, good enough to share out a budget."""
 
 
 def method(name: str) -> Method:

