@@ -81,16 +81,14 @@ def _sized(priced: Priced, options: Options, text: str) -> Planned:
         if pool is None:
             widths = {scheme.bits for scheme in best.plan.sites.values()}
             pool = {n: [c for c in own if c.scheme and c.scheme.bits in widths] for n, own in choices.items()}
-        target, ceiling = limit - (taken - _predicted(best, choices)), float("inf")
+        target = limit - (taken - _predicted(best, choices))
         for _ in range(_SIZE_TURNS):
-            found = _within(priced, options, pool, int(min(target, ceiling - 1)))
+            found = _within(priced, options, pool, target)
             size, predicted = size_of(found, options), _predicted(found, choices)
             if taken < size <= limit:
                 best, taken = found, size
             if taken >= _SIZE_WITHIN * limit or (size <= limit and predicted == target):
                 return best
-            if size > limit:
-                ceiling = predicted
             target = predicted + limit - size
     return best
 
@@ -153,6 +151,7 @@ class _Prober:
         self.tried = 0
         self.last = ""
         self.reference: float | None = None
+        self.smallest: _Probe | None = None
 
     def probe(self, priced: Priced, bits: float, progress: Progress) -> _Probe:
         planned = plan_of_bits(priced, self._options, bits, floats=bits > _MOST_BITS)
@@ -161,7 +160,9 @@ class _Prober:
         self.tried += 1
         verdict = "kept" if kept else "not kept"
         self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {verdict}")
-        return _Probe(planned=planned, result=result, kept=kept, score=score)
+        probe = _Probe(planned=planned, result=result, kept=kept, score=score)
+        self._remember(probe)
+        return probe
 
     def _file(self) -> Path:
         """A name in a folder of its own, where the names of data files beside the output are taken, too."""
@@ -174,9 +175,14 @@ class _Prober:
                 (folder / file.name).touch()
         return folder / self._output.name
 
-    def drop(self, probe: _Probe) -> None:
-        """Its files, which may be large, are needed no more."""
-        shutil.rmtree(probe.result.files[0].parent, ignore_errors=True)
+    def _remember(self, probe: _Probe) -> None:
+        """The smallest file that keeps the promise stays; it is not always that of the fewest bits. Others go."""
+        smaller = self.smallest is None or probe.result.nbytes_after < self.smallest.result.nbytes_after
+        useless: _Probe | None = probe
+        if probe.kept and smaller:
+            useless, self.smallest = self.smallest, probe
+        if useless is not None:
+            shutil.rmtree(useless.result.files[0].parent, ignore_errors=True)
 
 
 def _check_judge(loaded: model_io.Loaded, options: Options) -> None:
@@ -224,20 +230,16 @@ def _smallest_kept(priced: Priced, options: Options, prober: _Prober, progress: 
     """From 4 bits up or down, then between what is kept and what is not. Two costs compete until one loses."""
     least = max(8 * priced.least_bytes / max(priced.elements, 1) * 1.0001, 0.01)
     bits, low, high = max(_FIRST_BITS, least), least, float("inf")
-    best: _Probe | None = None
     rivals = [priced, by_energy(priced)] if options.cost == "auto" and priced.cost != "energy" else [priced]
     while True:
         found, rivals = _compete(rivals, bits, prober, progress)
-        if found.kept:
-            best, high = found, bits
-        else:
-            low = bits
+        low, high = (low, bits) if found.kept else (bits, high)
         if (found.kept and bits <= least * 1.001) or high / low < _CLOSE or prober.tried >= _PROBES:
-            return best
+            return prober.smallest
         if high < float("inf"):
             bits = max((high * low) ** 0.5, least)
         elif low >= FLOAT_BITS * 0.9:
-            return best
+            return prober.smallest
         elif low < _MOST_BITS * 0.999:
             bits = min(low * 1.5, _MOST_BITS)
         else:

@@ -80,7 +80,7 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
     made = Point(setting=setting, nbytes=0, average_bits=8 * taken / max(elements, 1), cost=cost)
     if not options.verify:
         return replace(made, nbytes=size_of(planned, options))
-    result = execute(planned, replace(options, hold_back=True), None, name)
+    result = execute(planned, replace(options, hold_back=options.data is not None), None, name)
     quality = result.verification.quality if result.verification is not None else ()
     deployed = next((q for q in quality if q.profile == "deployed"), None)
     made = replace(made, nbytes=result.nbytes_after)

@@ -65,11 +65,11 @@ def test_a_size_that_all_widths_fit_into_takes_the_most_bits(bits: tuple[int, ..
     assert {scheme.bits for scheme in plan.sites.values()} == {max(bits)}
 
 
-@pytest.mark.parametrize("few", [(4, 8), (2, 4, 8)])
-def test_few_widths_come_near_the_size_too(few: tuple[int, ...]) -> None:
-    limit = 0.22 * size_of(CNN)
-    result = mq.quantize(CNN, max_size=f"{limit:.0f}", bits=few, verify=False)
-    assert 0.98 * limit <= result.nbytes_after <= limit
+@pytest.mark.parametrize(("name", "few", "share"), [("cnn", (2, 4, 8), 0.22), ("transformer", (4, 8), 0.25)])
+def test_few_widths_come_near_the_size_too(name: str, few: tuple[int, ...], share: float) -> None:
+    model = CNN.parent.parent / f"digits_{name}" / "model.onnx"
+    result = mq.quantize(model, max_size=f"{share:.0%}", bits=few, verify=False)
+    assert 0.98 * share * size_of(model) <= result.nbytes_after <= share * size_of(model)
 
 
 def test_external_data_counts_in_the_size(tmp_path: Path, output: Path) -> None:

@@ -17,9 +17,11 @@ import onnx
 
 import mixquant_onnx as mq
 from benchmarks.timing import table, versions
+from mixquant_onnx.allocators.qem import allocate
 from mixquant_onnx.feeds import Data, load_data, model_inputs, split
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.runtime import Session
+from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -62,9 +64,8 @@ def _goal(name: str, model: Path, root: Path, out: Path) -> list[object]:
     ]  # fmt: skip
 
 
-def _sqnr(model: Path, data: Data, reference: list[list[np.ndarray]], **options: object) -> float:
-    result = mq.quantize(model, verify=False, **options)
-    session = Session(result.model)
+def _sqnr(model: onnx.ModelProto, data: Data, reference: list[list[np.ndarray]]) -> float:
+    session = Session(model)
     noise = relative_noise(reference, [session.run(feed) for feed in data.feeds])
     return float("inf") if noise == 0 else -10 * float(np.log10(noise))
 
@@ -75,33 +76,37 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
     fit, held = split(loaded, load_data(calibration, None, model_inputs(loaded)))
     session = Session(loaded)
     reference = [session.run(feed) for feed in held.feeds]
+    errors = mq.inspect(model, method="mse").table
+    elements = sum(e.elements for e in errors.values())
     rows = []
     for bits in widths:
-        uniform = mq.inspect(model, bits=bits, method="mse").plan
-        table_ = mq.inspect(model, method="mse").table
-        taken = sum(next(c for c in table_[n].cells if c.scheme.bits == bits).nbytes for n in uniform.sites)
-        average = 8 * taken / sum(table_[n].elements for n in uniform.sites)
+        uniform = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in errors.items()}
+        average = 8 * sum(c.nbytes for c in uniform.values()) / elements
+        rule = _rule(errors, average * elements / 8)
         data = {"data": list(fit.feeds)} if given else {}
-        plain = _sqnr(model, held, reference, bits=bits, method="mse", rounding="nearest")
-        same = _sqnr(model, held, reference, bits=bits, **data, **({} if given else {"method": "mse"}))
-        rule = _sqnr(model, held, reference, method="mse", rounding="nearest", **_rule(model, average))
-        ours = _sqnr(model, held, reference, avg_bits=average + 1e-6, **data)
-        rows.append([name, bits, f"{average:.2f}", *(f"{v:.1f}" for v in (plain, rule, same, ours, ours - plain))])
+        nearest = [
+            _sqnr(mq.apply_plan(model, BitPlan(sites=plan), verify=False, rounding="nearest").model, held, reference)
+            for plan in ({n: c.scheme for n, c in uniform.items()}, rule)
+        ]
+        method = {} if given else {"method": "mse"}
+        ours = [
+            _sqnr(mq.quantize(model, verify=False, **chosen, **data).model, held, reference)
+            for chosen in ({"bits": bits, **method}, {"avg_bits": average + 1e-6})
+        ]
+        values = (*nearest, *ours, ours[1] - nearest[0])
+        rows.append([name, bits, f"{average:.2f}", *(f"{v:.1f}" for v in values)])
         print(*rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def _rule(model: Path, average: float) -> dict[str, float]:
-    """The QEM at which the layer rule comes nearest to `average` bits from below."""
-    qems = np.geomspace(0.3, 3000, 25)
-    low, high = 0, len(qems) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        planned = mq.inspect(model, qem=float(qems[middle]), method="mse")
-        cells = [next(c for c in planned.table[n].cells if c.scheme == s) for n, s in planned.plan.sites.items()]
-        taken = 8 * sum(c.nbytes for c in cells) / sum(planned.table[n].elements for n in planned.plan.sites)
-        low, high = (low, middle) if taken <= average else (middle, high)
-    return {"qem": float(qems[high])}
+def _rule(errors: ErrorTable, limit: float) -> dict[str, Scheme]:
+    """The layer rule at the smallest QEM that takes at most `limit` bytes."""
+    for qem in np.geomspace(0.3, 30000, 200):
+        chosen = allocate(errors, float(qem))
+        taken = sum(next(c.nbytes for c in errors[n].cells if c.scheme == s) for n, s in chosen.items())
+        if taken <= limit:
+            return chosen
+    return chosen
 
 
 def main(arguments: list[str]) -> int:
@@ -109,6 +114,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MIXQUANT_DATA"))
     parser.add_argument("--only", help="names, separated by commas")
     parser.add_argument("--bits", default="3,4,5", help="average bits of the second table; empty: leave it out")
+    parser.add_argument("--data-free", action="store_true", help="of the second table only the half without data")
     parser.add_argument("--no-goals", action="store_true", help="leave the first table out")
     args = parser.parse_args(arguments)
     if args.data_root is None:
@@ -127,7 +133,7 @@ def main(arguments: list[str]) -> int:
         header = ["model", "float MB", "float", "best of others", "MB", "figure", "bits", "cost", "tries", "time"]
         print(table(header, rows))
     widths = [int(b) for b in args.bits.split(",") if b]
-    for given in (True, False) if widths else ():
+    for given in ((False,) if args.data_free else (True, False)) if widths else ():
         how = "with `--data`" if given else "data-free"
         print(f"\nOutput SQNR in dB on held-back data at the bytes of uniform bits, {how}.\n")
         curves = [r for n, p in models.items() for r in _curve(n, p, root / n / "calib.npz", widths, given)]

@@ -1,0 +1,231 @@
+"""`mixquant-onnx sweep`: one row a plan, the same in a terminal, CSV and JSON, and again from a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from cases import Fails, classifier, decibels, files_under, text, weight
+from conftest import ROOT
+
+import mixquant_onnx as mq
+from mixquant_onnx import allocation, costs, planning
+from mixquant_onnx.cli import main
+from mixquant_onnx.cli_sweep import numbers
+from mixquant_onnx.sweep import Point, marked
+
+CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
+Row = dict[str, Any]
+Sweep = Callable[..., list[Row]]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Run the command; the rows of its JSON."""
+
+    def run(*arguments: object) -> list[Row]:
+        path = tmp_path / "rows.json"
+        assert main(["sweep", *map(str, arguments), "--json", str(path)]) == 0
+        rows: list[Row] = json.loads(path.read_text(encoding="utf8"), parse_constant=pytest.fail)
+        path.unlink()
+        return rows
+
+    return run
+
+
+def point(nbytes: int, sqnr: float | None, cost: float = 1.0) -> Point:
+    return Point(setting="", nbytes=nbytes, average_bits=4.0, cost=cost, sqnr_db=sqnr)
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(10, 5.0, 0.0), (20, 9.0, 0.0), (30, 12.0, 0.0)], [True, True, True]),
+        ([(10, 9.0, 0.0), (20, 9.0, 0.0), (30, 8.0, 0.0)], [True, False, False]),
+        ([(10, 5.0, 0.0), (20, 4.0, 9.0), (30, 6.0, 0.0)], [True, False, True]),
+        ([(10, 7.0, 0.0), (10, 5.0, 0.0), (10, 7.0, 0.0)], [True, False, False]),
+        ([(10, None, 3.0), (20, None, 4.0), (30, None, 1.0)], [True, False, True]),
+        ([(10, 50.0, 0.0), (20, math.inf, 0.0), (30, math.inf, 0.0)], [True, True, False]),
+        ([(10, -3.0, 0.0), (20, -2.0, 0.0)], [True, True]),
+        ([], []),
+    ],
+)
+def test_points_are_marked_that_no_other_is_as_small_and_better_than(
+    points: list[tuple[int, float | None, float]], front: list[bool]
+) -> None:
+    typed = [point(*values) for values in points]
+    found = marked(typed[::-1])
+    assert sorted((p.nbytes, -(p.sqnr_db or 0)) for p in found) == [(p.nbytes, -(p.sqnr_db or 0)) for p in found]
+    assert sorted(p.nbytes for p in found) == [p.nbytes for p in typed]
+    assert [p.pareto for p in found] == front
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1,2,4", [1, 2, 4]), ("3", [3]), (" 2.5 , 4 ", [2.5, 4]), ("2.5..4", [2.5, 3, 3.5, 4]), ("2..4:1", [2, 3, 4]),
+        ("2..3.2", [2, 2.5, 3]), ("3..3", [3]), ("3..3.3:0.1", [3, 3.1, 3.2, 3.3]), ("2, 3..4:1 ,8", [2, 3, 4, 8]),
+    ],
+)  # fmt: skip
+def test_numbers_are_lists_and_ranges(written: str, read: list[float]) -> None:
+    assert numbers(written, "--qem") == read
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("", "--qem"),
+        *[(f"--qem {text}", "--qem") for text in ("few", "1,,2", ",", "1..", "4..1", "1..2:0", "1...2", "1;2")],
+        *[(f"--avg-bits {text}", "--avg-bits") for text in ("few", "8..2", "2..8:0")],
+        *[(f"--qem {text}", "QEM") for text in ("0", "-1", "0..4", "nan")],
+        *[(f"--avg-bits {text}", "2 to 32") for text in ("1.9", "33", "1..4", "nan")],
+        ("--qem inf", "--qem"),
+        ("--avg-bits 2", "smallest possible"),
+        ("--qem", "--qem"),
+        ("--qem 1 --csv", "--csv"),
+        ("--qem 1 --max-drop 1%", "goal"),
+        ("--qem 1 --min-sqnr 0", "goal"),
+        ("--qem 1 --max-size 1MB", "goal"),
+        ("--qem 1 other.onnx", "1 file name"),
+        ("--qem 1 --colour red", "--colour"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(options: str, named: str, model: Path, fails: Fails) -> None:
+    assert named in fails(2, "sweep", model, *options.split())
+
+
+def test_a_sweep_has_one_row_a_plan_and_csv_and_json_agree(
+    model: Path, tmp_path: Path, sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_under(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    rows = sweep(model, "--qem", "1,2,400", "--avg-bits", "2.5..8", "--csv", tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(encoding="utf8", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert listed == [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
+    assert list(rows[0]) == list(Point.__dataclass_fields__)
+    wanted = {*(f"qem {x}" for x in (1, 2, 400)), *(f"avg-bits {x / 2:g}" for x in range(5, 17))}
+    assert len(rows) == 15 and {row["setting"] for row in rows} == wanted
+    assert [row["nbytes"] for row in rows] == sorted(row["nbytes"] for row in rows)
+    for row in rows:
+        better = [o for o in rows if o["nbytes"] <= row["nbytes"] and o["sqnr_db"] >= row["sqnr_db"] and o is not row]
+        strictly = [o for o in better if (o["nbytes"], o["sqnr_db"]) != (row["nbytes"], row["sqnr_db"])]
+        assert not (row["pareto"] and strictly) and (row["pareto"] or better)
+        if row["setting"].startswith("avg-bits"):
+            assert row["average_bits"] <= float(row["setting"].split()[1])
+    printed = capsys.readouterr().out
+    assert all(row["setting"] in printed for row in rows)
+    assert files_under(tmp_path).keys() - before.keys() == {tmp_path / "rows.csv"}
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("verify", [[], ["--no-verify"]])
+def test_each_row_is_what_a_run_of_that_plan_gives(
+    scope: Any, verify: list[str], model: Path, tmp_path: Path, sweep: Sweep
+) -> None:
+    rows = sweep(model, "--qem", "1,400", "--avg-bits", "3,7.5", "--scope", scope, *verify, "--method", "mse")
+    assert len({row["average_bits"] for row in rows}) == 4
+    for row in rows:
+        name, number = row["setting"].split()
+        options: dict[str, Any] = {"avg_bits": float(number)} if name == "avg-bits" else {"qem": float(number)}
+        run = mq.quantize(model, method="mse", scope=scope, **options)
+        assert (row["nbytes"], row["average_bits"]) == (run.nbytes_after, pytest.approx(run.average_bits))
+        assert run.verification and row["accuracy"] is None
+        assert row["sqnr_db"] == (None if verify else pytest.approx(run.verification.quality[1].sqnr_db))
+
+
+def test_quality_is_measured_on_data_that_was_held_back(tmp_path: Path, sweep: Sweep) -> None:
+    data, output = tmp_path / "some.npz", tmp_path / "out.onnx"
+    with np.load(CNN.with_name("eval.npz")) as all_rows:
+        values, labels = all_rows["input"][:64], all_rows["labels"][:64]
+    np.savez(data, input=values, labels=labels)
+    fixed = ["--method", "mse", "--cost", "energy", "--rounding", "nearest"]
+    (row,) = sweep(CNN, "--avg-bits", "2.6", "--data", data, *fixed)
+    assert main([str(CNN), str(output), "--avg-bits", "2.6", "--no-verify", *fixed]) == 0
+    held = np.arange(64) // 4 % 4 == 3
+    wanted, got = (onnxruntime.InferenceSession(p).run(None, {"input": values[held]})[0] for p in (CNN, output))
+    assert row["sqnr_db"] == pytest.approx(decibels(wanted, got), abs=0.01)
+    assert row["accuracy"] == np.mean(got.argmax(1) == labels[held]) < 1
+    assert row["top1_agreement"] == np.mean(got.argmax(1) == wanted.argmax(1))
+
+
+def again(*_: object, **__: object) -> None:
+    raise AssertionError("measured again")
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_a_table_gives_the_same_plans_without_measuring(
+    with_data: bool, model: Path, tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, data = tmp_path / "table.json", tmp_path / "data.npz"
+    np.savez(data, x=weight(64, 64) * 10)
+    plans = [model, "--qem", "1,2,9", "--avg-bits", "3..8:1", "--no-verify", "--exclude", "second"]
+    first = sweep(*plans, "--table", table, *(["--data", data] if with_data else []))
+    assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("output" if with_data else "energy")
+    for owner, step in ((allocation, "price"), (planning, "measure"), (costs, "output"), (costs, "energy")):
+        monkeypatch.setattr(owner, step, again)
+    assert sweep(*plans, "--from-table", table, "--table", tmp_path / "copy.json") == first
+    assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(table.read_text())
+
+
+def renamed() -> onnx.ModelProto:
+    return text("g (float[N,64] x, float[64,64] a) => (float[N,64] y) { y = MatMul (x, a) }", a=weight(64, 64))
+
+
+def of_another_shape() -> onnx.ModelProto:
+    return text("g (float[N,64] x, float[64,32] v) => (float[N,32] y) { y = MatMul (x, v) }", v=weight(64, 32))
+
+
+def with_other_weights() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight(64, 64) * np.float32(1.01), "v"))
+    return model
+
+
+@pytest.mark.parametrize("other", [renamed, of_another_shape, with_other_weights])
+def test_a_table_of_another_model_is_refused(
+    other: Callable[[], onnx.ModelProto], model: Path, tmp_path: Path, sweep: Sweep, fails: Fails
+) -> None:
+    table = tmp_path / "table.json"
+    sweep(model, "--qem", "2", "--no-verify", "--table", table)
+    onnx.save(other(), model)
+    assert "'v'" in fails(5, "sweep", model, "--qem", "2", "--from-table", table)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [b"", b"text", b"\xff\xfe", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "sites": []}', {"cells": []},
+     {"cells": [{"scheme": "w9.channel.mse", "qe": 1, "nbytes": 1, "cost": 1}]}, {"cells": {"a": 1}}, {"power": None},
+     {"cells": [{"scheme": "w4.channel.mse", "qe": 1, "nbytes": math.inf, "cost": 1}]}],
+    ids=str,
+)  # fmt: skip
+def test_a_file_that_is_no_table_is_refused(
+    change: bytes | Row, model: Path, tmp_path: Path, sweep: Sweep, fails: Fails
+) -> None:
+    table = tmp_path / "table.json"
+    sweep(model, "--qem", "2", "--no-verify", "--table", table)
+    if isinstance(change, dict):
+        made = json.loads(table.read_text(encoding="utf8"))
+        made["sites"]["v"].update(change)
+        table.write_text(json.dumps(made), encoding="utf8")
+    else:
+        table.write_bytes(change)
+    assert "table" in fails(5, "sweep", model, "--qem", "2", "--from-table", table) or "w9" in str(change)
+    assert "absent" in fails(5, "sweep", model, "--qem", "2", "--from-table", tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json", "--table"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_search(
+    option: str, model: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allocation, "price", again)
+    assert "does not exist" in fails(4, "sweep", model, "--qem", "2", option, tmp_path / "absent" / "file")
+    assert "is a folder" in fails(4, "sweep", model, "--qem", "2", option, tmp_path)
