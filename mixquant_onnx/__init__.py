@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from mixquant_onnx.errors import (
     DataError,
+    MetricError,
     MixquantError,
     ModelError,
     OptionError,
     OutputError,
     PlanError,
+    PromiseError,
     ProofError,
     UnchangedError,
 )
@@ -25,11 +27,13 @@ __version__ = "0.1.0"
 __all__ = [
     "BitPlan",
     "DataError",
+    "MetricError",
     "MixquantError",
     "ModelError",
     "OptionError",
     "OutputError",
     "PlanError",
+    "PromiseError",
     "ProofError",
     "RunResult",
     "UnchangedError",

@@ -64,16 +64,23 @@ def user_data(loaded: model_io.Loaded, options: Options) -> Data | None:
 
 
 def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Priced:
-    """Search, and the cost that the inputs allow: output with data, else energy. Raises OptionError, DataError."""
+    """Search, and the cost of each candidate. Raises OptionError, DataError.
+
+    The default with data is output balanced with energy; a promise, which may try both, takes output alone.
+    """
     data = user_data(loaded, options)
     searched = search(loaded, options, progress)
-    kind = options.cost if options.cost != "auto" else ("energy" if data is None else "output")
+    kind: str = options.cost
+    if kind == "auto":
+        kind = "energy" if data is None else ("output" if options.promise.wanted else "balanced")
     if kind == "energy" or data is None or not searched.table:
         return Priced(searched=searched, costs=measured.energy(searched.table), cost="energy")
     sites = {name: searched.sites[name] for name in searched.table}
     fit, held = split(loaded.model, data)
-    if kind == "output":
+    if kind in ("output", "balanced"):
         found = measured.output(searched.table, loaded.model, sites, fit, held, progress)
+        if kind == "balanced":
+            found = measured.balanced(found, measured.energy(searched.table))
     else:
         seconds = Calibration(loaded.model, sites, fit).second_moments(list(sites))
         found = measured.hessian(searched.table, sites, seconds)

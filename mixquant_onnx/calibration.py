@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import ModelProto
 
-from mixquant_onnx.feeds import Data, Feed, batches
+from mixquant_onnx.feeds import Data, Feed, batches, thinned
 from mixquant_onnx.graph.inputs import Feature, feature_of
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.graph.watch import Place, watch
@@ -21,6 +21,9 @@ ROWS = 8192
 _ROWS_A_COLUMN = 6
 _FEWEST_ROWS = 2048
 
+_MOST_ROWS = 512
+"""Rows of data that are run, in batches evenly spaced: each is run again for every layer."""
+
 _PLACES = 16
 """Inputs watched in one run, so that not all activations of a model are in memory at once."""
 
@@ -32,7 +35,7 @@ class Calibration:
         self._model = model
         found = {name: feature_of(located) for name, located in sites.items()}
         self.features: dict[str, Feature] = {name: f for name, f in found.items() if f is not None}
-        self._feeds: tuple[Feed, ...] = batches(model, data)
+        self._feeds: tuple[Feed, ...] = thinned(batches(model, data), _MOST_ROWS)
 
     def stages(self, names: Sequence[str]) -> list[list[str]]:
         """`names` in order, those that read the same value together; sites without a feature alone."""

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--metric-timeout", type=float, default=1800.0, metavar="S", help="seconds for a command (1800)")
     goal.add_argument(
         "--cost", default="auto", choices=("auto", "energy", "hessian", "output"),
-        help="what a budget minimises; auto (default): output with --data, else energy",
+        help="what a budget minimises; auto (default): output and energy balanced with --data, else energy",
     )  # fmt: skip
     form = parser.add_argument_group("form of the file")
     form.add_argument(
@@ -196,6 +196,10 @@ def _run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     chosen = options_of(**options)
     given = None if args.apply is None else read_plan(args.apply)
+    if given is not None and (chosen.promise.wanted or chosen.max_size is not None or chosen.avg_bits is not None):
+        raise OptionError(
+            "--apply replays a plan as it is; a goal (--max-drop, --max-size, ...) makes one: give one of them"
+        )
     loaded = load(source)
     with _progress() as progress:
         if given is not None:

@@ -175,6 +175,13 @@ def batches(model: ModelProto, data: Data, rows: int = 32) -> tuple[Feed, ...]:
     return tuple(cut)
 
 
+def thinned(feeds: tuple[Feed, ...], rows: int) -> tuple[Feed, ...]:
+    """Every n-th of `feeds`, so that they hold about `rows` rows of their first input at most."""
+    firsts = [next(iter(feed.values()), None) for feed in feeds]
+    total = sum(1 if first is None or first.ndim == 0 else len(first) for first in firsts)
+    return feeds[:: max(1, -(-total // rows))] if len(feeds) > 1 else feeds
+
+
 def split(model: ModelProto, data: Data, every: int = 4) -> tuple[Data, Data]:
     """(what to fit on, what to judge by): each `every`-th batch is held back. The same data twice if not to be cut.
 

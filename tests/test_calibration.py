@@ -184,7 +184,7 @@ def test_few_samples_are_believed_less() -> None:
             feeds=({"x": RANDOM.standard_normal((count, 64)).astype(np.float32)},), labels=None, synthetic=False
         )
         doubts.append(Calibration(model, find(model, 1).sites, data).second_moments(["w"])["w"])
-    assert [round(d.doubt, 3) for d in doubts] == [0.889, 0.5, 0.015]
+    assert [round(d.doubt, 3) for d in doubts] == [0.889, 0.5, 0.03]
     assert np.linalg.eigvalsh(doubts[0].shrunk()[0].astype(np.float64)).min() > 0
 
 

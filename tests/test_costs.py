@@ -66,8 +66,9 @@ def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:
 
 
 def test_a_weight_behind_a_huge_gain_gets_the_bits() -> None:
-    planned = mq.inspect(two_paths(100.0), avg_bits=5.5, data=feed(), method="mse")
-    assert planned.plan.sites["a"].bits > planned.plan.sites["b"].bits + 1
+    for cost, more in (("output", 1), ("auto", 0)):
+        planned = mq.inspect(two_paths(100.0), avg_bits=5.5, data=feed(), method="mse", cost=cost)
+        assert planned.plan.sites["a"].bits > planned.plan.sites["b"].bits + more
     blind = mq.inspect(two_paths(100.0), avg_bits=5.5)
     assert abs(blind.plan.sites["a"].bits - blind.plan.sites["b"].bits) <= 1
 

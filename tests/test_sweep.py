@@ -169,8 +169,8 @@ def test_a_table_gives_the_same_plans_without_measuring(
     np.savez(data, x=weight(64, 64) * 10)
     plans = [model, "--qem", "1,2,9", "--avg-bits", "3..8:1", "--no-verify", "--exclude", "second"]
     first = sweep(*plans, "--table", table, *(["--data", data] if with_data else []))
-    assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("output" if with_data else "energy")
-    for owner, step in ((allocation, "price"), (planning, "measure"), (costs, "output"), (costs, "energy")):
+    assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("balanced" if with_data else "energy")
+    for owner, step in ((allocation, "price"), (planning, "measure"), (costs, "balanced"), (costs, "energy")):
         monkeypatch.setattr(owner, step, again)
     assert sweep(*plans, "--from-table", table, "--table", tmp_path / "copy.json") == first
     assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(table.read_text())

@@ -96,14 +96,14 @@ def show_plan(summary: dict[str, Any], console: Console) -> None:
 def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
     """One row a plan, smallest first; a star for those on the Pareto front."""
     table = Table(title="size against quality", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for name in ("plan", "size", "of input", "bits", "SQNR", "top-1 agreement", "accuracy", ""):
+    for name in ("", "plan", "size", "of input", "bits", "SQNR", "agreement", "accuracy"):
         table.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
     for p in points:
         shares = ["-" if v is None else f"{v:.2%}" for v in (p.top1_agreement, p.accuracy)]
         sqnr = _decibels(None if p.sqnr_db is None else _plain(p.sqnr_db))
         table.add_row(
-            p.setting, _size(p.nbytes), f"{p.nbytes / nbytes:.1%}", f"{p.average_bits:.2f}", sqnr, *shares,
-            "*" if p.pareto else "",
+            "*" if p.pareto else "", p.setting, _size(p.nbytes), f"{p.nbytes / nbytes:.1%}",
+            f"{p.average_bits:.2f}", sqnr, *shares,
         )  # fmt: skip
     console.print(table)
     console.print("* no other plan is both smaller and better")
