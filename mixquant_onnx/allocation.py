@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mixquant_onnx import costs as measured
 from mixquant_onnx.allocators import qem as qem_rule
-from mixquant_onnx.allocators.budget import Choice, best_within_bytes, smallest_within_cost
+from mixquant_onnx.allocators.budget import Choice, Choices, best_within_bytes, smallest_within_cost
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.costs import Costs
 from mixquant_onnx.errors import OptionError
@@ -48,19 +48,20 @@ class Priced:
     def least_bytes(self) -> int:
         return sum(min(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
 
-    @property
-    def most_bytes(self) -> int:
-        return sum(max(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
-
 
 def user_data(loaded: model_io.Loaded, options: Options) -> Data | None:
     """The user's data, checked against the model. Raises DataError."""
-    if options.data is None:
-        return None
+    if options.data is None or isinstance(options.data, Data):
+        return options.data
     inputs = model_inputs(loaded.model)
     if isinstance(options.data, tuple):
         return data_of(options.data, options.labels, inputs)
     return load_data(options.data, options.labels, inputs)
+
+
+def with_data(loaded: model_io.Loaded, options: Options) -> Options:
+    """`options` with the data read, so that no later step reads it again. Raises DataError."""
+    return replace(options, data=user_data(loaded, options))
 
 
 def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Priced:
@@ -74,7 +75,7 @@ def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet)
     if kind == "auto":
         kind = "energy" if data is None else ("output" if options.promise.wanted else "balanced")
     if kind == "energy" or data is None or not searched.table:
-        return Priced(searched=searched, costs=measured.energy(searched.table), cost="energy")
+        return by_energy(searched)
     sites = {name: searched.sites[name] for name in searched.table}
     fit, held = split(loaded.model, data)
     if kind in ("output", "balanced"):
@@ -87,17 +88,21 @@ def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet)
     return Priced(searched=searched, costs=found, cost=kind)
 
 
-def by_energy(priced: Priced) -> Priced:
-    """The same search at the data-free cost."""
-    return Priced(searched=priced.searched, costs=measured.energy(priced.searched.table), cost="energy")
+def by_energy(searched: Searched) -> Priced:
+    """At the data-free cost."""
+    return Priced(searched=searched, costs=measured.energy(searched.table), cost="energy")
+
+
+def by_rule(searched: Searched, options: Options) -> Planned:
+    """The paper's rule, layer by layer."""
+    return planned_with(searched, qem_rule.allocate(searched.table, options.qem), options, "qem")
 
 
 def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
     """Search and allocation: nothing is changed. Raises OptionError where a budget cannot be met, DataError."""
     if not options.budgeted:
         user_data(loaded, options)
-        searched = search(loaded, options, progress)
-        return planned_with(searched, qem_rule.allocate(searched.table, options.qem), options, "qem")
+        return by_rule(search(loaded, options, progress), options)
     priced = price(loaded, options, progress)
     planned = plan_priced(priced, options)
     return replace(planned, notes=disagreements(planned, priced, options))
@@ -111,7 +116,7 @@ def disagreements(planned: Planned, priced: Priced, options: Options) -> tuple[s
     """The weights on which a measured cost and the data-free one differ most, at the same budget."""
     if priced.cost == "energy":
         return ()
-    blind = plan_priced(by_energy(priced), options).plan.sites
+    blind = plan_priced(by_energy(priced.searched), options).plan.sites
     far = {
         name: (scheme.bits, blind[name].bits)
         for name, scheme in planned.plan.sites.items()
@@ -146,12 +151,12 @@ def plan_of_bits(priced: Priced, options: Options, bits: float, floats: bool = F
             f"--avg-bits {bits:g} is below the smallest possible, {least:.2f} with scales and zero points; "
             f"allow fewer bits with --bits or a coarser --granularity"
         )
-    return plan_of_bytes(priced, options, limit, floats)
+    return plan_within(priced, options, priced.choices(floats), limit)
 
 
-def plan_of_bytes(priced: Priced, options: Options, limit: int, floats: bool = False) -> Planned:
-    """The least cost whose codes, scales and zero points take at most `limit` bytes, or the fewest bytes."""
-    chosen = best_within_bytes(priced.choices(floats), limit)
+def plan_within(priced: Priced, options: Options, choices: Choices, limit: int) -> Planned:
+    """The least cost of `choices` that take at most `limit` bytes, or the fewest bytes."""
+    chosen = best_within_bytes(choices, limit)
     return planned_with(priced.searched, _schemes(chosen), options, "budget")
 
 

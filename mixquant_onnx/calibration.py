@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import ModelProto
 
-from mixquant_onnx.feeds import Data, Feed, batches, thinned
+from mixquant_onnx.feeds import Data, batches, thinned
 from mixquant_onnx.graph.inputs import Feature, feature_of
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.graph.watch import Place, watch
 from mixquant_onnx.rounding import Moments
-from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
 from mixquant_onnx.second_moments import Accumulator, SecondMoments
 from mixquant_onnx.types import FloatArray
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.errors import MixquantError, OptionError, OutputError
+from mixquant_onnx.cli_common import Parser, write_text
+from mixquant_onnx.errors import MixquantError, OptionError
 
 if TYPE_CHECKING:
     from mixquant_onnx.progress import Progress
@@ -37,13 +38,8 @@ def _release(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise OptionError(f"{message}; see mixquant-onnx --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="mixquant-onnx",
         usage="mixquant-onnx IN.onnx OUT.onnx [options]\n       mixquant-onnx inspect IN.onnx [options]\n"
         "       mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [--csv FILE] [--table FILE] [options]",
@@ -159,10 +155,7 @@ def _progress() -> Iterator[Progress]:
 
 
 def _write(path: Path, data: Any) -> None:
-    try:
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
+    write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.errors import OptionError, OutputError, PlanError
+from mixquant_onnx.cli_common import Parser, write_text
+from mixquant_onnx.errors import OptionError, PlanError
 
 if TYPE_CHECKING:
     from mixquant_onnx.progress import Progress
@@ -40,14 +41,9 @@ def numbers(text: str, flag: str) -> list[float]:
     return values
 
 
-class _Own(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise OptionError(f"{message}; see mixquant-onnx --help")
-
-
 def split_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options that only sweep has, or has as lists, and the others."""
-    own = _Own(add_help=False, allow_abbrev=False)
+    own = Parser(add_help=False, allow_abbrev=False)
     own.add_argument("--qem")
     own.add_argument("--avg-bits")
     own.add_argument("--csv", type=Path)
@@ -91,19 +87,18 @@ def run_sweep(
         points = sweep(priced, chosen, qems, bits, str(source), progress)
     show_sweep(points, loaded.nbytes, Console(highlight=False))
     if own.table is not None:
-        _write(own.table, json.dumps(table_to_json(priced)) + "\n")
+        write_text(own.table, json.dumps(table_to_json(priced)) + "\n")
     if own.json is not None:
-        _write(own.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
+        write_text(own.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
     if own.csv is not None:
-        _write(own.csv, _csv(points))
+        write_text(own.csv, _csv(points))
     return 0
 
 
 def _plain(point: Point) -> dict[str, Any]:
-    made = asdict(point)
-    return {
-        key: (str(v) if isinstance(v, float) and v in (float("inf"), float("-inf")) else v) for key, v in made.items()
-    }
+    from mixquant_onnx.report.summary import finite
+
+    return {key: finite(v) if isinstance(v, float) else v for key, v in asdict(point).items()}
 
 
 def _csv(points: Sequence[Point]) -> str:
@@ -122,10 +117,3 @@ def _read(path: Path) -> Any:
         raise PlanError(f"{path}: {error.strerror or error}; write a table with sweep --table FILE") from error
     except ValueError as error:
         raise PlanError(f"{path}: not JSON ({error}); write a table with sweep --table FILE") from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error

@@ -16,14 +16,15 @@ from onnx import ModelProto
 from mixquant_onnx.allocators.budget import relative_error
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.feeds import Data, thinned
-from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
+from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.metrics import relative_noise
-from mixquant_onnx.oracle import put, replace_weight
+from mixquant_onnx.oracle import editable_copy, put, replace_weight
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.quantizer import SOLVERS, Inputs, dequantized, fits, output_error, quantize_weight
+from mixquant_onnx.quantizer import dequantized, output_error, quantize_weight
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.types import ErrorTable, FloatArray, Scheme, SiteErrors
+from mixquant_onnx.verify import run_all
 
 Costs = Mapping[str, Mapping[Scheme, float]]
 
@@ -51,7 +52,7 @@ def hessian(table: ErrorTable, sites: Mapping[str, LocatedSite], moments: Mappin
 
 
 def _layer_errors(errors: SiteErrors, located: LocatedSite, moments: SecondMoments | None) -> dict[Scheme, float]:
-    if moments is None or not fits(located.site, moments):
+    if moments is None:
         return {cell.scheme: relative_error(errors, cell.qe) for cell in errors.cells}
     weight = np.asarray(weight_values(located), np.float32)
     rounded = {
@@ -74,18 +75,15 @@ def output(
     held = replace(held, feeds=thinned(held.feeds, _MOST_ROWS))
     seconds = calibration.second_moments(list(table))
     own = hessian(table, sites, seconds)
-    current = ModelProto()
-    current.CopyFrom(model)
-    replaced = find(current, 1).sites
+    current, replaced = editable_copy(model)
     try:
-        reference = _outputs(model, held)
+        reference = run_all(Session(model), held)
         reactions = {}
         for position, (name, errors) in enumerate(table.items()):
-            inputs: Inputs = seconds.get(name)
-            if isinstance(inputs, SecondMoments) and not fits(sites[name].site, inputs):
-                inputs = None
             found = [
-                _reaction(current, sites[name], replaced[name], scheme, inputs, reference, held, own[name][scheme])
+                _reaction(
+                    current, sites[name], replaced[name], scheme, seconds.get(name), reference, held, own[name][scheme]
+                )
                 for scheme in _anchors(errors)
             ]
             reactions[name] = _geometric_mean([r for r in found if r > 0])
@@ -115,23 +113,17 @@ def _anchors(errors: SiteErrors) -> list[Scheme]:
 
 
 def _reaction(
-    current: ModelProto, located: LocatedSite, replaced: LocatedSite, scheme: Scheme, inputs: Inputs,
+    current: ModelProto, located: LocatedSite, replaced: LocatedSite, scheme: Scheme, inputs: SecondMoments | None,
     reference: list[list[FloatArray]], held: Data, own: float,
 ) -> float:  # fmt: skip
     """Noise at the outputs for each unit of the site's own error; 0 where there is neither."""
     if own <= 0:
         return 0.0
     weight = weight_values(located)
-    known = inputs if scheme.method in SOLVERS or not isinstance(inputs, SecondMoments) else inputs.moments
-    replace_weight(replaced, quantize_weight(located.site, weight, scheme, known))
-    noise = relative_noise(reference, _outputs(current, held))
+    replace_weight(replaced, quantize_weight(located.site, weight, scheme, inputs))
+    noise = relative_noise(reference, run_all(Session(current), held))
     put(replaced, weight)
     return noise / own if math.isfinite(noise) else 0.0
-
-
-def _outputs(model: ModelProto, data: Data) -> list[list[FloatArray]]:
-    session = Session(model)
-    return [session.run(feed) for feed in data.feeds]
 
 
 def _geometric_mean(values: list[float]) -> float:

@@ -12,6 +12,12 @@ MixquantError            1  anything below, caught by callers who do not care wh
 └── MetricError         10  the user's measure failed, hung, or gave no number
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class MixquantError(Exception):
     """Base of every error that is the user's to act on. The message is one line."""
@@ -53,3 +59,12 @@ class PromiseError(MixquantError):
 
 class MetricError(MixquantError):
     exit_code = 10
+
+
+@contextmanager
+def writing(path: Path | None) -> Iterator[None]:
+    """An OSError inside becomes the OutputError of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error

@@ -13,9 +13,8 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.graph.scopes import walk
+from mixquant_onnx.runtime import Feed
 from mixquant_onnx.types import FloatArray
-
-Feed = Mapping[str, FloatArray]
 
 LABELS = "labels"
 SEED = 0
@@ -175,10 +174,15 @@ def batches(model: ModelProto, data: Data, rows: int = 32) -> tuple[Feed, ...]:
     return tuple(cut)
 
 
+def row_count(feed: Feed) -> int:
+    """Rows of the first input; one for a feed without rows."""
+    first = next(iter(feed.values()), None)
+    return 1 if first is None or first.ndim == 0 else len(first)
+
+
 def thinned(feeds: tuple[Feed, ...], rows: int) -> tuple[Feed, ...]:
     """Every n-th of `feeds`, so that they hold about `rows` rows of their first input at most."""
-    firsts = [next(iter(feed.values()), None) for feed in feeds]
-    total = sum(1 if first is None or first.ndim == 0 else len(first) for first in firsts)
+    total = sum(map(row_count, feeds))
     return feeds[:: max(1, -(-total // rows))] if len(feeds) > 1 else feeds
 
 
@@ -192,8 +196,7 @@ def split(model: ModelProto, data: Data, every: int = 4) -> tuple[Data, Data]:
     if len(parts) < 2:
         return data, data
     held = [k % every == every - 1 or (k == len(parts) - 1 and len(parts) < every) for k in range(len(parts))]
-    counts = [len(next(iter(feed.values()))) if next(iter(feed.values())).ndim else 1 for feed in parts]
-    which = np.repeat(held, counts)
+    which = np.repeat(held, [row_count(feed) for feed in parts])
     labels = data.labels if data.labels is not None and len(data.labels) == len(which) else None
 
     def part(wanted: bool) -> Data:

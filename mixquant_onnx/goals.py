@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixquant_onnx.allocation import FLOAT_BITS, Priced, by_energy, make_plan, plan_of_bits, price, user_data
-from mixquant_onnx.allocators.budget import Choice, best_within_bytes
-from mixquant_onnx.errors import DataError, OptionError, OutputError, PromiseError
+from mixquant_onnx.allocation import (
+    FLOAT_BITS,
+    Priced,
+    by_energy,
+    make_plan,
+    plan_of_bits,
+    plan_within,
+    price,
+    user_data,
+    with_data,
+)
+from mixquant_onnx.allocators.budget import Choice
+from mixquant_onnx.errors import DataError, OptionError, PromiseError, writing
 from mixquant_onnx.figures import figure_of
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options, size_limit
@@ -56,6 +65,9 @@ def run(
     tell: Tell = silent,
 ) -> tuple[Planned, RunResult]:
     """Plan and execute for the goal of `options`. Raises what `make_plan` and `execute` raise, and PromiseError."""
+    if options.promise.judged_by_data and not options.verify:
+        raise OptionError("a promise is judged by the proof; leave --no-verify out")
+    options = with_data(loaded, options)
     if not options.promise.wanted:
         planned = plan(loaded, options, progress)
         return planned, execute(planned, options, output, name, progress)
@@ -68,7 +80,8 @@ def _sized(priced: Priced, options: Options, text: str) -> Planned:
     limit = size_limit(text, priced.searched.loaded.nbytes)
     choices = _with_nodes(priced, options)
     smallest = min(
-        (_within(priced, options, by, 0) for by in (choices, priced.choices())), key=lambda made: size_of(made, options)
+        (plan_within(priced, options, by, 0) for by in (choices, priced.choices())),
+        key=lambda made: size_of(made, options),
     )
     least = size_of(smallest, options)
     if least > limit:
@@ -83,7 +96,7 @@ def _sized(priced: Priced, options: Options, text: str) -> Planned:
             pool = {n: [c for c in own if c.scheme and c.scheme.bits in widths] for n, own in choices.items()}
         target = limit - (taken - _predicted(best, choices))
         for _ in range(_SIZE_TURNS):
-            found = _within(priced, options, pool, target)
+            found = plan_within(priced, options, pool, target)
             size, predicted = size_of(found, options), _predicted(found, choices)
             if taken < size <= limit:
                 best, taken = found, size
@@ -103,11 +116,6 @@ def _predicted(planned: Planned, choices: Mapping[str, Sequence[Choice]]) -> int
     return total
 
 
-def _within(priced: Priced, options: Options, choices: Mapping[str, Sequence[Choice]], limit: int) -> Planned:
-    chosen = best_within_bytes(choices, limit)
-    return planned_with(priced.searched, {n: c.scheme for n, c in chosen.items() if c.scheme}, options, "budget")
-
-
 def _with_nodes(priced: Priced, options: Options) -> dict[str, list[Choice]]:
     """The candidates with all that they add to a file: nodes, names and shapes, which differ by width."""
     searched = priced.searched
@@ -123,14 +131,6 @@ def _with_nodes(priced: Priced, options: Options) -> dict[str, list[Choice]]:
         name: [replace(c, nbytes=c.nbytes + extra[c.scheme.bits]) for c in own if c.scheme is not None]
         for name, own in priced.choices().items()
     }
-
-
-@contextmanager
-def _writing(output: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror or error}); check the folder") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -167,7 +167,7 @@ class _Prober:
     def _file(self) -> Path:
         """A name in a folder of its own, where the names of data files beside the output are taken, too."""
         folder = self._folder / str(self.tried)
-        with _writing(self._output):
+        with writing(self._output):
             folder.mkdir()
             if self._output is None:
                 return folder / "model.onnx"
@@ -186,12 +186,10 @@ class _Prober:
 
 
 def _check_judge(loaded: model_io.Loaded, options: Options) -> None:
-    """Before anything takes long: is there something to judge by? Raises DataError, OptionError."""
+    """Before anything takes long: is there something to judge by? Raises DataError."""
     promise = options.promise
     if promise.metric is not None:
         return
-    if not options.verify:
-        raise OptionError("a promise is judged by the proof; leave --no-verify out")
     data = user_data(loaded, options)
     if data is None:
         raise DataError("a promise needs --data to be judged on (or --metric-command)")
@@ -209,7 +207,7 @@ def _keep(
     if output is not None:
         model_io.check_writable(output)
     parent = None if output is None else output.resolve().parent
-    with _writing(output):
+    with writing(output):
         made = tempfile.TemporaryDirectory(prefix=".mixquant.", dir=parent)
     with made as folder:
         prober = _Prober(options, name, output, Path(folder), tell)
@@ -221,7 +219,7 @@ def _keep(
             raise PromiseError(f"{name}: no plan keeps the promise; the last tried: {prober.last}; ask for less")
         files = best.result.files
         if output is not None:
-            with _writing(output):
+            with writing(output):
                 return best.planned, replace(best.result, files=place(files, output.resolve(), loaded))
         return best.planned, replace(best.result, files=())
 
@@ -230,7 +228,7 @@ def _smallest_kept(priced: Priced, options: Options, prober: _Prober, progress: 
     """From 4 bits up or down, then between what is kept and what is not. Two costs compete until one loses."""
     least = max(8 * priced.least_bytes / max(priced.elements, 1) * 1.0001, 0.01)
     bits, low, high = max(_FIRST_BITS, least), least, float("inf")
-    rivals = [priced, by_energy(priced)] if options.cost == "auto" and priced.cost != "energy" else [priced]
+    rivals = [priced, by_energy(priced.searched)] if options.cost == "auto" and priced.cost != "energy" else [priced]
     while True:
         found, rivals = _compete(rivals, bits, prober, progress)
         low, high = (low, bits) if found.kept else (bits, high)
@@ -271,7 +269,7 @@ def _judge(result: RunResult, options: Options, reference: float | None) -> tupl
         return loss <= promise.max_drop * abs(reference), -loss, f"figure {figure:.5g}"
     proof = result.verification
     assert proof is not None
-    deployed = next((q for q in proof.quality if q.profile == "deployed"), None)
+    deployed = proof.deployed
     if deployed is None:
         raise DataError("the promise cannot be judged: the float model does not run here")
     if promise.max_drop is not None:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto
 
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.inputs import reading_order
-from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
-from mixquant_onnx.oracle import replace_weight
+from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.quantizer import SOLVERS, Inputs, fits, quantize_weight
+from mixquant_onnx.quantizer import SOLVERS, Inputs, quantize_weight
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.types import Quantized
 
@@ -42,21 +41,17 @@ def quantize_layers(planned: Planned, data: Data | None, compensated: bool, prog
         inputs = Calibration(model, sites, data).moments(at_once) if data is not None and compensated else {}
         return Layers(quantized=_each(planned, at_once, inputs, progress))
     calibration = Calibration(model, sites, data)
-    current = ModelProto()
-    current.CopyFrom(model)
-    replaced = find(current, 1).sites
+    current, replaced = editable_copy(model)
     quantized: dict[str, Quantized] = {}
     short: list[str] = []
-    moments = calibration.moments(list(sites)) if compensated else {}
-    stages = calibration.stages([name for name in reading_order(model, sites) if name in sites])
-    for stage in stages:
+    for stage in calibration.stages(reading_order(model, sites)):
         seconds = calibration.second_moments([name for name in stage if name in in_turn], current)
         for name in stage:
             found = seconds.get(name)
-            enough = found is not None and found.samples >= FEWEST_SAMPLES and fits(sites[name].site, found)
-            if found is not None and not enough:
-                short.append(name)
-            known: Inputs = found if enough else moments.get(name)
+            known: Inputs = found
+            if found is None or found.samples < FEWEST_SAMPLES:
+                known = calibration.moments([name]).get(name) if compensated else None
+                short += [name] if found is not None else []
             quantized[name] = _one(planned, name, known)
             replace_weight(replaced[name], quantized[name])
             progress("quantize", len(quantized), len(sites))

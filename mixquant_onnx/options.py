@@ -12,6 +12,7 @@ import numpy as np
 
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError
+from mixquant_onnx.feeds import Data
 from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.types import ALL_BITS, FloatArray
 
@@ -78,7 +79,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     min_size: int = 256
     verify: bool = True
-    data: Path | tuple[Mapping[str, FloatArray], ...] | None = None
+    data: Path | tuple[Mapping[str, FloatArray], ...] | Data | None = None
     labels: Path | None = None
     rounding: Literal["compensated", "nearest"] = "compensated"
     allow_unchanged: bool = False

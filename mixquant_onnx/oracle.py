@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from mixquant_onnx.decoding import numpy_type
-from mixquant_onnx.graph.sites import LocatedSite
+from mixquant_onnx.graph.sites import LocatedSite, find
 from mixquant_onnx.quantizer import dequantized
 from mixquant_onnx.types import FloatArray, Quantized
 
@@ -13,6 +13,13 @@ from mixquant_onnx.types import FloatArray, Quantized
 def replace_weight(located: LocatedSite, q: Quantized) -> None:
     """Put what `q` stands for where `located` is stored."""
     put(located, dequantized(q, numpy_type(q.dtype)))
+
+
+def editable_copy(model: ModelProto) -> tuple[ModelProto, dict[str, LocatedSite]]:
+    """A copy of `model` and its weights, to be replaced there."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy, find(copy, 1).sites
 
 
 def put(located: LocatedSite, value: FloatArray) -> None:

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from mixquant_onnx import verify
 from mixquant_onnx.allocation import user_data
 from mixquant_onnx.encodings.forms import FormOptions
-from mixquant_onnx.errors import OutputError, UnchangedError
+from mixquant_onnx.errors import UnchangedError, writing
 from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite
@@ -79,12 +79,10 @@ def execute(
             proof = prove(original, model, planned.sites, quantized, rewritten, model, judged, refusal, progress)
         files: tuple[Path, ...] = ()
     else:
-        try:
+        with writing(output):
             files, size, proof = _write(
                 planned, model, quantized, rewritten, output, options, judged, refusal, progress
             )
-        except OSError as error:
-            raise OutputError(f"{output}: cannot be written ({error.strerror or error}); check the folder") from error
     return RunResult(
         model=model,
         plan=plan,

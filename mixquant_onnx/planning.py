@@ -102,11 +102,6 @@ def search(loaded: model_io.Loaded, options: Options, progress: Progress = quiet
     return Searched(loaded=loaded, sites=found.sites, table=table, skipped=skipped)
 
 
-def search_sites(loaded: model_io.Loaded) -> Mapping[str, LocatedSite]:
-    """All weights of a model, without measuring anything."""
-    return find(loaded.model, 1).sites
-
-
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Options, allocator: str) -> Planned:
     """The plan of `chosen`; what would take as much as float stays float, and so do sites that are not in it."""
     skipped, kept = dict(searched.skipped), {}

@@ -12,9 +12,9 @@ from mixquant_onnx.grid import dequantize, effective_grid, expand_params, from_r
 from mixquant_onnx.integer import encode, levels
 from mixquant_onnx.methods import method, weighted
 from mixquant_onnx.rounding import Moments, compensate
-from mixquant_onnx.second_moments import SecondMoments, quadratic_error
+from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.solvers import adaround, descent, gptq
-from mixquant_onnx.solvers.problem import Problem
+from mixquant_onnx.solvers.problem import Problem, quadratic_error
 from mixquant_onnx.types import Codes, FloatArray, Grid, Quantized, Scheme, WeightSite
 
 _OUTPUTS = Grid(per="channel")
@@ -56,12 +56,6 @@ def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArra
     matrix = inputs.shrunk()
     signal = quadratic_error(grouped, matrix)
     return quadratic_error(difference.reshape(grouped.shape), matrix) / signal if signal > 0 else 0.0
-
-
-def fits(site: WeightSite, inputs: SecondMoments) -> bool:
-    """Whether the rows of the weight are as wide as its inputs, and can be dealt to their groups."""
-    p, r, q, s = site.layout.sizes(site.shape)
-    return r * s == inputs.width and (p * q) % inputs.groups == 0
 
 
 def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:

@@ -138,8 +138,3 @@ class Accumulator:
         if not self._full:
             return _moments(mean, square)
         return SecondMoments(matrix=square, mean=mean, samples=self._samples, cross=cross[0] if cross else None)
-
-
-def quadratic_error(difference: Matrices, matrix: Matrices) -> float:
-    """tr(E M E^T): the mean squared error of the outputs, summed over rows, for a weight error E [groups, n, K]."""
-    return float(np.vdot(np.matmul(difference, matrix), difference))

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mixquant_onnx.allocation import Priced, plan_of_bits, plan_priced
-from mixquant_onnx.allocators import qem as qem_rule
+from mixquant_onnx.allocation import Priced, by_rule, plan_of_bits, plan_priced, with_data
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph import model_io
-from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import execute, size_of
-from mixquant_onnx.planning import Planned, Searched, planned_with, search_sites
+from mixquant_onnx.planning import Planned, Searched
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.types import Cell, Scheme, SiteErrors
 
@@ -59,6 +58,8 @@ def sweep(
     plans += [(f"avg-bits {x:g}", plan_of_bits(priced, replace(options, avg_bits=x), x)) for x in bits]
     if not plans:
         raise OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
+    if options.verify:
+        options = with_data(priced.searched.loaded, options)
     points = []
     for position, (setting, planned) in enumerate(plans):
         points.append(_point(setting, planned, priced, options, name))
@@ -69,7 +70,7 @@ def sweep(
 def _by_error(priced: Priced, options: Options) -> Planned:
     if options.scope == "model":
         return plan_priced(priced, options)
-    return planned_with(priced.searched, qem_rule.allocate(priced.searched.table, options.qem), options, "qem")
+    return by_rule(priced.searched, options)
 
 
 def _point(setting: str, planned: Planned, priced: Priced, options: Options, name: str) -> Point:
@@ -81,8 +82,7 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
     if not options.verify:
         return replace(made, nbytes=size_of(planned, options))
     result = execute(planned, replace(options, hold_back=options.data is not None), None, name)
-    quality = result.verification.quality if result.verification is not None else ()
-    deployed = next((q for q in quality if q.profile == "deployed"), None)
+    deployed = result.verification.deployed if result.verification is not None else None
     made = replace(made, nbytes=result.nbytes_after)
     if deployed is None:
         return made
@@ -128,7 +128,7 @@ def table_from_json(data: Any, loaded: model_io.Loaded) -> Priced:
     wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
     if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
         raise wrong
-    sites = search_sites(loaded)
+    sites = find(loaded.model, 1).sites
     table: dict[str, SiteErrors] = {}
     costs: dict[str, dict[Scheme, float]] = {}
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from mixquant_onnx.errors import DataError, ProofError
-from mixquant_onnx.feeds import Data, synthetic
+from mixquant_onnx.feeds import Data, row_count, synthetic
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
 from mixquant_onnx.oracle import put, replace_weight
@@ -45,6 +45,11 @@ class Verification:
     samples: int
     synthetic: bool
     notes: tuple[str, ...]
+
+    @property
+    def deployed(self) -> Quality | None:
+        """With ONNX Runtime's default options; None where the model did not run."""
+        return next((q for q in self.quality if q.profile == "deployed"), None)
 
 
 def reference_outputs(session: Session, data: Data) -> list[list[FloatArray]]:
@@ -90,9 +95,8 @@ def float_accuracy(reference: list[list[FloatArray]], data: Data) -> float | Non
 
 
 def sample_count(data: Data) -> int:
-    """Rows of the first input over all feeds; one for a feed without rows."""
-    firsts = [next(iter(feed.values()), None) for feed in data.feeds]
-    return sum(1 if first is None or first.ndim == 0 else int(first.shape[0]) for first in firsts)
+    """Rows over all feeds."""
+    return sum(map(row_count, data.feeds))
 
 
 @contextmanager

@@ -38,6 +38,17 @@ def conv(weight: tuple[int, ...], spatial: tuple[int, ...], **attributes: Any) -
     return model_of(node, list(shape), {"w": RANDOM.standard_normal(weight)}), shape
 
 
+def seen_and_weight(model: ModelProto, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of inputs that meet the weight "w", and the weight, by groups."""
+    located = find(model, 1).sites["w"]
+    feature = feature_of(located)
+    assert feature is not None
+    rows = feature.rows(x, 10**9, 0)
+    assert rows is not None
+    weight = to_rows(weight_values(located), located.site.layout, Grid(per="channel"))
+    return rows, weight.reshape(feature.groups, -1, feature.width)
+
+
 CONVOLUTIONS = {
     "plain": conv((4, 3, 3, 3), (9, 8)),
     "pads": conv((4, 3, 3, 3), (9, 8), pads=[1, 0, 2, 1]),
@@ -58,13 +69,8 @@ def test_patches_times_the_weight_are_the_convolution(name: str) -> None:
     model, shape = CONVOLUTIONS[name]
     x = RANDOM.standard_normal(shape).astype(np.float32)
     wanted = np.moveaxis(Session(model).run({"x": x})[0], 1, -1)
-    located = find(model, 1).sites["w"]
-    feature = feature_of(located)
-    assert feature is not None
-    rows = feature.rows(x, 10**9, 0)
-    assert rows is not None
-    weight = to_rows(weight_values(located), located.site.layout, Grid(per="channel"))
-    got = rows @ weight.reshape(feature.groups, -1, feature.width).transpose(0, 2, 1)
+    rows, weight = seen_and_weight(model, x)
+    got = rows @ weight.transpose(0, 2, 1)
     np.testing.assert_allclose(got.transpose(1, 0, 2).reshape(wanted.shape), wanted, rtol=2e-4, atol=2e-4)
 
 
@@ -87,13 +93,8 @@ def test_rows_times_the_weight_are_the_product(name: str) -> None:
     model = model_of(node, list(shape), {"w": RANDOM.standard_normal(size)})
     x = RANDOM.standard_normal(shape).astype(np.float32)
     wanted = Session(model).run({"x": x})[0]
-    located = find(model, 1).sites["w"]
-    feature = feature_of(located)
-    assert feature is not None
-    rows = feature.rows(x, 10**9, 0)
-    assert rows is not None
-    weight = to_rows(weight_values(located), located.site.layout, Grid(per="channel"))
-    got = rows[0] @ weight.T
+    rows, weight = seen_and_weight(model, x)
+    got = rows[0] @ weight[0].T
     if node.input[0] == "w":
         wanted = np.moveaxis(wanted, -2, -1)
     np.testing.assert_allclose(got, wanted.reshape(got.shape), rtol=1e-4, atol=1e-4)

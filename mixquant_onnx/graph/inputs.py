@@ -14,7 +14,7 @@ from mixquant_onnx.graph.operators import Attributes, attributes
 from mixquant_onnx.graph.scopes import subgraphs
 from mixquant_onnx.graph.sites import LocatedSite, Reader
 from mixquant_onnx.graph.watch import Place, can_watch
-from mixquant_onnx.types import FloatArray
+from mixquant_onnx.types import FloatArray, WeightSite
 
 _CONVOLUTIONS = ("Conv", "FusedConv")
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul")
@@ -73,8 +73,14 @@ def feature_of(located: LocatedSite) -> Feature | None:
     for reader in located.readers:
         found = _of_reader(located, reader)
         if found is not None:
-            return found
+            return found if _fits(located.site, found) else None
     return None
+
+
+def _fits(site: WeightSite, feature: Feature) -> bool:
+    """Whether the rows of the weight are as wide as its inputs, and can be dealt to their groups."""
+    p, r, q, s = site.layout.sizes(site.shape)
+    return r * s == feature.width and (p * q) % feature.groups == 0
 
 
 def _of_reader(located: LocatedSite, reader: Reader) -> Feature | None:

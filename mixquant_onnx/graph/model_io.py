@@ -16,7 +16,7 @@ from onnx.external_data_helper import (
     uses_external_data,
 )
 
-from mixquant_onnx.errors import ModelError, OutputError
+from mixquant_onnx.errors import ModelError, OutputError, writing
 from mixquant_onnx.graph.operators import attributes
 from mixquant_onnx.graph.scopes import walk
 
@@ -118,7 +118,7 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
 
     Raises OutputError. `external`: keep the tensors outside; they are in any case when too large for protobuf.
     """
-    try:
+    with writing(path):
         if not external and model.ByteSize() < LARGEST_PROTOBUF:
             path.write_bytes(model.SerializeToString())
             return [path]
@@ -138,8 +138,6 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
             return [path]
         data.chmod(path.stat().st_mode)
         return [path, data]
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
 
 
 def own_data(path: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from mixquant_onnx.verify import Verification
 SUMMARY_FORMAT = 1
 
 
-def _finite(value: float | None) -> float | str | None:
+def finite(value: float | None) -> float | str | None:
     """JSON has no infinity."""
     return value if value is None or math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
@@ -52,7 +52,7 @@ def plan_summary(planned: Planned) -> dict[str, Any]:
                 "nbytes": cell.nbytes,
                 "qe": cell.qe,
                 "baseline_qe": errors.baseline,
-                "sqnr_db": _finite(_sqnr(errors.power, cell.qe)),
+                "sqnr_db": finite(_sqnr(errors.power, cell.qe)),
                 "qe_by_bits": {str(c.scheme.bits): c.qe for c in errors.cells},
             }
         )
@@ -79,7 +79,7 @@ def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
     for tensor in summary["tensors"]:
         tensor["nbytes"] = result.rewritten.nbytes[tensor["name"]]
         tensor["qe"] = result.qe[tensor["name"]]
-        tensor["sqnr_db"] = _finite(_sqnr(planned.table[tensor["name"]].power, tensor["qe"]))
+        tensor["sqnr_db"] = finite(_sqnr(planned.table[tensor["name"]].power, tensor["qe"]))
         tensor["form"] = result.rewritten.forms[tensor["name"]]
     bits = {name: scheme.bits for name, scheme in result.plan.sites.items()}
     releases = releases_of(result.rewritten.forms, bits, result.rewritten.opset[1], result.form)
@@ -108,14 +108,14 @@ def _verification(proof: Verification) -> dict[str, Any]:
     return {
         "codes": proof.codes,
         "decoder": proof.decoder,
-        "oracle_sqnr_db": _finite(proof.oracle_sqnr_db),
+        "oracle_sqnr_db": finite(proof.oracle_sqnr_db),
         "samples": proof.samples,
         "synthetic": proof.synthetic,
         "float_accuracy": proof.float_accuracy,
         "quality": [
             {
                 "profile": q.profile,
-                "sqnr_db": _finite(q.sqnr_db),
+                "sqnr_db": finite(q.sqnr_db),
                 "cosine": q.cosine,
                 "top1_agreement": q.top1_agreement,
                 "accuracy": q.accuracy,

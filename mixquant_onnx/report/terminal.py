@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.report.summary import finite
 from mixquant_onnx.sweep import Point
 
 SHOWN = 12
@@ -100,17 +101,13 @@ def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
         table.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
     for p in points:
         shares = ["-" if v is None else f"{v:.2%}" for v in (p.top1_agreement, p.accuracy)]
-        sqnr = _decibels(None if p.sqnr_db is None else _plain(p.sqnr_db))
+        sqnr = _decibels(finite(p.sqnr_db))
         table.add_row(
             "*" if p.pareto else "", p.setting, _size(p.nbytes), f"{p.nbytes / nbytes:.1%}",
             f"{p.average_bits:.2f}", sqnr, *shares,
         )  # fmt: skip
     console.print(table)
     console.print("* no other plan is both smaller and better")
-
-
-def _plain(value: float) -> float | str:
-    return value if abs(value) != float("inf") else "exact"
 
 
 def show_notes(summary: dict[str, Any], console: Console) -> None:

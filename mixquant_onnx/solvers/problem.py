@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 Rows = NDArray[np.float32]
 
 
+def quadratic_error(difference: Rows, matrix: Rows) -> float:
+    """tr(E M E^T): the mean squared error of the outputs, summed over rows, for a weight error E [groups, n, K]."""
+    return float(np.vdot(np.matmul(difference, matrix), difference))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Problem:
     """Weights `target` [groups, n, K] to be levels `scale` x (code - `zero_point`), codes 0..`highest`.
@@ -33,5 +38,4 @@ class Problem:
 
     def loss(self, levels: Rows) -> float:
         """tr((Q - W) M (Q - W)^T)."""
-        difference = levels - self.target
-        return float(np.vdot(np.matmul(difference, self.matrix), difference))
+        return quadratic_error(levels - self.target, self.matrix)
