@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from mixquant_onnx.activations import Activations
 from mixquant_onnx.feeds import Data, batches, thinned
-from mixquant_onnx.graph.inputs import Feature, feature_of
+from mixquant_onnx.graph.inputs import Feature, feature_of, reading_order
 from mixquant_onnx.graph.sites import LocatedSite
-from mixquant_onnx.graph.watch import Place, watch
+from mixquant_onnx.graph.watch import Place, expose
 from mixquant_onnx.rounding import Moments
-from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
+from mixquant_onnx.runtime import Feed, RuntimeFailure
 from mixquant_onnx.second_moments import Accumulator, SecondMoments
 from mixquant_onnx.types import FloatArray
 
@@ -22,10 +24,26 @@ _ROWS_A_COLUMN = 6
 _FEWEST_ROWS = 2048
 
 _MOST_ROWS = 512
-"""Rows of data that are run, in batches evenly spaced: each is run again for every layer."""
+"""Rows of data that are run, in batches evenly spaced."""
 
 _PLACES = 16
 """Inputs watched in one run, so that not all activations of a model are in memory at once."""
+
+
+Values = Mapping[Place, FloatArray]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Watched:
+    """Inputs of weights in one model, by their names in its main graph."""
+
+    activations: Activations
+    names: Mapping[Place, str]
+
+    def values(self, places: Sequence[Place]) -> Iterator[Values]:
+        """For each feed. Raises RuntimeFailure."""
+        for found in self.activations.values([self.names[place] for place in places]):
+            yield {place: found[self.names[place]] for place in places}
 
 
 class Calibration:
@@ -34,66 +52,85 @@ class Calibration:
     def __init__(self, model: ModelProto, sites: Mapping[str, LocatedSite], data: Data) -> None:
         self._model = model
         found = {name: feature_of(located) for name, located in sites.items()}
-        self.features: dict[str, Feature] = {name: f for name, f in found.items() if f is not None}
+        self.order = reading_order(model, sites)
+        self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
         self._feeds: tuple[Feed, ...] = thinned(batches(model, data), _MOST_ROWS)
 
-    def stages(self, names: Sequence[str]) -> list[list[str]]:
-        """`names` in order, those that read the same value together; sites without a feature alone."""
+    def stages(self) -> list[list[str]]:
+        """All sites in the order of the graph, those that read the same value together; without a feature alone."""
         groups: dict[Place | str, list[str]] = {}
-        for name in names:
+        for name in self.order:
             feature = self.features.get(name)
             groups.setdefault(feature.place if feature else name, []).append(name)
         return list(groups.values())
 
     def moments(self, names: Sequence[str]) -> dict[str, Moments]:
         """Mean and variance for those of `names` that can be watched; empty where the model does not run."""
-        found = self._all(names, None, False)
+        found = self._all(names, False)
         return {name: one for name, one in found.items() if isinstance(one, Moments)}
 
-    def second_moments(self, names: Sequence[str], current: ModelProto | None = None) -> dict[str, SecondMoments]:
-        """For those of `names` that can be watched; with the cross moments against `current` where it is given.
+    def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
+        """For those of `names` that can be watched. Empty where the model does not run."""
+        return _full(self._all(names, True))
 
-        `current` is the model with some weights replaced. Empty where the model does not run.
-        """
-        found = self._all(names, current, True)
-        return {name: one for name, one in found.items() if isinstance(one, SecondMoments)}
+    def watched(self, model: ModelProto) -> Watched:
+        """The inputs of all sites in `model`: this one, perhaps with other weights. Edits it to see into branches."""
+        places = list(dict.fromkeys(feature.place for feature in self.features.values()))
+        names = dict(zip(places, expose(model, places), strict=True))
+        inside = frozenset(name for place, name in names.items() if place[0])
+        return Watched(activations=Activations(model, list(names.values()), self._feeds, inside), names=names)
 
-    def _all(self, names: Sequence[str], current: ModelProto | None, full: bool) -> dict[str, SecondMoments | Moments]:
-        watched = [name for name in names if name in self.features]
-        places = list(dict.fromkeys(self.features[name].place for name in watched))
+    def float_inputs(self) -> Watched:
+        """The inputs of all sites in the model itself."""
+        if all(not feature.place[0] for feature in self.features.values()):
+            return self.watched(self._model)
+        copy = ModelProto()
+        copy.CopyFrom(self._model)
+        return self.watched(copy)
+
+    def in_turn(self, names: Sequence[str], own: Watched, current: Watched) -> dict[str, SecondMoments]:
+        """For those of the stage `names` that can be watched: moments of `current`, and cross moments with `own`."""
+        return _full(self._collect([name for name in names if name in self.features], own, current, True))
+
+    def _all(self, names: Sequence[str], full: bool) -> dict[str, SecondMoments | Moments]:
+        asked = set(names)
+        watched = [name for name in self.features if name in asked]
+        own = self.float_inputs()
         result: dict[str, SecondMoments | Moments] = {}
-        for first in range(0, len(places), _PLACES):
-            part = places[first : first + _PLACES]
-            sums = {name: Accumulator(full) for name in watched if self.features[name].place in part}
-            try:
-                self._collect(part, sums, current, full)
-            except RuntimeFailure:
-                continue
-            found = {name: total.result() for name, total in sums.items()}
-            result.update({name: one for name, one in found.items() if one is not None})
+        for first in range(0, len(watched), _PLACES):
+            result.update(self._collect(watched[first : first + _PLACES], own, None, full))
         return result
 
     def _collect(
-        self, places: list[Place], sums: Mapping[str, Accumulator], current: ModelProto | None, full: bool
-    ) -> None:
-        own = self._values(self._model, places)
-        other = None if current is None else self._values(current, places)
-        for seed, values in enumerate(own):
-            changed = values if other is None else next(other)
-            for name, total in sums.items():
-                feature = self.features[name]
-                most = min(ROWS, max(_FEWEST_ROWS, _ROWS_A_COLUMN * feature.width)) if full else _FEWEST_ROWS
-                count = -(-most // len(self._feeds))
-                rows = feature.rows(changed[feature.place], count, seed)
-                if rows is None:
-                    continue
-                reference = None if other is None else feature.rows(values[feature.place], count, seed)
-                total.add(rows, reference)
+        self, names: Sequence[str], own: Watched, other: Watched | None, full: bool
+    ) -> dict[str, SecondMoments | Moments]:
+        places = list(dict.fromkeys(self.features[name].place for name in names))
+        if not places:
+            return {}
+        sums = {name: Accumulator(full) for name in names}
+        try:
+            if other is None:
+                for seed, values in enumerate(own.values(places)):
+                    self._add(sums, values, None, seed, full)
+            else:
+                for seed, pair in enumerate(zip(other.values(places), own.values(places), strict=True)):
+                    self._add(sums, *pair, seed, full)
+        except RuntimeFailure:
+            return {}
+        found = {name: total.result() for name, total in sums.items()}
+        return {name: one for name, one in found.items() if one is not None}
 
-    def _values(self, model: ModelProto, places: list[Place]) -> Iterator[dict[Place, FloatArray]]:
-        watched, names = watch(model, places)
-        session = Session(watched)
-        inputs = {value.name for value in watched.graph.input}
-        for feed in self._feeds:
-            values = session.run({k: v for k, v in feed.items() if k in inputs}, names)
-            yield dict(zip(places, values, strict=True))
+    def _add(
+        self, sums: Mapping[str, Accumulator], values: Values, reference: Values | None, seed: int, full: bool
+    ) -> None:
+        for name, total in sums.items():
+            feature = self.features[name]
+            most = min(ROWS, max(_FEWEST_ROWS, _ROWS_A_COLUMN * feature.width)) if full else _FEWEST_ROWS
+            count = -(-most // len(self._feeds))
+            rows = feature.rows(values[feature.place], count, seed)
+            if rows is not None:
+                total.add(rows, None if reference is None else feature.rows(reference[feature.place], count, seed))
+
+
+def _full(found: Mapping[str, SecondMoments | Moments]) -> dict[str, SecondMoments]:
+    return {name: one for name, one in found.items() if isinstance(one, SecondMoments)}

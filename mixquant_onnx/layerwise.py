@@ -9,7 +9,6 @@ import numpy as np
 
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.feeds import Data
-from mixquant_onnx.graph.inputs import reading_order
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
@@ -42,10 +41,11 @@ def quantize_layers(planned: Planned, data: Data | None, compensated: bool, prog
         return Layers(quantized=_each(planned, at_once, inputs, progress))
     calibration = Calibration(model, sites, data)
     current, replaced = editable_copy(model)
+    own, changed = calibration.float_inputs(), calibration.watched(current)
     quantized: dict[str, Quantized] = {}
     short: list[str] = []
-    for stage in calibration.stages(reading_order(model, sites)):
-        seconds = calibration.second_moments([name for name in stage if name in in_turn], current)
+    for stage in calibration.stages():
+        seconds = calibration.in_turn([name for name in stage if name in in_turn], own, changed)
         for name in stage:
             found = seconds.get(name)
             known: Inputs = found

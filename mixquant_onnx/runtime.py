@@ -42,6 +42,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.log_severity_level = 4
+        # Runs alternate with NumPy's, whose threads waiting ones would hold up.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for key, value in _CONFIG[profile].items():
             options.add_session_config_entry(key, value)
         source = model.SerializeToString() if isinstance(model, ModelProto) else model
@@ -50,6 +52,7 @@ class Session:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error
+        self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> list[Any]:

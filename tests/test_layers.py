@@ -12,7 +12,7 @@ LAYERS = {
     "grid": 2, "integer": 2, "metrics": 2,
     "methods": 3, "allocators": 3, "rounding": 3, "solvers": 3, "second_moments": 4, "quantizer": 5,
     "encodings": 4, "graph": 5,
-    "runtime": 5, "feeds": 6, "calibration": 7, "decoding": 6, "verify": 8,
+    "runtime": 5, "feeds": 6, "activations": 6, "calibration": 7, "decoding": 6, "verify": 8,
     "measure": 6, "progress": 0, "options": 7, "planning": 8, "oracle": 7, "costs": 9, "allocation": 10,
     "figures": 8, "proof": 11, "layerwise": 9, "pipeline": 12, "goals": 13, "sweep": 13, "api": 14, "report": 14,
     "cli_common": 14, "cli_sweep": 15, "cli": 16,

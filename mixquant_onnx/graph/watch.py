@@ -1,10 +1,10 @@
-"""A model that gives out values from inside: only what they need is kept, also from branches of If."""
+"""Values inside a model, made ones of its main graph, also those in branches of If."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from mixquant_onnx.graph.scopes import Scope, subgraphs, walk
 
@@ -23,49 +23,21 @@ def can_watch(scope: Scope) -> bool:
     return not scope.is_function
 
 
-def watch(model: ModelProto, places: Sequence[Place]) -> tuple[ModelProto, list[str]]:
-    """A copy of `model` whose only outputs are the values at `places`, and their names in order.
+def expose(model: ModelProto, places: Sequence[Place]) -> list[str]:
+    """Names in the main graph of the values at `places`, in order: those of branches are handed up by `model`.
 
     A value of a branch that is not taken is given out empty.
     """
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    scopes = {scope.path: scope for scope in walk(watched)}
-    names = [_give_out(scopes, path, name, f"{_PREFIX}.{k}") for k, (path, name) in enumerate(places)]
-    del watched.graph.output[:]
-    for name in dict.fromkeys(names):
-        watched.graph.output.append(helper.make_empty_tensor_value_info(name))
-    keep_needed(watched.graph, names)
-    return watched, names
+    scopes = {scope.path: scope for scope in walk(model)}
+    return [_give_out(scopes, path, name, f"{_PREFIX}.{k}") for k, (path, name) in enumerate(places)]
 
 
-def keep_needed(graph: GraphProto, names: Iterable[str]) -> None:
-    """Drop the nodes that none of the values `names` depends on."""
-    needed = set(names)
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(_reads(node))
-    if len(kept) < len(graph.node):
-        copies = []
-        for node in reversed(kept):
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            copies.append(copy)
-        del graph.node[:]
-        graph.node.extend(copies)
-    stored = [tensor for tensor in graph.initializer if tensor.name not in needed]
-    for tensor in stored:
-        graph.initializer.remove(tensor)
-
-
-def _reads(node: NodeProto) -> set[str]:
+def reads(node: NodeProto) -> set[str]:
     """All names that a node may read, those inside its subgraphs included."""
-    names = set(node.input)
+    names = {name for name in node.input if name}
     for _, graph in subgraphs(node):
         for inner in graph.node:
-            names |= _reads(inner)
+            names |= reads(inner)
         names.update(value.name for value in graph.output)
     return names
 
