@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from mixquant_onnx.options import Options, Promise, share
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning import Planned, fit_plan
 from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.quantizer import SOLVERS
 from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
 
 
@@ -63,10 +65,6 @@ def options_of(
         metric_key=metric_key,
         lower_is_better=lower_is_better,
     )
-    budgeted = scope == "model" or avg_bits is not None or max_size is not None or promise.wanted
-    if method == "auto":
-        method = "gptq" if data is not None else ("mse" if budgeted else "minmax")
-    known_method(method)
     if cost not in ("auto", "energy", "hessian", "output"):
         raise OptionError(f"cost '{cost}' is not known; use auto, energy, hessian or output")
     if baseline not in ("int8", "same"):
@@ -81,7 +79,7 @@ def options_of(
         raise OptionError("--min-ort goes back to 1.20; older releases were not tried")
     if target not in ("ort", "qdq"):
         raise OptionError(f"target '{target}' is not known; use ort or qdq")
-    return Options(
+    chosen = Options(
         qem=float(qem),
         scope=scope,
         avg_bits=avg_bits,
@@ -89,14 +87,6 @@ def options_of(
         cost=cost,
         promise=promise,
         metric_timeout=metric_timeout,
-        search=SearchOptions(
-            bits=(bits,) if isinstance(bits, int) else tuple(sorted(set(bits))),
-            grids=AUTO_GRIDS if granularity == "auto" else (Grid.parse(granularity),),
-            method=method,
-            symmetric=symmetric,
-            baseline=baseline,
-            estimate=budgeted,
-        ),
         form=FormOptions(target=target, exact=exact, native_types=native_types, min_ort=min_ort),
         include=tuple(include),
         exclude=tuple(exclude),
@@ -107,6 +97,18 @@ def options_of(
         rounding=rounding,
         allow_unchanged=allow_unchanged,
     )
+    if method == "auto":
+        method = "gptq" if data is not None else ("mse" if chosen.budgeted else "minmax")
+    known_method(method)
+    search = SearchOptions(
+        bits=(bits,) if isinstance(bits, int) else tuple(sorted(set(bits))),
+        grids=AUTO_GRIDS if granularity == "auto" else (Grid.parse(granularity),),
+        method=method,
+        symmetric=symmetric,
+        baseline=baseline,
+        estimate=chosen.budgeted,
+    )
+    return replace(chosen, search=search)
 
 
 def _data(data: Any) -> Path | tuple[Mapping[str, Any], ...] | None:
@@ -165,22 +167,39 @@ def apply_plan(
 ) -> RunResult:
     """Replay `plan` (a BitPlan, or a file that `--plan` wrote) on `model`. Options and errors as `quantize`."""
     chosen = _checked(options)
-    planned = fit_plan(as_loaded(model), read_plan(plan), chosen, progress)
+    read = read_plan(plan)
+    check_data(read, chosen)
+    planned = fit_plan(as_loaded(model), read, chosen, progress)
     return execute(planned, chosen, None if output is None else Path(output), _name(model), progress)
+
+
+def check_data(plan: BitPlan, options: Options) -> None:
+    """Raises OptionError where `plan` has methods that need data and `options` give none."""
+    if options.data is None:
+        for name, scheme in plan.sites.items():
+            if scheme.method in SOLVERS:
+                raise OptionError(f"the plan's method for '{name}', '{scheme.method}', needs --data; give it again")
 
 
 def read_plan(plan: BitPlan | str | Path) -> BitPlan:
     """Raises PlanError when the file is missing or not a plan."""
     if isinstance(plan, BitPlan):
         return plan
+    data = read_json(Path(plan), "write a plan with --plan FILE")
     try:
-        read = BitPlan.from_json(json.loads(Path(plan).read_text(encoding="utf8")))
+        read = BitPlan.from_json(data)
         for scheme in read.sites.values():
             known_method(scheme.method)
-        return read
     except (OptionError, PlanError) as error:
         raise PlanError(f"{plan}: {error}") from error
+    return read
+
+
+def read_json(path: Path, advice: str) -> Any:
+    """What the file at `path` holds. Raises PlanError, with `advice`."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
     except OSError as error:
-        raise PlanError(f"{plan}: {error.strerror or error}; write a plan with --plan FILE") from error
-    except ValueError as error:
-        raise PlanError(f"{plan}: not JSON ({error}); write a plan with --plan FILE") from error
+        raise PlanError(f"{path}: {error.strerror or error}; {advice}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path}: not JSON ({error}); {advice}") from error

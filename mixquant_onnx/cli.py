@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.cli_common import Parser, write_text
+from mixquant_onnx.cli_common import Parser, stoppable, write_text
 from mixquant_onnx.errors import MixquantError, OptionError
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mixquant_onnx import goals
-    from mixquant_onnx.api import options_of, read_plan
+    from mixquant_onnx.api import check_data, options_of, read_plan
     from mixquant_onnx.graph.model_io import load
     from mixquant_onnx.pipeline import execute
     from mixquant_onnx.planning import fit_plan
@@ -193,6 +192,8 @@ def _run(args: argparse.Namespace) -> int:
         raise OptionError(
             "--apply replays a plan as it is; a goal (--max-drop, --max-size, ...) makes one: give one of them"
         )
+    if given is not None and output is not None:
+        check_data(given, chosen)
     loaded = load(source)
     with _progress() as progress:
         if given is not None:
@@ -227,29 +228,25 @@ def _sweep(arguments: list[str]) -> int:
     return run_sweep(own, _options(args), Path(args.paths[0]), _progress)
 
 
-def _terminate(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; gives back the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        if arguments[:1] == ["sweep"] and not {"-h", "--help"} & set(arguments):
-            return _sweep(arguments[1:])
-        return _run(_parser().parse_args(arguments))
-    except MixquantError as error:
-        if "--debug" in arguments:
-            raise
-        print(f"mixquant-onnx: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("mixquant-onnx: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
-    except MemoryError:
-        print("mixquant-onnx: not enough memory for this model; use a larger machine", file=sys.stderr)
-        return 1
+    with stoppable():
+        try:
+            if arguments[:1] == ["sweep"] and not {"-h", "--help"} & set(arguments):
+                return _sweep(arguments[1:])
+            return _run(_parser().parse_args(arguments))
+        except MixquantError as error:
+            if "--debug" in arguments:
+                raise
+            print(f"mixquant-onnx: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("mixquant-onnx: interrupted; nothing was written", file=sys.stderr)
+            return INTERRUPTED
+        except MemoryError:
+            print("mixquant-onnx: not enough memory for this model; use a larger machine", file=sys.stderr)
+            return 1
 
 
 if __name__ == "__main__":

@@ -7,16 +7,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixquant_onnx.cli_common import Parser, write_text
-from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.errors import OptionError
 
 if TYPE_CHECKING:
+    from mixquant_onnx.allocation import Priced
+    from mixquant_onnx.options import Options
     from mixquant_onnx.progress import Progress
     from mixquant_onnx.sweep import Point
 
@@ -62,8 +66,9 @@ def run_sweep(
     """Measure once, plan often, show and write. Raises a MixquantError."""
     from rich.console import Console
 
-    from mixquant_onnx.allocation import price
-    from mixquant_onnx.api import options_of
+    from mixquant_onnx.allocation import price, with_data
+    from mixquant_onnx.api import options_of, read_json
+    from mixquant_onnx.goals import check_labels
     from mixquant_onnx.graph.model_io import check_writable, load
     from mixquant_onnx.report.terminal import show_sweep
     from mixquant_onnx.sweep import sweep, table_from_json, table_to_json
@@ -79,20 +84,68 @@ def run_sweep(
         if path is not None:
             check_writable(path)
     loaded = load(source)
+    chosen = with_data(loaded, chosen)
+    check_labels(chosen.data)
     with progress_bar() as progress:
         if own.from_table is not None:
-            priced = table_from_json(_read(own.from_table), loaded)
+            read = read_json(own.from_table, "write a table with sweep --table FILE")
+            priced = table_from_json(read, loaded)
+            settings = read["settings"] if isinstance(read.get("settings"), dict) else {}
+            _check_settings(options, settings)
+            _check_data(priced, chosen)
         else:
             priced = price(loaded, chosen, progress)
-        points = sweep(priced, chosen, qems, bits, str(source), progress)
+            settings = {name: options[name] for name in _MEASURED}
+        points = sweep(priced, chosen, qems, bits, str(source), progress, _note)
     show_sweep(points, loaded.nbytes, Console(highlight=False))
     if own.table is not None:
-        write_text(own.table, json.dumps(table_to_json(priced)) + "\n")
+        write_text(own.table, json.dumps(table_to_json(priced, settings)) + "\n")
     if own.json is not None:
         write_text(own.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
     if own.csv is not None:
         write_text(own.csv, _csv(points))
     return 0
+
+
+_MEASURED = (
+    "bits", "method", "granularity", "symmetric", "baseline", "cost", "include", "exclude", "min_size", "native_types",
+)  # fmt: skip
+"""Options that a table was measured with, and that do nothing when it is read."""
+
+
+def _check_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises OptionError where an option was given that the table was not measured with."""
+    from mixquant_onnx.api import options_of
+
+    for name in _MEASURED:
+        usual = signature(options_of).parameters[name].default
+        given, usual, known = (
+            list(v) if isinstance(v, tuple) else v for v in (options[name], usual, settings.get(name))
+        )
+        if given != usual and given != known:
+            flag = "--" + name.replace("_", "-")
+            raise OptionError(
+                f"{flag} does nothing to the table of --from-table, which was measured with another; "
+                f"leave {flag} out, or measure again"
+            )
+
+
+def _check_data(priced: Priced, chosen: Options) -> None:
+    """Raises OptionError where what the table chooses from needs data to be judged; tells where it was made without."""
+    from mixquant_onnx.quantizer import SOLVERS
+
+    methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
+    solvers = sorted(methods & SOLVERS.keys())
+    if chosen.data is None and chosen.verify and solvers:
+        raise OptionError(
+            f"the method in --from-table, '{solvers[0]}', needs --data; give it again (or --no-verify, for sizes alone)"
+        )
+    if chosen.data is not None and not solvers and priced.cost == "energy":
+        _note("the table of --from-table was measured without --data, which chooses neither bits nor methods here")
+
+
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def _plain(point: Point) -> dict[str, Any]:
@@ -108,12 +161,3 @@ def _csv(points: Sequence[Point]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except OSError as error:
-        raise PlanError(f"{path}: {error.strerror or error}; write a table with sweep --table FILE") from error
-    except ValueError as error:
-        raise PlanError(f"{path}: not JSON ({error}); write a table with sweep --table FILE") from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ from mixquant_onnx.options import Promise
 
 _TAIL = 5
 """Lines of a failing command's output that are shown."""
+
+_WAKE = 0.5
+"""Seconds between looks for signals: one that another thread got does not end the waiting of this one."""
+
+_VARIABLE = "MIXQUANT_MODEL"
 
 
 def figure_of(model: Path, promise: Promise, timeout: float) -> float:
@@ -28,18 +35,23 @@ def figure_of(model: Path, promise: Promise, timeout: float) -> float:
             raise MetricError(f"the metric gave {given!r}, which is no number") from error
     assert promise.metric is not None
     command = promise.metric.replace("{model}", shlex.quote(str(model)))
-    lines = [line for line in _output(command, timeout).splitlines() if line.strip()]
+    lines = [line for line in _output(promise.metric, model, command, timeout).splitlines() if line.strip()]
     if not lines:
         raise MetricError(f"--metric-command printed nothing ({command}); its last line must be the figure")
     return _read(lines[-1], promise.metric_key, command)
 
 
-def _output(command: str, timeout: float) -> str:
-    """Standard output of `command`; its whole process group is ended when it takes longer than `timeout` seconds."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, shell=True, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+def _output(metric: str, model: Path, command: str, timeout: float) -> str:
+    """Standard output of `metric`; its whole process group is ended when it takes longer than `timeout` seconds.
+
+    The name of the model is in the environment, so that no shell takes a part of it for a command. `command`: in words.
+    """
+    pipe, named = subprocess.PIPE, {**os.environ, _VARIABLE: str(model)}
+    with subprocess.Popen(
+        with_variable(metric), shell=True, stdout=pipe, stderr=pipe, env=named, start_new_session=True
+    ) as process:
         try:
-            out, err = (_text(part) for part in process.communicate(timeout=timeout))
+            out, err = (_text(part) for part in _communicate(process, timeout))
         except subprocess.TimeoutExpired as error:
             _stop(process)
             raise MetricError(
@@ -52,6 +64,36 @@ def _output(command: str, timeout: float) -> str:
     if process.returncode != 0:
         raise MetricError(f"--metric-command failed with exit code {process.returncode}: {command}{_shown(out, err)}")
     return out
+
+
+def with_variable(command: str) -> str:
+    """`command` with a shell's variable in place of each {model}, quoted as the place asks for."""
+    made, inside = [], [""]
+    for token in re.findall(r"\{model\}|\$\(|\\.|.", command, re.DOTALL):
+        here = inside[-1]
+        if token == "{model}":
+            made.append({"'": f"'\"${_VARIABLE}\"'", '"': f"${{{_VARIABLE}}}"}.get(here, f'"${_VARIABLE}"'))
+            continue
+        made.append(token)
+        if here == "'":
+            if token.endswith("'"):
+                inside.pop()
+        elif token == here or (here == "(" and token == ")"):
+            inside.pop()
+        elif token in ("`", "$(") or (token in ("'", '"', "(") and here != '"'):
+            inside.append(token[-1])
+    return "".join(made)
+
+
+def _communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:
+    """Both outputs. Raises TimeoutExpired after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return process.communicate(timeout=max(0.0, min(_WAKE, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                raise
 
 
 def _text(output: bytes | None) -> str:

@@ -20,7 +20,8 @@ from mixquant_onnx.allocation import (
     with_data,
 )
 from mixquant_onnx.allocators.budget import Choice
-from mixquant_onnx.errors import DataError, OptionError, PromiseError, writing
+from mixquant_onnx.errors import DataError, MetricError, OptionError, PromiseError, writing
+from mixquant_onnx.feeds import Data
 from mixquant_onnx.figures import figure_of
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options, size_limit
@@ -195,7 +196,12 @@ def _check_judge(loaded: model_io.Loaded, options: Options) -> None:
         raise DataError("a promise needs --data to be judged on (or --metric-command)")
     if promise.max_drop is not None and data.labels is None:
         raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
-    if data.labels is not None and len(data.labels) != sample_count(data):
+    check_labels(data)
+
+
+def check_labels(data: object) -> None:
+    """Raises DataError where data that was read has labels, but not one for each row."""
+    if isinstance(data, Data) and data.labels is not None and len(data.labels) != sample_count(data):
         raise DataError(f"{len(data.labels)} labels for {sample_count(data)} rows of data; give one label a row")
 
 
@@ -257,7 +263,10 @@ def _float_figure(loaded: model_io.Loaded, options: Options, folder: Path) -> fl
     path = loaded.path
     if path is None:
         path = model_io.save(loaded.model, folder / "float.onnx", False, "float.onnx.data")[0]
-    return figure_of(path, options.promise, options.metric_timeout)
+    figure = figure_of(path, options.promise, options.metric_timeout)
+    if figure == 0 and options.promise.max_drop and not options.promise.lower_is_better:
+        raise MetricError("the float model's figure is 0, of which there is no share to lose; check the metric")
+    return figure
 
 
 def _judge(result: RunResult, options: Options, reference: float | None) -> tuple[bool, float, str]:
@@ -275,6 +284,8 @@ def _judge(result: RunResult, options: Options, reference: float | None) -> tupl
     if promise.max_drop is not None:
         if deployed.accuracy is None or proof.float_accuracy is None:
             raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
+        if proof.float_accuracy == 0:
+            raise DataError("the float model gets none of the labels held back right; check that they are its classes")
         kept = deployed.accuracy >= proof.float_accuracy * (1 - promise.max_drop)
         return kept, deployed.accuracy, f"accuracy {deployed.accuracy:.2%} (float {proof.float_accuracy:.2%})"
     if promise.min_agreement is not None:

@@ -14,6 +14,7 @@ from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.measure import SearchOptions
+from mixquant_onnx.quantizer import SOLVERS
 from mixquant_onnx.types import ALL_BITS, FloatArray
 
 Metric = Callable[[Path], float]
@@ -99,6 +100,8 @@ class Options:
             raise OptionError(f"--metric-timeout takes seconds, more than 0 and at most {_LONGEST}")
         if self.cost in ("hessian", "output") and self.data is None:
             raise OptionError(f"--cost {self.cost} needs --data")
+        if self.search.method in SOLVERS and self.data is None:
+            raise OptionError(f"--method {self.search.method} needs --data (mse is the best without)")
         if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):
             raise OptionError("--bits takes widths from 2 to 8, such as 2-8 or 4,8")
         if self.min_size < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,15 +49,30 @@ def sweep(
     bits: Sequence[float],
     name: str,
     progress: Progress = quiet,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[Point]:
     """A point for each of `qems` (by the scope of `options`) and each of `bits`, smallest first.
 
-    With `options.verify` each is run, on data held back from calibration. Raises OptionError.
+    With `options.verify` each is run, on data held back from calibration. Bits that are too few are left out, and
+    told. Raises OptionError where no point is left.
     """
     plans = [(f"qem {qem:g}", _by_error(priced, replace(options, qem=qem, avg_bits=None))) for qem in qems]
-    plans += [(f"avg-bits {x:g}", plan_of_bits(priced, replace(options, avg_bits=x), x)) for x in bits]
+    refused = OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
+    left_out: list[str] = []
+    for x in bits:
+        try:
+            plans.append((f"avg-bits {x:g}", plan_of_bits(priced, replace(options, avg_bits=x), x)))
+        except OptionError as error:
+            refused = error
+            left_out.append(f"{x:g}")
     if not plans:
-        raise OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
+        raise refused
+    if left_out:
+        least = math.ceil(800 * priced.least_bytes / max(priced.elements, 1)) / 100
+        tell(
+            f"below the smallest possible, {least:.2f} bits a weight with scales and zero points: "
+            f"--avg-bits {', '.join(left_out)} left out"
+        )
     if options.verify:
         options = with_data(priced.searched.loaded, options)
     points = []
@@ -106,8 +121,8 @@ def _mean_square(located: LocatedSite) -> float:
     return float(np.mean(np.square(np.asarray(weight_values(located), np.float32), dtype=np.float64)))
 
 
-def table_to_json(priced: Priced) -> dict[str, Any]:
-    """All that plans are made from, so that other plans need no measuring."""
+def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that plans are made from, so that other plans need no measuring; `settings`: how it was measured."""
     sites = {
         name: {
             "elements": errors.elements,
@@ -120,7 +135,13 @@ def table_to_json(priced: Priced) -> dict[str, Any]:
         }
         for name, errors in priced.searched.table.items()
     }
-    return {"format": TABLE_FORMAT, "cost": priced.cost, "sites": sites, "skipped": dict(priced.searched.skipped)}
+    return {
+        "format": TABLE_FORMAT,
+        "cost": priced.cost,
+        "settings": dict(settings),
+        "sites": sites,
+        "skipped": dict(priced.searched.skipped),
+    }
 
 
 def table_from_json(data: Any, loaded: model_io.Loaded) -> Priced:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,13 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(params=["digits_cnn", "digits_transformer"])
 def model_path(request: pytest.FixtureRequest) -> Path:
     return ROOT / "models" / str(request.param) / "model.onnx"
-
-
-@pytest.fixture(autouse=True)
-def keep_signal_handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

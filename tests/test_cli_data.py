@@ -55,6 +55,23 @@ def test_an_edited_plan_is_followed(plan: dict[str, Any], model: Path, output: P
     assert written["skipped"] == [{"name": "w", "reason": "not in the plan"}]
 
 
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_a_method_that_needs_data_is_refused_without_it(
+    method: str, plan: dict[str, Any], model: Path, output: Path, tmp_path: Path, fails: Fails
+) -> None:
+    for command in ([model, output], ["inspect", model], ["sweep", model, "--qem", "2"]):
+        assert f"--method {method} needs --data" in fails(2, *command, "--method", method)
+    plan["sites"]["v"] = f"w3.channel.{method}"
+    applied = ["--apply", save(tmp_path, plan)]
+    assert f"'{method}'" in (line := fails(2, model, output, *applied)) and "--data" in line
+    with pytest.raises(mq.OptionError, match="--data"):
+        mq.apply_plan(model, mq.BitPlan.from_json(plan))
+    data = tmp_path / "data.npz"
+    np.savez(data, x=rows(64))
+    assert main(["inspect", str(model), *map(str, applied)]) == 0
+    assert main([str(model), str(output), *map(str, applied), "--data", str(data)]) == 0
+
+
 def test_a_plan_names_every_weight_with_its_scheme(plan: dict[str, Any]) -> None:
     assert plan["format"] == 1 and list(plan["sites"]) == ["v", "w"]
     assert all(mq.BitPlan.from_json(plan).sites[name].bits in range(4, 9) for name in plan["sites"])
@@ -64,7 +81,7 @@ def test_a_plan_names_every_weight_with_its_scheme(plan: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     "content",
     ["", "not json", "[1, 2]", "{}", '{"format": 1}', '{"format": 2, "sites": {}}', '{"format": 1, "sites": []}',
-     '"plan"', "\u0000"],
+     '"plan"', "\u0000", pytest.param("[" * 100000, id="deep")],
 )  # fmt: skip
 def test_a_file_that_is_no_plan_is_refused(content: str, model: Path, output: Path, fails: Fails) -> None:
     path = model.with_name("plan.json")

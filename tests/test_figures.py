@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -51,6 +52,42 @@ def test_the_model_is_named_to_the_command_whatever_its_name(tmp_path: Path) -> 
     path.write_bytes(b"1234567")
     assert figure("wc -c < {model}", model=path) == 7
     assert figure("cat {model} {model} | wc -c", model=path) == 14
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.onnx", "a model.onnx", "it's.onnx", '"; touch made; ".onnx', "$(touch made)`touch made`.onnx", "* \\"],
+)
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ("{model}", ""),
+        ("'{model}'", ""),
+        ('"{model}"', ""),
+        ("--in={model}", "--in="),
+        ("'--in={model}'", "--in="),
+        ('--in="{model}"', "--in="),
+        ("it\\'s' '{model}", "it's "),
+        ("'\\'{model}", "\\"),
+        ('"it\'s \\" {model}"', "it's \" "),
+        ("\"$(echo '{model}' | cat)\"", ""),
+        ('"$(printf %s "$(cat < {model})")"', ""),
+        ('"`echo "{model}"`"', ""),
+        ("$((1+1)){model}", "2"),
+    ],
+)
+def test_the_model_is_a_part_of_one_word_however_it_is_quoted(
+    words: str, more: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, script = tmp_path / name, tmp_path / "evaluate.py"
+    script.write_text(
+        "import sys\nwanted = open('wanted').read()\nprint(int(sys.argv[1:] == [wanted]), sys.argv, wanted)"
+    )
+    Path("wanted").write_text(more + str(path))
+    path.write_text(str(path))
+    assert figure(f"{sys.executable} evaluate.py {words} | cut -c1", model=path) == 1
+    assert not Path("made").exists()
 
 
 @pytest.mark.parametrize(
@@ -104,8 +141,8 @@ def gone(process: int) -> bool:
 
 def test_a_hanging_command_is_ended_with_its_children_and_reported(tmp_path: Path) -> None:
     pid, begun = tmp_path / "pid", time.monotonic()
-    with pytest.raises(MetricError, match=r"within 0\.5 seconds \(--metric-timeout\)(.|\n)*\| working"):
-        figure(f"echo working; (sleep 60 & echo $! > {pid}; wait); true", timeout=0.5)
+    with pytest.raises(MetricError, match=r"within 0\.8 seconds \(--metric-timeout\)(.|\n)*\| working"):
+        figure(f"echo working; (sleep 60 & echo $! > {pid}; wait); true", timeout=0.8)
     assert time.monotonic() - begun < 10
     assert gone(int(pid.read_text()))
 

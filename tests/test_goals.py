@@ -118,6 +118,17 @@ def test_a_promise_without_data_is_refused_before_the_search(
         assert "31 labels for 32 rows" in fails(6, model, output, promise, "--data", data)
 
 
+def test_a_share_of_nothing_is_no_promise(model: Path, output: Path, fails: Fails) -> None:
+    data = model.with_name("data.npz")
+    np.savez(data, x=weight(32, 64), labels=np.full(32, 10))
+    drop = ["--max-drop", "1%"]
+    assert "none of the labels" in fails(6, model, output, *drop, "--data", data)
+    zero = ["--metric-command", "true {model}; echo 0", "--no-verify"]
+    assert "figure is 0" in fails(10, model, output, *drop, *zero)
+    assert main([str(model), str(output), *drop, *zero, "--lower-is-better"]) == 0
+    assert main([str(model), str(output), "--max-drop", "0", *zero]) == 0
+
+
 def test_agreement_is_refused_where_the_model_has_no_classes(model: Path, output: Path, fails: Fails) -> None:
     graph = """g (float[N,64] x, float[64,32] w) => (float[N,4,8] y)
     { h = MatMul (x, w) s = Constant <value = int64[3] {-1, 4, 8}> () y = Reshape (h, s) }"""

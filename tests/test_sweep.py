@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,73 @@ def test_a_table_gives_the_same_plans_without_measuring(
         monkeypatch.setattr(owner, step, again)
     assert sweep(*plans, "--from-table", table, "--table", tmp_path / "copy.json") == first
     assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(table.read_text())
+
+
+SEARCH = [
+    "--bits 4", "--method hqq", "--granularity tensor", "--symmetric", "--baseline same", "--min-size 300",
+    "--include first", "--exclude first", "--native-types", "--cost output",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", SEARCH)
+def test_a_search_option_that_the_table_was_not_made_with_is_named(
+    option: str, model: Path, tmp_path: Path, sweep: Sweep, fails: Fails
+) -> None:
+    table, data, copy = tmp_path / "table.json", tmp_path / "data.npz", tmp_path / "copy.json"
+    np.savez(data, x=weight(64, 64) * 10)
+    plans, given = [model, "--qem", "2", "--no-verify", "--data", data], option.split()
+    sweep(*plans, *given, "--table", table)
+    first = sweep(*plans, "--from-table", table, "--table", copy)
+    assert sweep(*plans, *given, "--from-table", copy) == first
+    other = SEARCH[SEARCH.index(option) - 1].split()
+    line = fails(2, "sweep", *plans, "--from-table", table, *other)
+    assert f"{other[0]} " in line and "--from-table" in line
+    old = json.loads(table.read_text(encoding="utf8"))
+    table.write_text(json.dumps({**old, "settings": None}), encoding="utf8")
+    assert f"{given[0]} " in fails(2, "sweep", *plans, "--from-table", table, *given)
+    assert sweep(*plans, "--from-table", table) == first
+
+
+def test_data_that_a_table_lacks_or_needs_is_told(
+    model: Path, tmp_path: Path, sweep: Sweep, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blind, seeing, data = tmp_path / "blind.json", tmp_path / "seeing.json", tmp_path / "data.npz"
+    np.savez(data, x=weight(64, 64) * 10)
+    plans = [model, "--avg-bits", "4"]
+    sweep(*plans, "--table", blind)
+    sweep(*plans, "--data", data, "--table", seeing)
+    assert not capsys.readouterr().err
+    sweep(*plans, "--from-table", blind, "--data", data)
+    told = capsys.readouterr().err
+    assert told.startswith("note: ") and "without --data" in told and told.count("\n") == 1
+    assert "'gptq', needs --data" in fails(2, "sweep", *plans, "--from-table", seeing)
+    sweep(*plans, "--from-table", seeing, "--data", data)
+    sweep(*plans, "--from-table", seeing, "--no-verify")
+    assert not capsys.readouterr().err
+
+
+def test_average_bits_that_are_too_few_are_left_out_and_told(
+    model: Path, sweep: Sweep, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = sweep(model, "--avg-bits", "2..3:0.2", "--no-verify")
+    assert {row["setting"] for row in rows} == {"avg-bits 2.4", "avg-bits 2.6", "avg-bits 2.8", "avg-bits 3"}
+    told = capsys.readouterr().err
+    assert told.startswith("note: ") and told.endswith(": --avg-bits 2, 2.2 left out\n") and told.count("\n") == 1
+    found = re.search(r"smallest possible, (\d\.\d\d) ", told)
+    assert found and 2.2 < float(found[1]) < 2.4
+    assert len(sweep(model, "--avg-bits", found[1], "--no-verify")) == 1
+    assert not capsys.readouterr().err
+    assert "smallest possible" in fails(2, "sweep", model, "--avg-bits", "2,2.2")
+    assert [row["setting"] for row in sweep(model, "--avg-bits", "2", "--qem", "1", "--no-verify")] == ["qem 1"]
+
+
+def test_labels_of_another_number_than_rows_are_refused_before_the_search(
+    model: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allocation, "price", again)
+    data = tmp_path / "data.npz"
+    np.savez(data, x=weight(32, 64), labels=np.zeros(31, np.int64))
+    assert "31 labels for 32 rows" in fails(6, "sweep", model, "--qem", "2", "--data", data)
 
 
 def renamed() -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-NAMES = ("search", "kernels", "load", "models", "releases", "accuracy")
+NAMES = ("search", "kernels", "load", "models", "releases", "accuracy", "choices")
 
 
 def main(arguments: list[str]) -> int:

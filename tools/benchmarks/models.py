@@ -24,7 +24,7 @@ from mixquant_onnx.verify import usable_data
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def _sources(data_root: Path | None) -> dict[str, Path]:
+def sources(data_root: Path | None) -> dict[str, Path]:
     """Name -> model; those of the data folder first, then fetched ones that it does not have."""
     found: dict[str, Path] = {}
     for folder in (ROOT / "models", data_root, ROOT / "fetched"):
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
     if not (ROOT / "fetched").is_dir():
         print("note: no fetched/: run tools/fetch_models for the pretrained models\n")
     rows: list[list[object]] = []
-    for name, path in _sources(data_root).items():
+    for name, path in sources(data_root).items():
         if args.only and name not in args.only.split(","):
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,94 @@
+"""A promise stopped from outside ends the user's command and leaves no file behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cases import files_under
+from test_figures import gone
+
+from mixquant_onnx import cli_common
+from mixquant_onnx.cli import main
+
+Start = Callable[..., tuple["subprocess.Popen[str]", int]]
+
+
+def soon(true: Callable[[], object]) -> bool:
+    """Whether it comes true within some seconds."""
+    for _ in range(600):
+        if true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def start(model: Path, output: Path, tmp_path: Path) -> Iterator[Start]:
+    """Begin a promise, and come back with its process when its command sleeps; with the process that sleeps."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def run(*before: str) -> tuple[subprocess.Popen[str], int]:
+        pid = tmp_path / "pid"
+        command = f"(sleep 60 & echo $! > {pid}; wait); echo 1 # {{model}}"
+        arguments = [str(model), str(output), "--max-drop", "1%", "--metric-command", command]
+        process = subprocess.Popen(
+            [*before, sys.executable, "-m", "mixquant_onnx", *arguments], stderr=subprocess.PIPE, text=True
+        )
+        begun.append(process)
+        assert soon(lambda: pid.exists() and pid.read_text().strip())
+        sleeping = int(pid.read_text())
+        pid.unlink()
+        assert any(path.name.startswith(".mixquant.") for path in tmp_path.iterdir())
+        return process, sleeping
+
+    yield run
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("signals", ["TERM", "HUP", "HUP TERM", "TERM HUP TERM HUP"])
+def test_a_signal_ends_the_command_and_leaves_nothing(signals: str, model: Path, tmp_path: Path, start: Start) -> None:
+    process, sleeping = start()
+    for name in signals.split():
+        process.send_signal(getattr(signal, f"SIG{name}"))
+    told = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and told == "mixquant-onnx: interrupted; nothing was written\n"
+    assert gone(sleeping)
+    assert list(files_under(tmp_path)) == [model]
+
+
+def test_a_run_under_nohup_outlives_its_terminal(start: Start) -> None:
+    process, sleeping = start("nohup")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None and Path(f"/proc/{sleeping}").exists()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and gone(sleeping)
+
+
+def test_what_cleans_up_is_not_interrupted_again_unless_it_hangs() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with cli_common.stoppable(grace=0.2):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_command_leaves_handlers_as_they_were(model: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    assert main(["inspect", str(model)]) == 0
+    assert [signal.getsignal(number) for number in numbers] == before
