@@ -67,25 +67,35 @@ def with_data(loaded: model_io.Loaded, options: Options) -> Options:
 def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Priced:
     """Search, and the cost of each candidate. Raises OptionError, DataError.
 
-    The default with data is output balanced with energy; a promise, which may try both, takes output alone.
+    The default with data is output balanced with energy.
     """
+    if options.cost != "auto":
+        return price_all(loaded, options, progress)[0]
+    every = {priced.cost: priced for priced in price_all(loaded, options, progress)}
+    if "output" not in every:
+        return every["energy"]
+    found = measured.balanced(every["output"].costs, every["energy"].costs)
+    return replace(every["output"], costs=found, cost="balanced")
+
+
+def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> list[Priced]:
+    """At the cost of `options`; for `auto` with data at each that there is. Raises OptionError, DataError."""
     data = user_data(loaded, options)
     searched = search(loaded, options, progress)
-    kind: str = options.cost
-    if kind == "auto":
-        kind = "energy" if data is None else ("output" if options.promise.wanted else "balanced")
-    if kind == "energy" or data is None or not searched.table:
-        return by_energy(searched)
+    if options.cost == "energy" or data is None or not searched.table:
+        return [by_energy(searched)]
     sites = {name: searched.sites[name] for name in searched.table}
     fit, held = split(loaded.model, data)
-    if kind in ("output", "balanced"):
-        found = measured.output(searched.table, loaded.model, sites, fit, held, progress)
-        if kind == "balanced":
-            found = measured.balanced(found, measured.energy(searched.table))
-    else:
+    if options.cost == "hessian":
         seconds = Calibration(loaded.model, sites, fit).second_moments(list(sites))
-        found = measured.hessian(searched.table, sites, seconds)
-    return Priced(searched=searched, costs=found, cost=kind)
+        hessian = measured.hessian(searched.table, sites, seconds)
+        return [Priced(searched=searched, costs=hessian, cost="hessian")]
+    hessian, output = measured.output(searched.table, loaded.model, sites, fit, held, progress)
+    found = {"output": output}
+    if options.cost == "auto":
+        found |= {"hessian": hessian, "even": measured.even(searched.table)}
+    made = [Priced(searched=searched, costs=costs, cost=name) for name, costs in found.items()]
+    return [*made, by_energy(searched)] if options.cost == "auto" else made
 
 
 def by_energy(searched: Searched) -> Priced:

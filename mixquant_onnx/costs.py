@@ -46,6 +46,13 @@ def energy(table: ErrorTable) -> Costs:
     }
 
 
+def even(table: ErrorTable) -> Costs:
+    """As if every weight of the model weighed the same at the same width: a budget gives all layers the same bits."""
+    return {
+        name: {c.scheme: errors.elements * 4.0**-c.scheme.bits for c in errors.cells} for name, errors in table.items()
+    }
+
+
 def hessian(table: ErrorTable, sites: Mapping[str, LocatedSite], moments: Mapping[str, SecondMoments]) -> Costs:
     """Each layer's output error as a share of its output, after rounding to nearest; QE / mean(w^2) without moments."""
     return {name: _layer_errors(table[name], sites[name], moments.get(name)) for name in table}
@@ -65,11 +72,12 @@ def _layer_errors(errors: SiteErrors, located: LocatedSite, moments: SecondMomen
 def output(
     table: ErrorTable, model: ModelProto, sites: Mapping[str, LocatedSite], fit: Data, held: Data,
     progress: Progress = quiet,
-) -> Costs:  # fmt: skip
-    """Noise of the network's outputs on `held`, as a share, with one site quantized by its own method on `fit`.
+) -> tuple[Costs, Costs]:  # fmt: skip
+    """(hessian, output): the latter is the noise of the network's outputs on `held`, as a share, with one site
+    quantized by its own method on `fit`.
 
     Measured at two widths a site, one run each; other candidates in proportion to their `hessian` error. A site
-    that `held` does not reach counts as the median one. Falls back to `hessian` where the model does not run.
+    that `held` does not reach counts as the median one. `hessian` twice where the model does not run.
     """
     calibration = Calibration(model, sites, fit)
     held = replace(held, feeds=thinned(held.feeds, _MOST_ROWS))
@@ -89,11 +97,11 @@ def output(
             reactions[name] = _geometric_mean([r for r in found if r > 0])
             progress("measure", position + 1, len(table))
     except RuntimeFailure:
-        return own
+        return own, own
     typical = float(np.median([r for r in reactions.values() if r > 0] or [1.0]))
     floor = _LEAST_REACTION * typical
     scaled = {name: max(r, floor) if r > 0 else typical for name, r in reactions.items()}
-    return {name: {scheme: error * scaled[name] for scheme, error in own[name].items()} for name in own}
+    return own, {name: {scheme: error * scaled[name] for scheme, error in own[name].items()} for name in own}
 
 
 def balanced(first: Costs, second: Costs) -> Costs:

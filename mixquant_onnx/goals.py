@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixquant_onnx.allocation import (
     FLOAT_BITS,
     Priced,
-    by_energy,
     make_plan,
     plan_of_bits,
-    plan_within,
-    price,
+    plan_priced,
+    price_all,
     user_data,
     with_data,
 )
-from mixquant_onnx.allocators.budget import Choice
+from mixquant_onnx.contest import Entry, ranked, winner
 from mixquant_onnx.errors import DataError, MetricError, OptionError, PromiseError, writing
-from mixquant_onnx.feeds import Data
+from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.figures import figure_of
 from mixquant_onnx.graph import model_io
-from mixquant_onnx.options import Options, size_limit
-from mixquant_onnx.pipeline import RunResult, execute, place, size_of
-from mixquant_onnx.planning import Planned, planned_with
+from mixquant_onnx.options import Options
+from mixquant_onnx.pipeline import RunResult, execute, place
+from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.types import Scheme
+from mixquant_onnx.sizing import plan_of_size
 from mixquant_onnx.verify import sample_count
 
 Tell = Callable[[str], None]
@@ -39,9 +38,10 @@ _CLOSE = 1.03
 """Ratio of bits between what keeps the promise and what does not, at which the search ends."""
 
 _FIRST_BITS = 4.0
+_RIVALS = 2
+"""Costs that go on to be judged by the promise: those that do best at the first bits."""
+
 _MOST_BITS = 8.5
-_SIZE_TURNS = 8
-_SIZE_WITHIN = 0.99
 
 
 def silent(line: str) -> None:
@@ -52,9 +52,25 @@ def plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) 
     """What a run would write. Raises OptionError for a promise, which takes runs to keep."""
     if options.promise.wanted:
         raise OptionError("a promise (--max-drop, ...) is found by runs, not by inspect; use --avg-bits or --max-size")
-    if options.max_size is None:
+    if options.max_size is None and options.avg_bits is None:
         return make_plan(loaded, options, progress)
-    return _sized(price(loaded, options, progress), options, options.max_size)
+    options = with_data(loaded, options)
+    rivals = price_all(loaded, options, progress)
+    return winner(_ranked(rivals, lambda priced: _plan_of(priced, options), options, progress), options)
+
+
+def _plan_of(priced: Priced, options: Options) -> Planned:
+    if options.max_size is not None:
+        return plan_of_size(priced, options, options.max_size)
+    return plan_priced(priced, options)
+
+
+def _ranked(
+    rivals: Sequence[Priced], make: Callable[[Priced], Planned], options: Options, progress: Progress
+) -> list[Entry]:
+    if len(rivals) == 1 or not isinstance(options.data, Data):
+        return [Entry(priced=priced, planned=make(priced), noise=0.0) for priced in rivals[:1]]
+    return ranked(rivals, make, options.data, options.rounding == "compensated", progress)
 
 
 def run(
@@ -73,65 +89,12 @@ def run(
         planned = plan(loaded, options, progress)
         return planned, execute(planned, options, output, name, progress)
     _check_judge(loaded, options)
-    return _keep(price(loaded, options, progress), options, output, name, progress, tell)
-
-
-def _sized(priced: Priced, options: Options, text: str) -> Planned:
-    """The least cost in a file of at most the given size. Raises OptionError naming the smallest possible size."""
-    limit = size_limit(text, priced.searched.loaded.nbytes)
-    choices = _with_nodes(priced, options)
-    smallest = min(
-        (plan_within(priced, options, by, 0) for by in (choices, priced.choices())),
-        key=lambda made: size_of(made, options),
-    )
-    least = size_of(smallest, options)
-    if least > limit:
-        raise OptionError(
-            f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
-            f"allow fewer bits with --bits or a coarser --granularity"
-        )
-    best, taken = smallest, least
-    for pool in (choices, None):
-        if pool is None:
-            widths = {scheme.bits for scheme in best.plan.sites.values()}
-            pool = {n: [c for c in own if c.scheme and c.scheme.bits in widths] for n, own in choices.items()}
-        target = limit - (taken - _predicted(best, choices))
-        for _ in range(_SIZE_TURNS):
-            found = plan_within(priced, options, pool, target)
-            size, predicted = size_of(found, options), _predicted(found, choices)
-            if taken < size <= limit:
-                best, taken = found, size
-            if taken >= _SIZE_WITHIN * limit or (size <= limit and predicted == target):
-                return best
-            target = predicted + limit - size
-    return best
-
-
-def _predicted(planned: Planned, choices: Mapping[str, Sequence[Choice]]) -> int:
-    """Bytes that the sites of `choices` take under a plan, other than by making the file."""
-    total = 0
-    for name, own in choices.items():
-        scheme = planned.plan.sites.get(name)
-        stays = planned.sites[name].source.tensor.ByteSize()
-        total += next((c.nbytes for c in own if c.scheme == scheme), stays)
-    return total
-
-
-def _with_nodes(priced: Priced, options: Options) -> dict[str, list[Choice]]:
-    """The candidates with all that they add to a file: nodes, names and shapes, which differ by width."""
-    searched = priced.searched
-    floats = {name: searched.sites[name].source.tensor.ByteSize() for name in searched.table}
-    extra: dict[int, int] = {}
-    for bits in sorted({c.scheme.bits for errors in searched.table.values() for c in errors.cells}):
-        cells = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in searched.table.items()}
-        schemes: dict[str, Scheme] = {name: cell.scheme for name, cell in cells.items()}
-        planned = planned_with(searched, schemes, options, "budget")
-        without = searched.loaded.model.ByteSize() + sum(cells[n].nbytes - floats[n] for n in planned.plan.sites)
-        extra[bits] = (size_of(planned, options) - without) // max(len(planned.plan.sites), 1)
-    return {
-        name: [replace(c, nbytes=c.nbytes + extra[c.scheme.bits]) for c in own if c.scheme is not None]
-        for name, own in priced.choices().items()
-    }
+    searching = options
+    if options.promise.judged_by_data and isinstance(options.data, Data):
+        searching = replace(options, data=split(loaded.model, options.data)[0])
+    rivals = price_all(loaded, searching, progress)
+    first = [e.priced for e in _ranked(rivals, lambda p: plan_of_bits(p, options, _first(p)), searching, progress)]
+    return _keep(first[:_RIVALS], options, output, name, progress, tell)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -205,11 +168,20 @@ def check_labels(data: object) -> None:
         raise DataError(f"{len(data.labels)} labels for {sample_count(data)} rows of data; give one label a row")
 
 
+def _least(priced: Priced) -> float:
+    """Bits a weight of the smallest plan."""
+    return max(8 * priced.least_bytes / max(priced.elements, 1) * 1.0001, 0.01)
+
+
+def _first(priced: Priced) -> float:
+    return max(_FIRST_BITS, _least(priced))
+
+
 def _keep(
-    priced: Priced, options: Options, output: Path | None, name: str, progress: Progress, tell: Tell
+    rivals: list[Priced], options: Options, output: Path | None, name: str, progress: Progress, tell: Tell
 ) -> tuple[Planned, RunResult]:
     """Bisection on bits a weight: each step is a whole run whose saved file is judged."""
-    loaded = priced.searched.loaded
+    loaded = rivals[0].searched.loaded
     if output is not None:
         model_io.check_writable(output)
     parent = None if output is None else output.resolve().parent
@@ -220,7 +192,7 @@ def _keep(
         prober.reference = _float_figure(loaded, options, Path(folder))
         if prober.reference is not None:
             tell(f"float: {loaded.nbytes} bytes, figure {prober.reference:.5g}")
-        best = _smallest_kept(priced, options, prober, progress)
+        best = _smallest_kept(rivals, prober, progress)
         if best is None:
             raise PromiseError(f"{name}: no plan keeps the promise; the last tried: {prober.last}; ask for less")
         files = best.result.files
@@ -230,11 +202,10 @@ def _keep(
         return best.planned, replace(best.result, files=())
 
 
-def _smallest_kept(priced: Priced, options: Options, prober: _Prober, progress: Progress) -> _Probe | None:
+def _smallest_kept(rivals: list[Priced], prober: _Prober, progress: Progress) -> _Probe | None:
     """From 4 bits up or down, then between what is kept and what is not. Two costs compete until one loses."""
-    least = max(8 * priced.least_bytes / max(priced.elements, 1) * 1.0001, 0.01)
-    bits, low, high = max(_FIRST_BITS, least), least, float("inf")
-    rivals = [priced, by_energy(priced.searched)] if options.cost == "auto" and priced.cost != "energy" else [priced]
+    least = _least(rivals[0])
+    bits, low, high = _first(rivals[0]), least, float("inf")
     while True:
         found, rivals = _compete(rivals, bits, prober, progress)
         low, high = (low, bits) if found.kept else (bits, high)

@@ -56,7 +56,7 @@ def output_costs(model: ModelProto, method: str = "mse") -> costs.Costs:
     options = SearchOptions(method=method)
     table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), options)
     data = Data(feeds=(feed(),), labels=None, synthetic=False)
-    return costs.output(table, model, sites, data, data)
+    return costs.output(table, model, sites, data, data)[1]
 
 
 def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:

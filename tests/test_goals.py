@@ -108,7 +108,7 @@ def no_search(*_: object, **__: object) -> None:
 def test_a_promise_without_data_is_refused_before_the_search(
     promise: str, model: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(goals, "price", no_search)
+    monkeypatch.setattr(goals, "price_all", no_search)
     assert "--data" in fails(6, model, output, promise)
     data = model.with_name("data.npz")
     np.savez(data, x=weight(32, 64))

@@ -1,0 +1,83 @@
+"""Which cost a budget is spent by: each makes its plan, and the plan that does best on rows held back is taken.
+
+No cost is the best on every model (docs/accuracy.md): a layer's measured effect does not know what later layers make
+up for, and a data-free one knows no effects. One run of each plan tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mixquant_onnx.allocation import Priced, disagreements
+from mixquant_onnx.feeds import Data, split, thinned
+from mixquant_onnx.layerwise import quantize_layers
+from mixquant_onnx.metrics import relative_noise
+from mixquant_onnx.options import Options
+from mixquant_onnx.oracle import editable_copy, replace_weight
+from mixquant_onnx.planning import Planned
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.types import FloatArray
+from mixquant_onnx.verify import run_all
+
+MOST_ROWS = 128
+"""Held-back rows that decide."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Entry:
+    """A plan, the cost that made it, and the noise of its outputs as a share (inf where it did not run)."""
+
+    priced: Priced
+    planned: Planned
+    noise: float
+
+
+def ranked(
+    rivals: Sequence[Priced],
+    make: Callable[[Priced], Planned],
+    data: Data,
+    compensated: bool,
+    progress: Progress = quiet,
+) -> list[Entry]:
+    """An entry for each of `rivals`, the least noise first; quantized on one part of `data`, judged on the other."""
+    loaded = rivals[0].searched.loaded
+    fit, held = split(loaded.model, data)
+    held = replace(held, feeds=thinned(held.feeds, MOST_ROWS))
+    reference = run_all(Session(loaded.model), held)
+    entries: list[Entry] = []
+    for position, priced in enumerate(rivals):
+        planned = make(priced)
+        same = next((e.noise for e in entries if e.planned.plan.sites == planned.plan.sites), None)
+        noise = _noise(planned, fit, held, reference, compensated) if same is None else same
+        entries.append(Entry(priced=priced, planned=planned, noise=noise))
+        progress("compare plans", position + 1, len(rivals))
+    return sorted(entries, key=lambda entry: entry.noise)
+
+
+def winner(entries: Sequence[Entry], options: Options) -> Planned:
+    """The plan of the first of `entries`, with notes on how the others fared and where costs disagree."""
+    best = entries[0]
+    if len({id(e.planned) for e in entries}) == 1:
+        return best.planned
+    others = ", ".join(f"{e.priced.cost} {_decibels(e.noise):.1f}" for e in entries[1:])
+    note = f"cost '{best.priced.cost}' does best on rows held back: {_decibels(best.noise):.1f} dB ({others})"
+    return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, options)))
+
+
+def _noise(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
+    model, places = editable_copy(planned.loaded.model)
+    for name, q in quantize_layers(planned, fit, compensated).quantized.items():
+        replace_weight(places[name], q)
+    try:
+        noise = relative_noise(reference, run_all(Session(model), held))
+    except RuntimeFailure:
+        return float("inf")
+    return noise if np.isfinite(noise) else float("inf")
+
+
+def _decibels(noise: float) -> float:
+    return float("inf") if noise == 0 else -10 * float(np.log10(noise))

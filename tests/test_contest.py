@@ -1,0 +1,78 @@
+"""Which cost a budget is spent by, decided on rows held back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import mixquant_onnx as mq
+from mixquant_onnx import contest
+from mixquant_onnx.allocation import Priced, plan_of_bits, price_all
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph import model_io
+from mixquant_onnx.options import Options
+
+RANDOM = np.random.default_rng(0)
+
+
+def two_paths(gain: float) -> ModelProto:
+    """y = gain (x a) + x b: what a costs is `gain`^2 times what b costs, which no data-free cost can see."""
+    weights = {name: RANDOM.standard_normal((32, 32)).astype(np.float32) for name in ("a", "b")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"]),
+        helper.make_node("Mul", ["p", "gain"], ["q"]),
+        helper.make_node("MatMul", ["x", "b"], ["r"]),
+        helper.make_node("Add", ["q", "r"], ["y"]),
+    ]
+    stored = [numpy_helper.from_array(v, n) for n, v in {**weights, "gain": np.float32(gain)}.items()]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 32]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+DATA = Data(feeds=({"x": RANDOM.standard_normal((256, 32)).astype(np.float32)},), labels=None, synthetic=False)
+
+
+def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:
+    options = Options(avg_bits=5.5, data=DATA)
+    rivals = changes.get("rivals") or price_all(model_io.as_loaded(model), options)
+    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, options, 5.5), DATA, True)
+
+
+def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
+    found = entries(two_paths(30.0))
+    assert {e.priced.cost for e in found} == {"output", "hessian", "even", "energy"}
+    assert [e.noise for e in found] == sorted(e.noise for e in found)
+    assert found[0].priced.cost == "output"
+    assert found[0].noise < 0.5 * next(e.noise for e in found if e.priced.cost == "even")
+
+
+def test_a_cost_that_misleads_loses_to_equal_bits() -> None:
+    """The measured cost turned upside down, as compensation by later layers can do on real models."""
+    made = {p.cost: p for p in price_all(model_io.as_loaded(two_paths(30.0)), Options(avg_bits=5.5, data=DATA))}
+    output = made["output"]
+    wrong = replace(output, costs={"a": output.costs["b"], "b": output.costs["a"]}, cost="wrong")
+    assert entries(two_paths(30.0), rivals=[wrong, made["even"]])[0].priced.cost == "even"
+
+
+def test_even_gives_all_layers_the_same_bits() -> None:
+    found = {e.priced.cost: e.planned.plan.sites for e in entries(two_paths(30.0))}
+    widths = [scheme.bits for scheme in found["even"].values()]
+    assert max(widths) - min(widths) <= 1
+
+
+def test_the_winner_is_told_with_the_others() -> None:
+    planned = mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]))
+    assert "cost 'output' does best on rows held back" in planned.notes[0]
+    assert "even" in planned.notes[0]
+
+
+def test_nothing_is_compared_where_a_cost_is_asked_for_or_there_is_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(contest, "run_all")
+    mq.inspect(two_paths(30.0), avg_bits=5.5)
+    mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]), cost="hessian")
+    with pytest.raises(NameError):
+        mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]))
