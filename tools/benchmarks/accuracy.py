@@ -26,11 +26,10 @@ from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PEERS = {
-    "resnet20_cifar10": "0.25 MB", "silero_vad": "none", "tinygpt_bytes": "0.82 MB", "magika": "0.44 MB",
-    "ppocrv4_rec": "2.94 MB", "efficientnet_lite0": "none (nearest 4.82 MB, 76.1 %)", "minilm_l6": "20.8 MB",
+    "resnet20_cifar10": "0.251 MB", "silero_vad": "0.819 MB", "tinygpt_bytes": "0.628 MB", "magika": "0.439 MB",
+    "ppocrv4_rec": "2.920 MB", "efficientnet_lite0": "4.849 MB", "minilm_l6": "20.074 MB",
 }  # fmt: skip
-"""The smallest file with at most 1 % loss among onnxruntime's dynamic and 4-bit quantizers, onnxsim 0.8.1, NNCF 3.4,
-quantization-rs 0.10 and shrink-ray, as given in issue 3; not measured here."""
+"""The smallest file with at most 1 % loss among the others, from docs/peers.md (tools/peers --write)."""
 
 LOWER_IS_BETTER = ("tinygpt_bytes",)
 
@@ -109,6 +108,11 @@ def _rule(errors: ErrorTable, limit: float) -> dict[str, Scheme]:
     return chosen
 
 
+def _calibration(name: str, root: Path) -> Path:
+    """The calibration data of a model of the data folder or of models/."""
+    return next(f / name / "calib.npz" for f in (root, ROOT / "models") if (f / name / "calib.npz").is_file())
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench accuracy", description=__doc__)
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MIXQUANT_DATA"))
@@ -122,6 +126,8 @@ def main(arguments: list[str]) -> int:
         return 2
     root = Path(args.data_root)
     models = {n: p for n, p in _models(root).items() if not args.only or n in args.only.split(",")}
+    trained = {p.name: p / "model.onnx" for p in sorted((ROOT / "models").glob("*")) if (p / "calib.npz").is_file()}
+    trained = {n: p for n, p in trained.items() if not args.only or n in args.only.split(",")}
     print(f"# Accuracy per byte\n\n{versions()}\n")
     if not args.no_goals:
         print("`--max-drop 1% --metric-command 'evaluate.py NAME {model}' --data calib.npz`, one command a model.\n")
@@ -136,7 +142,7 @@ def main(arguments: list[str]) -> int:
     for given in ((False,) if args.data_free else (True, False)) if widths else ():
         how = "with `--data`" if given else "data-free"
         print(f"\nOutput SQNR in dB on held-back data at the bytes of uniform bits, {how}.\n")
-        curves = [r for n, p in models.items() for r in _curve(n, p, root / n / "calib.npz", widths, given)]
+        curves = [r for n, p in (models | trained).items() for r in _curve(n, p, _calibration(n, root), widths, given)]
         header = ["model", "bits", "with scales", "uniform", "rule", "uniform, our rounding", "budget", "gain"]
         print(table(header, curves))
         for bits in widths:
