@@ -5,6 +5,7 @@ What later places need of the values so far is kept (as long as it fits in memor
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -39,6 +40,12 @@ class Activations:
         self._keepable = self._passing - unstable
         self._done: set[int] = set()
         self._useful = self._ancestors(names, set())
+
+    def fork(self) -> Activations:
+        """One that goes on from here by itself."""
+        other = copy.copy(self)
+        other._known, other._done = list(self._known), set(self._done)
+        return other
 
     def _depends_on(self, names: set[str]) -> set[int]:
         """Nodes that read one of `names`, or what those compute."""

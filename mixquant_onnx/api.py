@@ -16,7 +16,7 @@ from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph.model_io import as_loaded
 from mixquant_onnx.measure import AUTO_GRIDS, SearchOptions
 from mixquant_onnx.methods import method as known_method
-from mixquant_onnx.options import Options, Promise, share
+from mixquant_onnx.options import RECONSTRUCTED, Options, Promise, Reconstruction, need_torch, share
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning import Planned, fit_plan
 from mixquant_onnx.progress import Progress, quiet
@@ -54,6 +54,9 @@ def options_of(
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     labels: str | Path | None = None,
     rounding: Literal["compensated", "nearest"] = "compensated",
+    seed: int = 0,
+    iterations: int = 500,
+    resume: str | Path | None = None,
     allow_unchanged: bool = False,
 ) -> Options:
     """The options of a run, checked. Raises OptionError."""
@@ -95,6 +98,9 @@ def options_of(
         data=_data(data),
         labels=None if labels is None else Path(labels),
         rounding=rounding,
+        reconstruction=Reconstruction(
+            seed=seed, iterations=iterations, resume=None if resume is None else Path(resume)
+        ),
         allow_unchanged=allow_unchanged,
     )
     if method == "auto":
@@ -148,7 +154,7 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     granularity="channel" ("tensor", "block:N", "auto"), symmetric=False, baseline="int8" ("same"), include=(),
     exclude=(),
     min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25), verify=True, data=None,
-    labels=None, rounding="compensated" ("nearest"), allow_unchanged=False.
+    labels=None, rounding="compensated" ("nearest"), seed=0, iterations=500, resume=None, allow_unchanged=False.
     `data` is a path, a feed (arrays by input name) or a list of feeds. Raises a MixquantError (see `errors`); then
     nothing was written.
     """
@@ -175,6 +181,8 @@ def apply_plan(
 
 def check_data(plan: BitPlan, options: Options) -> None:
     """Raises OptionError where `plan` has methods that need data and `options` give none."""
+    if any(scheme.method == RECONSTRUCTED for scheme in plan.sites.values()):
+        need_torch()
     if options.data is None:
         for name, scheme in plan.sites.items():
             if scheme.method in SOLVERS:

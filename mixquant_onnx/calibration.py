@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
@@ -40,6 +40,10 @@ class Watched:
     activations: Activations
     names: Mapping[Place, str]
 
+    def fork(self) -> Watched:
+        """One that goes on from here by itself."""
+        return replace(self, activations=self.activations.fork())
+
     def values(self, places: Sequence[Place]) -> Iterator[Values]:
         """For each feed. Raises RuntimeFailure."""
         for found in self.activations.values([self.names[place] for place in places]):
@@ -54,7 +58,7 @@ class Calibration:
         found = {name: feature_of(located) for name, located in sites.items()}
         self.order = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
-        self._feeds: tuple[Feed, ...] = thinned(batches(model, data), _MOST_ROWS)
+        self.feeds: tuple[Feed, ...] = thinned(batches(model, data), _MOST_ROWS)
 
     def stages(self) -> list[list[str]]:
         """All sites in the order of the graph, those that read the same value together; without a feature alone."""
@@ -78,7 +82,7 @@ class Calibration:
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
         inside = frozenset(name for place, name in names.items() if place[0])
-        return Watched(activations=Activations(model, list(names.values()), self._feeds, inside), names=names)
+        return Watched(activations=Activations(model, list(names.values()), self.feeds, inside), names=names)
 
     def float_inputs(self) -> Watched:
         """The inputs of all sites in the model itself."""
@@ -126,7 +130,7 @@ class Calibration:
         for name, total in sums.items():
             feature = self.features[name]
             most = min(ROWS, max(_FEWEST_ROWS, _ROWS_A_COLUMN * feature.width)) if full else _FEWEST_ROWS
-            count = -(-most // len(self._feeds))
+            count = -(-most // len(self.feeds))
             rows = feature.rows(values[feature.place], count, seed)
             if rows is not None:
                 total.add(rows, None if reference is None else feature.rows(reference[feature.place], count, seed))

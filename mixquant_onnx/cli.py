@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--bits", default="2-8", help="allowed widths: 2-8 (default), or a list such as 4,8")
     search.add_argument(
         "--method", default="auto",
-        help="minmax (or asymmetric), mse, hqq; with --data gptq, adaround; auto (default): gptq with --data",
+        help="minmax (or asymmetric), mse, hqq; with --data gptq, adaround, brecq; auto (default): gptq with --data",
     )  # fmt: skip
     search.add_argument("--granularity", default="channel", help="tensor, channel (default), block:N or auto")
     search.add_argument("--symmetric", action="store_true", help="symmetric ranges, one zero point")
@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         "--rounding", default="compensated", choices=("compensated", "nearest"),
         help="compensated (default): a few weights are rounded the other way so that outputs keep their mean",
     )  # fmt: skip
+    search.add_argument("--seed", type=int, default=0, metavar="N", help="of brecq (0)")
+    search.add_argument("--iterations", type=int, default=500, metavar="N", help="of brecq, a block (500)")
+    search.add_argument(
+        "--resume", type=Path, metavar="DIR", help="brecq keeps finished blocks here, and takes them up"
+    )
     search.add_argument("--include", action="append", default=[], metavar="PATTERN", help="only these tensors or nodes")
     search.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these; both may repeat")
     search.add_argument("--min-size", type=int, default=256, metavar="N", help="smaller tensors stay float (256)")
@@ -86,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--metric-timeout", type=float, default=1800.0, metavar="S", help="seconds for a command (1800)")
     goal.add_argument(
         "--cost", default="auto", choices=("auto", "energy", "hessian", "output"),
-        help="what a budget minimises; auto (default): output and energy balanced with --data, else energy",
+        help="what a budget minimises; auto (default): whichever does best on rows of --data held back, else energy",
     )  # fmt: skip
     form = parser.add_argument_group("form of the file")
     form.add_argument(
@@ -106,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     proof.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     proof.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
     proof.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
+    proof.add_argument("--blocks", action="store_true", help="inspect: show the blocks that brecq works on")
     proof.add_argument("--allow-unchanged", action="store_true", help="exit 0 even when nothing was quantized")
     proof.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=_version())
@@ -125,7 +131,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
             "qem", "scope", "avg_bits", "max_size", "max_drop", "min_sqnr", "min_agreement", "metric_key",
             "lower_is_better", "metric_timeout", "cost", "method", "granularity", "symmetric", "baseline",
             "include", "exclude", "min_size", "target", "exact", "native_types", "data", "labels", "rounding",
-            "allow_unchanged",
+            "allow_unchanged", "seed", "iterations", "resume",
         )
     }  # fmt: skip
     options["bits"] = _widths(args.bits)
@@ -167,6 +173,8 @@ def _run(args: argparse.Namespace) -> int:
         raise OptionError(
             f"{wanted} file name{'s' * (wanted > 1)} expected, {len(paths)} given; see mixquant-onnx --help"
         )
+    if args.blocks and not inspecting:
+        raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     options = _options(args)
     source = Path(paths[0])
     output = None if inspecting else Path(paths[1])
@@ -182,8 +190,8 @@ def _run(args: argparse.Namespace) -> int:
     from mixquant_onnx.graph.model_io import load
     from mixquant_onnx.pipeline import execute
     from mixquant_onnx.planning import fit_plan
-    from mixquant_onnx.report.summary import plan_summary, run_summary
-    from mixquant_onnx.report.terminal import show_notes, show_plan, show_run
+    from mixquant_onnx.report.summary import block_summary, plan_summary, run_summary
+    from mixquant_onnx.report.terminal import show_blocks, show_notes, show_plan, show_run
 
     console = Console(highlight=False)
     chosen = options_of(**options)
@@ -209,6 +217,9 @@ def _run(args: argparse.Namespace) -> int:
         summary = plan_summary(planned)
         show_plan(summary, console)
         show_notes(summary, console)
+        if args.blocks:
+            summary["blocks"] = block_summary(planned)
+            show_blocks(summary["blocks"], console)
     else:
         summary = run_summary(result, planned)
         show_run(summary, console)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.blockwise import Blockwise
+from mixquant_onnx.calibration import Calibration, Watched
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.options import Reconstruction
 from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
@@ -29,7 +31,10 @@ class Layers:
     notes: tuple[str, ...] = ()
 
 
-def quantize_layers(planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet) -> Layers:
+def quantize_layers(
+    planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
+    settings: Reconstruction | None = None,
+) -> Layers:  # fmt: skip
     """Weights of calibrated methods one after another, the others at once; see `quantize_weight`."""
     plan, model = planned.plan, planned.loaded.model
     sites = {name: planned.sites[name] for name in plan.sites}
@@ -42,20 +47,45 @@ def quantize_layers(planned: Planned, data: Data | None, compensated: bool, prog
     calibration = Calibration(model, sites, data)
     current, replaced = editable_copy(model)
     own, changed = calibration.float_inputs(), calibration.watched(current)
+    blocks = Blockwise(planned, current, calibration, settings or Reconstruction())
     quantized: dict[str, Quantized] = {}
     short: list[str] = []
-    for stage in calibration.stages():
-        seconds = calibration.in_turn([name for name in stage if name in in_turn], own, changed)
-        for name in stage:
+
+    def solve(names: list[str], inputs: Watched) -> dict[str, Quantized]:
+        """Layers that read the same value, on their own."""
+        seconds = calibration.in_turn([name for name in names if name in in_turn], own, inputs)
+        made = {}
+        for name in names:
             found = seconds.get(name)
             known: Inputs = found
             if found is None or found.samples < FEWEST_SAMPLES:
                 known = calibration.moments([name]).get(name) if compensated else None
-                short += [name] if found is not None else []
-            quantized[name] = _one(planned, name, known)
-            replace_weight(replaced[name], quantized[name])
-            progress("quantize", len(quantized), len(sites))
-    return Layers(quantized={name: quantized[name] for name in plan.sites}, notes=_notes(short, in_turn, calibration))
+                short.extend([name] if found is not None else [])
+            made[name] = _one(planned, name, known)
+            replace_weight(replaced[name], made[name])
+        return made
+
+    def block_of(name: str) -> dict[str, Quantized]:
+        """All layers of a block: each on its own, then together."""
+        kept = blocks.kept(name)
+        if kept is None:
+            ahead, starts = changed.fork(), {}
+            for stage in calibration.stages():
+                starts.update(solve([n for n in stage if n in blocks.members(name)], ahead))
+            kept = blocks.reconstruct(name, starts)
+        for member, q in kept.items():
+            replace_weight(replaced[member], q)
+        return kept
+
+    for stage in calibration.stages():
+        for name in stage:
+            if name in blocks and name not in quantized:
+                quantized |= block_of(name)
+                progress("quantize", len(quantized), len(sites))
+        quantized |= solve([name for name in stage if name not in quantized], changed)
+        progress("quantize", len(quantized), len(sites))
+    ordered = {name: quantized[name] for name in plan.sites}
+    return Layers(quantized=ordered, notes=_notes(short, in_turn, calibration) + blocks.notes())
 
 
 def _notes(short: list[str], in_turn: list[str], calibration: Calibration) -> tuple[str, ...]:
@@ -65,7 +95,7 @@ def _notes(short: list[str], in_turn: list[str], calibration: Calibration) -> tu
             f"{len(short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded ('{short[0]}'): "
             f"give more data"
         )
-    unseen = [name for name in in_turn if name not in calibration.features]
+    unseen = [n for n in in_turn if n not in calibration.features]
     if unseen:
         notes.append(
             f"{len(unseen)} weights have no inputs to calibrate with ('{unseen[0]}'); their ranges are those of mse"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,25 @@ class Promise:
         return self.wanted and self.metric is None
 
 
+RECONSTRUCTED = "brecq"
+"""The method that needs the extra `reconstruct`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconstruction:
+    """How blocks are reconstructed. `resume`: a folder where finished blocks are kept and looked for."""
+
+    seed: int = 0
+    iterations: int = 500
+    resume: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 31:
+            raise OptionError("--seed takes a number from 0 to 2147483647")
+        if not 0 < self.iterations <= _LONGEST:
+            raise OptionError(f"--iterations takes a number from 1 to {_LONGEST}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """Every choice of a run. Patterns match tensor, site and node names (fnmatch)."""
@@ -83,6 +103,7 @@ class Options:
     data: Path | tuple[Mapping[str, FloatArray], ...] | Data | None = None
     labels: Path | None = None
     rounding: Literal["compensated", "nearest"] = "compensated"
+    reconstruction: Reconstruction = field(default_factory=Reconstruction)
     allow_unchanged: bool = False
     hold_back: bool = False
 
@@ -102,6 +123,8 @@ class Options:
             raise OptionError(f"--cost {self.cost} needs --data")
         if self.search.method in SOLVERS and self.data is None:
             raise OptionError(f"--method {self.search.method} needs --data (mse is the best without)")
+        if self.search.method == RECONSTRUCTED:
+            need_torch()
         if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):
             raise OptionError("--bits takes widths from 2 to 8, such as 2-8 or 4,8")
         if self.min_size < 1:
@@ -115,6 +138,12 @@ class Options:
     def budgeted(self) -> bool:
         """Whether bits are spent over the whole model, and not by the rule layer by layer."""
         return self.avg_bits is not None or self.max_size is not None or self.promise.wanted or self.scope == "model"
+
+
+def need_torch() -> None:
+    """Raises OptionError where the extra is not installed."""
+    if find_spec("torch") is None:
+        raise OptionError(f"--method {RECONSTRUCTED} needs torch: pip install 'mixquant-onnx[reconstruct]'")
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

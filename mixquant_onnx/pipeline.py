@@ -68,7 +68,7 @@ def execute(
     judged = data
     if (options.hold_back or options.promise.judged_by_data) and data is not None:
         data, judged = split(original, data)
-    layers = quantize_layers(planned, data, options.rounding == "compensated", progress)
+    layers = quantize_layers(planned, data, options.rounding == "compensated", progress, options.reconstruction)
     quantized = layers.quantized
     model, rewritten = _rewrite(original, quantized, options.form)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}

@@ -20,8 +20,15 @@ from mixquant_onnx.types import Codes, FloatArray, Grid, Quantized, Scheme, Weig
 _OUTPUTS = Grid(per="channel")
 
 
-SOLVERS: dict[str, Callable[[Problem], NDArray[np.float32]]] = {"gptq": gptq.solve, "adaround": adaround.solve}
-"""Methods that need the second moments of the inputs; without them their ranges are those of `mse`."""
+SOLVERS: dict[str, Callable[[Problem], NDArray[np.float32]]] = {
+    "gptq": gptq.solve,
+    "adaround": adaround.solve,
+    "brecq": adaround.solve,
+}
+"""Methods that need the second moments of the inputs; without them their ranges are those of `mse`.
+
+brecq is that of layers outside of blocks: reconstructed alone, which is AdaRound.
+"""
 
 Inputs = Moments | SecondMoments | None
 """What is known of a weight's inputs."""

@@ -105,3 +105,14 @@ def test_nodes_with_weights_inside_run_each_time(ran: list[str]) -> None:
             np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
     assert ran.count("r1") == 3
     assert ran.count("r0") == ran.count("p1") == 1
+
+
+def test_a_fork_goes_on_by_itself(ran: list[str]) -> None:
+    model = residual()
+    values = Activations(model, INNER, FEEDS)
+    list(values.values(["h0"]))
+    ahead = values.fork()
+    assert [f["h3"] for f in ahead.values(["h3"])]
+    for found, wanted in zip(values.values(["h1"]), expected(model, "h1"), strict=True):
+        np.testing.assert_allclose(found["h1"], wanted, rtol=1e-5, atol=1e-6)
+    assert ran.count("p0") == 1

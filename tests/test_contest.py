@@ -27,7 +27,7 @@ def two_paths(gain: float) -> ModelProto:
         helper.make_node("MatMul", ["x", "b"], ["r"]),
         helper.make_node("Add", ["q", "r"], ["y"]),
     ]
-    stored = [numpy_helper.from_array(v, n) for n, v in {**weights, "gain": np.float32(gain)}.items()]
+    stored = [numpy_helper.from_array(v, n) for n, v in {**weights, "gain": np.array(gain, np.float32)}.items()]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 32]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "g", value[:1], value[1:], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -14,7 +14,8 @@ LAYERS = {
     "encodings": 4, "graph": 5,
     "runtime": 5, "feeds": 6, "activations": 6, "calibration": 7, "decoding": 6, "verify": 8,
     "measure": 6, "progress": 0, "options": 7, "planning": 8, "oracle": 7, "costs": 9, "allocation": 10,
-    "contest": 11, "figures": 8, "proof": 11, "layerwise": 9, "pipeline": 12, "goals": 14, "sizing": 13, "sweep": 13,
+    "contest": 11, "figures": 8, "proof": 11,
+    "reconstruct": 8, "blockwise": 9, "layerwise": 10, "pipeline": 12, "goals": 14, "sizing": 13, "sweep": 13,
     "api": 15, "report": 15,
     "cli_common": 15, "cli_sweep": 16, "cli": 17,
 }  # fmt: skip

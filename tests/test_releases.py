@@ -62,7 +62,7 @@ def _product(rows: int, columns: int) -> ModelProto:
 def _models() -> dict[str, ModelProto]:
     names = ("digits_cnn", "digits_transformer")
     models = {name: onnx.load(ROOT / "models" / name / "model.onnx") for name in names}
-    return {**models, "product": _product(1024, 600)}
+    return {**models, "product": _product(1024, 600), "product in blocks": _product(1024, 600)}
 
 
 def _release(text: str) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def _release(text: str) -> tuple[int, int]:
     return major, minor
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer", "product"])
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer", "product", "product in blocks"])
 @pytest.mark.parametrize("bits", [3, 4, 5, 8])
 def test_a_file_for_a_release_loads_and_runs_on_it(
     release: tuple[str, Path], name: str, bits: int, tmp_path: Path
@@ -78,7 +78,8 @@ def test_a_file_for_a_release_loads_and_runs_on_it(
     version, python = release
     model = _models()[name]
     wanted = min(_release(version), (1, 25))
-    result = mq.quantize(model, tmp_path / "q.onnx", bits=[bits], min_ort=wanted)
+    granularity = "block:32" if name.endswith("in blocks") else "channel"
+    result = mq.quantize(model, tmp_path / "q.onnx", bits=[bits], granularity=granularity, min_ort=wanted)
     widths = {site: scheme.bits for site, scheme in result.plan.sites.items()}
     stated = releases_of(result.rewritten.forms, widths, result.rewritten.opset[1], result.form)
     assert _release(stated.loads_from) <= _release(version)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from cases import PROPERTIES, Array, decibels, optimized, run, text, weight
+from cases import PROPERTIES, Array, classifier, feed_for, optimized, run, text, weight
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -17,8 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import mixquant_onnx as mq
 from mixquant_onnx.encodings import zero_points
 from mixquant_onnx.encodings.planes import packed_bytes
-from mixquant_onnx.quantizer import dequantized
-from mixquant_onnx.types import ALL_BITS, Quantized
+from mixquant_onnx.types import ALL_BITS
 
 NARROW = [bits for bits in ALL_BITS if bits < 8]
 GRANULARITIES = ["tensor", "channel", "block:16", "block:32", "block:100"]
@@ -46,7 +45,7 @@ def test_a_stream_begins_in_the_low_bits_of_its_first_byte() -> None:
 
 @pytest.mark.parametrize("bits", NARROW)
 def test_bytes_are_kept_until_packing_pays(bits: int) -> None:
-    least = next(count for count in itertools.count(8, 8) if zero_points.packs(count, bits))
+    least = next(count for count in range(8, 1 << 16, 8) if zero_points.packs(count, bits))
     assert least * (8 - bits) / 8 >= zero_points.PAYS_FROM > (least - 8) * (8 - bits) / 8
     assert zero_points.stored_bytes(least, bits) == least * bits // 8
     assert zero_points.stored_bytes(least - 8, bits) == least - 8
@@ -56,9 +55,10 @@ def test_bytes_are_kept_until_packing_pays(bits: int) -> None:
 def unpacked(q: Array, bits: int, opset: int) -> Array:
     """What ONNX Runtime makes of zero points stored in `bits` each."""
     function = zero_points.build(q.size, bits, opset)
+    known: dict[str, Any] = dict(zero_points.attributes(q.size, q.shape, opset))
     graph = helper.make_graph(
         [helper.make_node(function.name, zero_points.inputs(opset), ["y"], domain="mixquant",
-                          **zero_points.attributes(q.size, q.shape, opset))],
+                          **known)],
         "g", [], [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
         [numpy_helper.from_array(zero_points.pack_stream(q, bits), "packed"),
          numpy_helper.from_array(np.ones(q.shape, np.float16), "like")],
@@ -80,28 +80,103 @@ def test_every_zero_point_next_to_every_other_is_unpacked(opset: int, bits: int)
     np.testing.assert_array_equal(unpacked(exact, bits, opset), exact)
 
 
-def network() -> ModelProto:
-    """A depthwise convolution, a plain one, a table, and products large enough for the fused kernel."""
-    return text(
-        """g (float[1,640,8,8] x, int64[3] i, float[640,1,3,3] depthwise, float[96,640,1,1] conv,
-            float[500,300] table, float[768,512] product)
-        => (float[1,96,8,8] a, float[3,300] b, float[3,512] c)
-        { h = Conv <group=640, pads=[1,1,1,1]> (x, depthwise) a = Conv (h, conv) b = Gather (table, i)
-          wide = Gather (product, i) l = Transpose <perm=[1,0]> (wide) r = Transpose <perm=[1,0]> (l)
-          [last] t = Concat <axis=1> (b, b, b) s = Slice (t, from, to, along) c = MatMul (s, other) }""",
-    )
+LAYERS = {
+    "depthwise": ("(float[1,1536,4,4] x, float[1536,1,3,3] w) => (float[1,1536,2,2] y) { y = Conv <group=1536> (x, w)}",
+                  (1536, 1, 3, 3)),
+    "conv": ("(float[1,300,4,4] x, float[350,300,1,1] w) => (float[1,350,4,4] y) { y = Conv (x, w) }",
+             (350, 300, 1, 1)),
+    "table": ("(int64[3] x, float[3700,130] w) => (float[3,130] y) { y = Gather (w, x) }", (3700, 130)),
+    "product": ("(float[5,768] x, float[768,1024] w) => (float[5,1024] y) { y = MatMul (x, w) }", (768, 1024)),
+}  # fmt: skip
 
 
-def layers() -> Iterator[tuple[str, ModelProto]]:
-    yield "depthwise", text(
-        "g (float[1,1536,8,8] x, float[1536,1,3,3] w) => (float[1,1536,6,6] y) { y = Conv <group=1536> (x, w) }",
-        w=weight(1536, 1, 3, 3),
-    )
-    yield "conv", text(
-        "g (float[1,300,4,4] x, float[250,300,1,1] w) => (float[1,250,4,4] y) { y = Conv (x, w) }",
-        w=weight(250, 300, 1, 1),
-    )
-    yield "table", text("g (int64[3] x, float[700,130] w) => (float[3,130] y) { y = Gather (w, x) }", w=weight(700, 130))
-    yield "product", text(
-        "g (float[5,768] x, float[768,520] w) => (float[5,520] y) { y = MatMul (x, w) }", w=weight(768, 520)
-    )
+def layer(name: str) -> ModelProto:
+    graph, shape = LAYERS[name]
+    return text(f"g {graph}", w=8 * weight(*shape))  # their scales fit into float16 at 8 bits too
+
+
+def both(model: ModelProto, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[mq.RunResult, mq.RunResult]:
+    """Results with zero points as they are stored, and with a byte for each."""
+    chosen: dict[str, Any] = {"method": "minmax", "rounding": "nearest", "verify": False, **options}
+    stored = mq.quantize(model, **chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(zero_points, "PAYS_FROM", 1 << 40)
+        return stored, mq.quantize(model, **chosen)
+
+
+def zero_bytes(model: ModelProto) -> dict[str, int]:
+    return {t.name: len(t.raw_data) for t in model.graph.initializer if t.name.endswith(".zero_point")}
+
+
+def unpackers(model: ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.op_type.startswith("ZeroPoint")]
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_price_is_what_is_stored_and_the_outputs_stay(
+    name: str, granularity: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = layer(name)
+    stored, plain = both(model, monkeypatch, bits=[bits], granularity=granularity)
+    [cell], [(site, nbytes)] = stored.table["w"].cells, stored.rewritten.nbytes.items()
+    assert (site, cell.nbytes) == ("w", nbytes)
+    raw = sum(len(t.raw_data) for t in stored.model.graph.initializer if t.data_type != TensorProto.INT64)
+    assert raw == nbytes
+    count = zero_bytes(plain.model)["w.zero_point"]
+    assert zero_bytes(stored.model)["w.zero_point"] == zero_points.stored_bytes(count, bits)
+    assert bool(unpackers(stored.model)) == zero_points.packs(count, bits)
+    assert not unpackers(plain.model)
+    assert plain.rewritten.nbytes["w"] - nbytes == count - zero_points.stored_bytes(count, bits)
+    assert stored.nbytes_after <= plain.nbytes_after + 500  # a function for one weight, that many share as a rule
+    feed = feed_for(model)
+    np.testing.assert_array_equal(run(stored.model, feed)[0], run(plain.model, feed)[0])
+
+
+@pytest.mark.parametrize(("bits", "share"), [(2, 0.065), (3, 0.039), (4, 0.024), (5, 0.015), (6, 0.008)])
+@pytest.mark.parametrize("name", ["table", "product"])
+def test_blocks_of_32_take_that_much_less(name: str, bits: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, plain = both(layer(name), monkeypatch, bits=[bits], granularity="block:32")
+    assert 1 - stored.nbytes_after / plain.nbytes_after >= share
+
+
+def test_a_depthwise_convolution_takes_a_tenth_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, plain = both(layer("depthwise"), monkeypatch, bits=[3])
+    saved = plain.rewritten.nbytes["w"] - stored.rewritten.nbytes["w"]
+    assert saved == 1536 * 5 // 8 > 0.09 * plain.rewritten.nbytes["w"]
+    assert 0 < plain.nbytes_after - stored.nbytes_after < saved
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"min_ort": (1, 20)}, {"target": "qdq"}], ids=str)
+@pytest.mark.parametrize("bits", [3, 4, 6])
+@pytest.mark.parametrize("granularity", ["block:32", "block:64"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_onnx_runtime_runs_the_same_operators(
+    name: str, granularity: str, bits: int, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, plain = both(layer(name), monkeypatch, bits=[bits], granularity=granularity, **options)
+    found = optimized(stored.model, tmp_path)
+    assert found == optimized(plain.model, tmp_path)
+    if name == "product":
+        assert found == (["MatMul"] if "exact" in options or "min_ort" in options else ["MatMulNBits"])
+        native = "target" in options and bits == 4
+        assert unpackers(stored.model) == ([] if native else [f"ZeroPoint{bits}"])
+
+
+def test_symmetric_grids_and_few_zero_points_are_not_packed() -> None:
+    assert not unpackers(mq.quantize(layer("product"), bits=[3], granularity="block:32", symmetric=True).model)
+    assert not unpackers(mq.quantize(classifier(), bits=[3], granularity="block:32").model)
+    proved = mq.quantize(layer("product"), bits=[3], granularity="block:32")
+    assert unpackers(proved.model) == ["ZeroPoint3"] and proved.verification is not None
+
+
+def test_one_function_serves_all_weights_of_a_width(output: Path) -> None:
+    model = text(
+        """g (float[5,768] x, float[768,1024] v, float[1024,768] w) => (float[5,768] y)
+        { h = MatMul (x, v) y = MatMul (h, w) }""", v=weight(768, 1024), w=weight(1024, 768),
+    )  # fmt: skip
+    mq.quantize(model, output, bits=[5], granularity="block:32")
+    written = onnx.load(output)
+    assert unpackers(written) == ["ZeroPoint5", "ZeroPoint5"]
+    assert [f.name for f in written.functions if f.name.startswith("ZeroPoint")] == ["ZeroPoint5"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.encodings import functions
+from mixquant_onnx.encodings import functions, zero_points
 from mixquant_onnx.encodings.forms import Kernel
-from mixquant_onnx.encodings.planes import pack, pack_fields, packed_bytes, shifts
+from mixquant_onnx.encodings.planes import byte_shape, pack, pack_fields, packed_bytes, shifts
 from mixquant_onnx.grid import channel_params_shape, effective_grid, params_shape
 from mixquant_onnx.types import Codes, FloatArray, Quantized, Scheme, WeightSite
 
@@ -42,16 +42,18 @@ def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
     """Bytes of codes, scales (float16) and zero points for `scheme`, before anything is encoded."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     params = int(np.prod(params_shape(site.shape, site.layout, grid)))
-    zeros = 1 if scheme.symmetric else params
+    zeros = 1 if scheme.symmetric else zero_points.stored_bytes(params, scheme.bits)
     return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros
 
 
 class Builder:
-    """Collects the stored tensors of one weight under names that start with the weight's."""
+    """Collects what is stored of one weight, under names that start with the weight's, and what reads it."""
 
-    def __init__(self, name: str, fresh: FreshName) -> None:
-        self.name, self.fresh = name, fresh
+    def __init__(self, name: str, opset: int, fresh: FreshName) -> None:
+        self.name, self.opset, self.fresh = name, opset, fresh
         self.tensors: list[TensorProto] = []
+        self.nodes: list[NodeProto] = []
+        self.functions: list[FunctionProto] = []
         self.nbytes = 0
 
     def store(self, part: str, value: FloatArray, counted: bool = False) -> str:
@@ -74,20 +76,39 @@ class Builder:
         if bits == 8:
             return [self.store("codes", codes.reshape(shape), counted=True)]
         planes = zip(shifts(bits), pack(codes, bits), strict=True)
-        return [self.store(f"plane{width}", plane, counted=True) for (width, _), plane in planes]
+        return [self.store(f"plane{w}", plane.reshape(byte_shape(w)), counted=True) for (w, _), plane in planes]
+
+    def store_zero(self, zero: Codes, bits: int, scale: str) -> str:
+        """Zero points as uint8, packed where that pays; `scale` is of the same shape then."""
+        if not zero_points.packs(zero.size, bits):
+            return self.store("zero_point", zero, counted=True)
+        packed = self.store("zero_point", zero_points.pack_stream(zero, bits), counted=True)
+        inputs = [packed, scale][: len(zero_points.inputs(self.opset))]
+        value = self.fresh(f"{self.name}.zero")
+        extra = zero_points.attributes(zero.size, zero.shape, self.opset)
+        self.call(zero_points.build(zero.size, bits, self.opset), inputs, value, "unpack_zero", extra)
+        return value
+
+    def call(self, function: FunctionProto, inputs: list[str], output: str, part: str, extra: dict[str, Any]) -> None:
+        name = self.fresh(f"{self.name}.{part}")
+        node = helper.make_node(function.name, inputs, [output], name=name, domain=functions.DOMAIN, **extra)
+        self.functions.append(function)
+        self.nodes.append(node)
 
     def shape(self, part: str, dims: tuple[int, ...]) -> str:
         return self.store(part, np.array(dims, np.int64))
 
 
-def finish(
-    builder: Builder, nodes: list[NodeProto], made: list[FunctionProto], q: Quantized, value: str, output: str
-) -> Encoded:
+def finish(builder: Builder, q: Quantized, value: str, output: str) -> Encoded:
     if q.dtype != "float32":
-        nodes.append(
-            helper.make_node("Cast", [value], [output], name=builder.fresh(f"{output}.cast"), to=ONNX_TYPE[q.dtype])
-        )
-    return Encoded(tensors=tuple(builder.tensors), nodes=tuple(nodes), functions=tuple(made), nbytes=builder.nbytes)
+        name = builder.fresh(f"{output}.cast")
+        builder.nodes.append(helper.make_node("Cast", [value], [output], name=name, to=ONNX_TYPE[q.dtype]))
+    return Encoded(
+        tensors=tuple(builder.tensors),
+        nodes=tuple(builder.nodes),
+        functions=tuple(builder.functions),
+        nbytes=builder.nbytes,
+    )
 
 
 def value_name(q: Quantized, output: str, fresh: FreshName) -> str:
@@ -98,7 +119,7 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
     """One node that ONNX Runtime folds to a float constant at load: exact, and as fast as float."""
     shape = q.codes.shape
     grid = effective_grid(shape, q.layout, q.scheme.grid)
-    builder = Builder(output, fresh)
+    builder = Builder(output, opset, fresh)
     form, view = "fold", shape
     scale, zero = q.scale, q.zero_point
     if grid.block is None:
@@ -121,7 +142,8 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
         one_zero=form == "ragged" and zero.size == 1,
     )
     inputs = builder.store_codes(q.codes, q.scheme.bits, view)
-    inputs += [builder.store("zero_point", zero, counted=True), builder.store("scale", scale, counted=True)]
+    scales = builder.store("scale", scale, counted=True)
+    inputs += [builder.store_zero(zero, q.scheme.bits, scales), scales]
     if form != "fold":
         inputs.append(builder.shape("view", view))
     if form == "ragged" and not variant.counts_blocks:
@@ -132,8 +154,8 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
     if variant.counts_blocks:
         extra["block_size"] = grid.block
     value = value_name(q, output, fresh)
-    call = _call(variant, inputs, value, fresh(f"{output}.dequantize"), extra)
-    return finish(builder, [call], [functions.build(variant)], q, value, output)
+    builder.call(functions.build(variant), inputs, value, "dequantize", extra)
+    return finish(builder, q, value, output)
 
 
 def encode_matmul(q: Quantized, output: str, kernel: Kernel, transpose: bool, opset: int, fresh: FreshName) -> Encoded:
@@ -144,20 +166,21 @@ def encode_matmul(q: Quantized, output: str, kernel: Kernel, transpose: bool, op
     codes = q.codes.T if transpose else q.codes
     k, n = codes.shape
     groups = -(-k // kernel.block)
-    builder = Builder(output, fresh)
+    builder = Builder(output, opset, fresh)
     variant = functions.Variant(bits=q.scheme.bits, form=f"matmul{kernel.bits}", tail=has_tail(q), opset=opset)
     scale, zero = (_by_column(values, transpose) for values in (q.scale, q.zero_point))
     inputs = builder.store_codes(np.ascontiguousarray(codes), q.scheme.bits, (k, n))
+    scales = builder.store("scale", scale, counted=True)
     inputs += [
-        builder.store("zero_point", zero, counted=True),
-        builder.store("scale", scale, counted=True),
+        builder.store_zero(zero, q.scheme.bits, scales),
+        scales,
         builder.shape("shape", (k, n)),
         builder.shape("scale_shape", (groups, n)),
     ]
     extra = _count(builder, variant, q, inputs)
     extra["block_size"] = kernel.block
-    call = _call(variant, inputs, output, fresh(f"{output}.dequantize"), extra)
-    return finish(builder, [call], [functions.build(variant)], q, output, output)
+    builder.call(functions.build(variant), inputs, output, "dequantize", extra)
+    return finish(builder, q, output, output)
 
 
 def _block_of(length: int, block: int) -> FloatArray:
@@ -178,24 +201,16 @@ def _count(builder: Builder, variant: functions.Variant, q: Quantized, inputs: l
     return {"count": [q.codes.size]} if variant.tail and variant.opset < 10 else {}
 
 
-def _call(variant: functions.Variant, inputs: list[str], output: str, name: str, extra: dict[str, Any]) -> NodeProto:
-    return helper.make_node(variant.name, inputs, [output], name=name, domain=functions.DOMAIN, **extra)
-
-
-def encode_codes(
-    q: Quantized, shape: tuple[int, ...], builder: Builder, opset: int, small_ints: bool
-) -> tuple[str, NodeProto, FunctionProto]:
-    """Codes as uint8 in `shape`, unpacked at load: (name of the value, node, function)."""
-    variant = functions.Variant(bits=q.scheme.bits, form="codes", tail=has_tail(q), opset=opset, small_ints=small_ints)
-    inputs = builder.store_codes(q.codes, q.scheme.bits, shape)
+def encode_codes(q: Quantized, shape: tuple[int, ...], builder: Builder, small_ints: bool) -> str:
+    """Codes as uint8 in `shape`, unpacked at load: the name of the value."""
+    bits, opset = q.scheme.bits, builder.opset
+    variant = functions.Variant(bits=bits, form="codes", tail=has_tail(q), opset=opset, small_ints=small_ints)
+    inputs = builder.store_codes(q.codes, bits, shape)
     inputs.append(builder.shape("shape", shape))
     extra = _count(builder, variant, q, inputs)
     value = builder.fresh(f"{builder.name}.codes")
-    return (
-        value,
-        _call(variant, inputs, value, builder.fresh(f"{builder.name}.unpack"), extra),
-        functions.build(variant),
-    )
+    builder.call(functions.build(variant), inputs, value, "unpack", extra)
+    return value
 
 
 def has_tail(q: Quantized) -> bool:

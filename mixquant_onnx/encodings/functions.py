@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.encodings.planes import shifts, table
+from mixquant_onnx.encodings.planes import fields_shape, shifts, table
 
 DOMAIN = "mixquant"
 DOMAIN_VERSION = 1
@@ -76,7 +76,7 @@ class Variant:
         return names
 
 
-class _Body:
+class Body:
     """Nodes of a function body; each call adds one node and gives back the name of its output."""
 
     def __init__(self) -> None:
@@ -91,40 +91,40 @@ class _Body:
         return self.add("Constant", value=numpy_helper.from_array(value))
 
 
-def _codes(body: _Body, variant: Variant, shape: str, kind: type[np.generic]) -> str:
+def _codes(body: Body, variant: Variant, shape: str, kind: type[np.generic]) -> str:
     """Codes of type `kind` in `shape`; those of 8 bits are stored that way."""
     if variant.bits == 8:
         return "codes"
-    common = body.constant(np.array([-1], np.int64)) if variant.tail and variant.opset >= 10 else shape
     total = ""
     for width, low in shifts(variant.bits):
         index = body.add("Cast", f"plane{width}", to=TensorProto.INT32)
-        fields = body.add("Gather", body.constant(table(width, low).astype(kind)), index, axis=0)
-        if variant.tail and variant.opset < 10:
-            fields = body.add("Flatten", fields, axis=0)
-        else:
-            fields = body.add("Reshape", fields, common)
-        total = body.add("Add", total, fields) if total else fields
-    if not variant.tail:
-        return total
-    return body.add("Reshape", _without_padding(body, variant, total), shape)
+        fields = table(width, low).astype(kind).reshape(256, *fields_shape(width))
+        values = body.add("Gather", body.constant(fields), index, axis=0)
+        total = body.add("Add", total, values) if total else values
+    if variant.tail and variant.opset >= 10:
+        flat = body.add("Reshape", total, body.constant(np.array([-1], np.int64)))
+        total = without_padding(body, variant.opset, flat)
+    elif variant.tail:
+        total = without_padding(body, variant.opset, body.add("Flatten", total, axis=0))
+    return body.add("Reshape", total, shape)
 
 
-def _without_padding(body: _Body, variant: Variant, codes: str) -> str:
-    if variant.opset >= 10:
-        return body.add("Slice", codes, body.constant(np.array([0], np.int64)), "count")
+def without_padding(body: Body, opset: int, codes: str, count: str = "count") -> str:
+    """The first `count` of flat codes: a value, below opset 10 an attribute (and codes are [1, all])."""
+    if opset >= 10:
+        return body.add("Slice", codes, body.constant(np.array([0], np.int64)), count)
     kept = body.add("Slice", codes, axes=[1], starts=[0])
-    body.nodes[-1].attribute.append(AttributeProto(name="ends", ref_attr_name="count", type=AttributeProto.INTS))
+    body.nodes[-1].attribute.append(reference("count", "ends", AttributeProto.INTS))
     return kept
 
 
-def _small_codes(body: _Body, variant: Variant) -> str:
+def _small_codes(body: Body, variant: Variant) -> str:
     if variant.narrow or variant.bits == 8:
         return _codes(body, variant, "shape", np.uint8)
     return body.add("Cast", _codes(body, variant, "shape", np.float32), to=TensorProto.UINT8)
 
 
-def _per_block(body: _Body, variant: Variant, name: str) -> str:
+def _per_block(body: Body, variant: Variant, name: str) -> str:
     """Scale or zero point for each element along the reduced axis, where the last block is short."""
     if variant.form != "ragged":
         return name
@@ -133,11 +133,11 @@ def _per_block(body: _Body, variant: Variant, name: str) -> str:
     first, second = (body.constant(np.array(value, np.int64)) for value in (0, 1))
     positions = body.add("Range", first, body.add("Gather", "view", second), second)
     block = body.add("Constant")
-    body.nodes[-1].attribute.append(_reference("block_size", "value_int"))
+    body.nodes[-1].attribute.append(reference("block_size", "value_int"))
     return body.add("Gather", name, body.add("Div", positions, block), axis=1)
 
 
-def _product(body: _Body, variant: Variant, output: str) -> None:
+def _product(body: Body, variant: Variant, output: str) -> None:
     shape = "view" if variant.form in ("blocks", "ragged") else "shape"
     scale = body.add("Cast", _per_block(body, variant, "scale"), to=TensorProto.FLOAT)
     zero = "zero_point" if variant.one_zero else _per_block(body, variant, "zero_point")
@@ -152,7 +152,7 @@ def _product(body: _Body, variant: Variant, output: str) -> None:
     body.add("Mul", level, scale, output=output)
 
 
-def _blocked_dequantize(body: _Body, variant: Variant) -> None:
+def _blocked_dequantize(body: Body, variant: Variant) -> None:
     codes = _small_codes(body, variant)
     scale = body.add("Expand", body.add("Cast", "scale", to=TensorProto.FLOAT), "scale_shape")
     zero = body.add("Expand", "zero_point", "scale_shape")
@@ -160,17 +160,20 @@ def _blocked_dequantize(body: _Body, variant: Variant) -> None:
         codes = body.add("Cast", codes, to=TensorProto.UINT4)
         zero = body.add("Cast", zero, to=TensorProto.UINT4)
     node = helper.make_node("DequantizeLinear", [codes, scale, zero], ["weight"], axis=0)
-    node.attribute.append(_reference("block_size"))
+    node.attribute.append(reference("block_size"))
     body.nodes.append(node)
 
 
-def _reference(of_function: str, of_node: str | None = None) -> AttributeProto:
-    return AttributeProto(name=of_node or of_function, ref_attr_name=of_function, type=AttributeProto.INT)
+def reference(
+    of_function: str, of_node: str | None = None, kind: AttributeProto.AttributeType = AttributeProto.INT
+) -> AttributeProto:
+    """An attribute of a node whose value is that of an attribute of the call."""
+    return AttributeProto(name=of_node or of_function, ref_attr_name=of_function, type=kind)
 
 
 def build(variant: Variant) -> FunctionProto:
     """The function that `variant` describes, with output `weight` (`codes_out` for the form `codes`)."""
-    body = _Body()
+    body = Body()
     output = "weight"
     attributes: list[str] = []
     if variant.form == "fold":

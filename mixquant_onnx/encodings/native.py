@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import FunctionProto, NodeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from mixquant_onnx.encodings.encoder import Builder, Encoded, FreshName, encode_codes, finish, value_name
 from mixquant_onnx.grid import effective_grid
@@ -74,9 +74,7 @@ def encode_native(
     plan = _plan(shape, q.layout, grid)
     if opset < plan.opset:
         return None
-    builder = Builder(output, fresh)
-    made: list[FunctionProto] = []
-    nodes: list[NodeProto] = []
+    builder = Builder(output, opset, fresh)
     kind, since = _KINDS.get(q.scheme.bits, (0, 0))
     native = bool(kind) and opset >= since and (q.scheme.bits == 4 or two_bits)
     if native:
@@ -84,27 +82,26 @@ def encode_native(
     elif q.scheme.bits == 8:
         codes = builder.store("codes", q.codes.reshape(plan.codes), counted=True)
     else:
-        codes, node, function = encode_codes(q, plan.codes, builder, opset, small_ints)
-        nodes.append(node)
-        made.append(function)
+        codes = encode_codes(q, plan.codes, builder, small_ints)
     scale = q.scale.astype(np.float32).reshape(plan.params)
     zero = _full(q.zero_point, plan.params)
     inputs = [codes, builder.store("scale", scale, counted=True)]
     inputs.append(
         builder.store_packed("zero_point", zero, kind, q.scheme.bits)
         if native
-        else builder.store("zero_point", zero, counted=True)
+        else builder.store_zero(zero, q.scheme.bits, inputs[1])
     )
     value = value_name(q, output, fresh)
     flat = value if plan.codes == shape else fresh(f"{output}.flat")
     attributes: dict[str, Any] = {} if plan.axis is None else {"axis": plan.axis}
     if plan.block:
         attributes["block_size"] = plan.block
-    nodes.append(helper.make_node("DequantizeLinear", inputs, [flat], name=fresh(f"{output}.dequantize"), **attributes))
+    name = fresh(f"{output}.dequantize")
+    builder.nodes.append(helper.make_node("DequantizeLinear", inputs, [flat], name=name, **attributes))
     if flat != value:
         inputs = [flat, builder.shape("logical_shape", shape)]
-        nodes.append(helper.make_node("Reshape", inputs, [value], name=fresh(f"{output}.reshape")))
-    return finish(builder, nodes, made, q, value, output)
+        builder.nodes.append(helper.make_node("Reshape", inputs, [value], name=fresh(f"{output}.reshape")))
+    return finish(builder, q, value, output)
 
 
 def _full(zero: FloatArray, params: tuple[int, ...]) -> FloatArray:

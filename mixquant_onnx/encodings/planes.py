@@ -62,6 +62,19 @@ def unpack(planes: list[Codes], bits: int, elements: int) -> Codes:
     return np.asarray(np.bitwise_or.reduce(codes, axis=0), np.uint8)
 
 
+def byte_shape(width: int) -> tuple[int, ...]:
+    """The shape that the bytes of a plane are stored in: [eights of codes, 2, ...], as many as hold 8 fields.
+
+    With `fields_shape` after it that is [eights, 2, 2, 2] for every width, so that planes add up as they are.
+    """
+    return (-1, *[2] * (width.bit_length() - 1))
+
+
+def fields_shape(width: int) -> tuple[int, ...]:
+    """The fields of a byte, as 2 by 2 by 2 as they are many."""
+    return (2,) * (4 - width.bit_length())
+
+
 def table(width: int, low: int) -> NDArray[np.uint8]:
     """[256, 8 / width]: the fields of each byte, shifted to their place in the code."""
     places = np.arange(0, 8, width)

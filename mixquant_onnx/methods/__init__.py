@@ -27,13 +27,14 @@ METHODS: dict[str, Method] = {
     "minmax": minmax,
     "asymmetric": minmax,
     "mse": mse,
+    "brecq": mse,
     "hqq": hqq,
     "gptq": mse,
     "adaround": mse,
 }
 
 ESTIMATES: dict[str, Callable[[NDArray[np.float32], Sequence[int], bool], list[float]]] = dict.fromkeys(
-    ("mse", "gptq", "adaround"), mse.estimated_errors
+    ("mse", "gptq", "adaround", "brecq"), mse.estimated_errors
 )
 """Quicker stand-ins for `errors` of slow methods, good enough to share out a budget."""
 

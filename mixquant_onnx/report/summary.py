@@ -10,6 +10,7 @@ import numpy as np
 
 import mixquant_onnx
 from mixquant_onnx.encodings.releases import Releases, releases_of
+from mixquant_onnx.graph.blocks import find_blocks
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.runtime import version
@@ -32,6 +33,24 @@ def _sqnr(power: float, qe: float) -> float:
     if qe == 0:
         return math.inf
     return 10 * (math.log10(power) - math.log10(qe)) if power > 0 else -math.inf
+
+
+def block_summary(planned: Planned) -> list[dict[str, Any]]:
+    """What `inspect --blocks` shows: each block in order, then the planned weights that are in none (`exit` None)."""
+    blocks = find_blocks(planned.loaded.model, planned.sites, planned.plan.sites)
+    nodes = planned.loaded.model.graph.node
+    made: list[dict[str, Any]] = [
+        {
+            "exit": block.exit,
+            "inputs": list(block.inputs),
+            "weights": list(block.sites),
+            "operators": sorted({nodes[k].op_type for k in block.nodes} - {"Constant"}),
+        }
+        for block in blocks
+    ]
+    inside = {name for block in blocks for name in block.sites}
+    alone = [name for name in planned.plan.sites if name not in inside]
+    return [*made, {"exit": None, "inputs": [], "weights": alone, "operators": []}] if alone else made
 
 
 def plan_summary(planned: Planned) -> dict[str, Any]:

@@ -94,6 +94,17 @@ def show_plan(summary: dict[str, Any], console: Console) -> None:
         _left(console, len(by_reason), "reasons")
 
 
+def show_blocks(blocks: Sequence[dict[str, Any]], console: Console) -> None:
+    """One row a block: where it ends, its weights, its operators."""
+    table = Table(title="blocks", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("ends at", "weights", "operators"):
+        table.add_column(name, overflow="fold")
+    for block in blocks:
+        place = "(in no block)" if block["exit"] is None else block["exit"]
+        table.add_row(escape(place), escape(" ".join(block["weights"])), " ".join(block["operators"]))
+    console.print(table)
+
+
 def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
     """One row a plan, smallest first; a star for those on the Pareto front."""
     table = Table(title="size against quality", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)

@@ -1,0 +1,128 @@
+"""The layers of a plan that are quantized block by block (method brecq), as the extra `reconstruct` does it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.errors import writing
+from mixquant_onnx.graph.blocks import Block, find_blocks
+from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
+from mixquant_onnx.planning import Planned
+from mixquant_onnx.types import Quantized
+
+_PARTS = ("codes", "scale", "zero_point")
+
+
+class Blockwise:
+    """Blocks in the order of the graph; what fits none, or cannot be reconstructed, is left to its single layers."""
+
+    def __init__(
+        self, planned: Planned, current: ModelProto, calibration: Calibration, settings: Reconstruction
+    ) -> None:
+        plan = planned.plan
+        wanted = [name for name, scheme in plan.sites.items() if scheme.method == RECONSTRUCTED]
+        self._planned, self._settings = planned, settings
+        self._blocks: dict[str, Block] = {}
+        self._failed: dict[str, str] = {}
+        self._losses: dict[str, Any] = {}
+        self._runner: Any = None
+        if not wanted:
+            return
+        from mixquant_onnx.reconstruct.runner import Runner
+
+        blocks = find_blocks(planned.loaded.model, planned.sites, wanted)
+        self._blocks = {name: block for block in blocks for name in block.sites}
+        self._runner = Runner(planned.loaded.model, current, planned.sites, blocks, calibration.feeds, settings)
+        self._key = _key(planned, calibration, settings) if settings.resume is not None else ""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._blocks
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """All weights of the block of `name`."""
+        return self._blocks[name].sites
+
+    def kept(self, name: str) -> dict[str, Quantized] | None:
+        """What an earlier run made of the block of `name`."""
+        file = self._file(name)
+        return None if file is None else _read(file, self._blocks[name], self._planned)
+
+    def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized]:
+        """Codes for all weights of the block of `name`; `starts` where it cannot be done, with a note of why."""
+        from mixquant_onnx.reconstruct.runner import Misfit
+
+        block = self._blocks[name]
+        try:
+            made, loss = self._runner.reconstruct(block, starts)
+        except Misfit as reason:
+            self._failed[block.exit] = str(reason)
+            return dict(starts)
+        self._losses[block.exit] = loss
+        file = self._file(name)
+        if file is not None:
+            _write(file, made)
+        return dict(made)
+
+    def _file(self, name: str) -> Path | None:
+        if self._settings.resume is None:
+            return None
+        place = hashlib.sha256(self._blocks[name].exit.encode()).hexdigest()[:12]
+        return self._settings.resume / f"{self._key}.{place}.npz"
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know: losses before and after, weights left open, blocks that did not work."""
+        notes = []
+        if self._losses:
+            losses = list(self._losses.values())
+            before, after = sum(loss.before for loss in losses), sum(loss.after for loss in losses)
+            place, worst = max(self._losses.items(), key=lambda item: item[1].after / max(item[1].before, 1e-30))
+            open_share = max(loss.still_open for loss in losses)
+            notes.append(
+                f"{len(losses)} blocks reconstructed: squared error {before:.4g} -> {after:.4g}; least gain at "
+                f"'{place}' ({worst.before:.4g} -> {worst.after:.4g}); at most {open_share:.2%} of its weights open"
+            )
+        for place, reason in self._failed.items():
+            notes.append(f"the block that ends at '{place}' is quantized layer by layer: {reason}")
+        return tuple(notes)
+
+
+def _key(planned: Planned, calibration: Calibration, settings: Reconstruction) -> str:
+    """Of all that a block depends on: the model, the plan, the data and the settings."""
+    digest = hashlib.sha256(planned.loaded.model.SerializeToString(deterministic=True))
+    digest.update(repr(sorted((n, str(s)) for n, s in planned.plan.sites.items())).encode())
+    digest.update(f"{settings.seed} {settings.iterations}".encode())
+    for feed in calibration.feeds:
+        for name in sorted(feed):
+            digest.update(np.ascontiguousarray(feed[name]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write(file: Path, made: Mapping[str, Quantized]) -> None:
+    parts = {f"{part}/{name}": getattr(q, part) for name, q in made.items() for part in _PARTS}
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".part")
+        with unfinished.open("wb") as stream:
+            np.savez(stream, **parts)
+        unfinished.replace(file)
+
+
+def _read(file: Path, block: Block, planned: Planned) -> dict[str, Quantized] | None:
+    """What `_write` kept of a block; None where there is nothing, or not all of it."""
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            found = {name: {part: kept[f"{part}/{name}"] for part in _PARTS} for name in block.sites}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    sites, schemes = planned.sites, planned.plan.sites
+    return {
+        name: Quantized(scheme=schemes[name], layout=sites[name].site.layout, dtype=sites[name].site.dtype, **parts)
+        for name, parts in found.items()
+    }

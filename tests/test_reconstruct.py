@@ -1,0 +1,214 @@
+"""Reconstruction of blocks: operators against ONNX Runtime, the gain, and what happens where it cannot be done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import mixquant_onnx as mq
+from mixquant_onnx import options as options_module
+from mixquant_onnx.graph.sites import find
+from mixquant_onnx.reconstruct import descent, operators, runner
+from mixquant_onnx.reconstruct.operators import Program, UnknownOperator
+from mixquant_onnx.runtime import Session
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+CNN = MODELS / "digits_cnn"
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def values(*shape: int) -> Any:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def indices(*numbers: int) -> Any:
+    return np.array(numbers, np.int64)
+
+
+CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
+    "Conv": ("Conv", [values(2, 4, 9, 9), values(6, 2, 3, 3), values(6)], {"group": 2, "strides": [2, 2]}),
+    "Conv uneven pads": ("Conv", [values(1, 3, 8, 8), values(4, 3, 3, 3)], {"pads": [0, 1, 2, 1]}),
+    "Conv same": ("Conv", [values(1, 3, 9, 9), values(4, 3, 3, 3)], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "Conv 1d": ("Conv", [values(2, 3, 11), values(4, 3, 3)], {"dilations": [2], "pads": [2, 2]}),
+    "Gemm": ("Gemm", [values(3, 5), values(4, 5), values(4)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
+    "MatMul": ("MatMul", [values(2, 3, 5), values(5, 4)], {}),
+    "Clip": ("Clip", [values(3, 5), np.float32(-0.5), np.float32(0.5)], {}),
+    "HardSigmoid": ("HardSigmoid", [values(3, 5)], {"alpha": 0.3}),
+    "HardSwish": ("HardSwish", [3 * values(3, 5)], {}),
+    "LeakyRelu": ("LeakyRelu", [values(3, 5)], {}),
+    "Softmax": ("Softmax", [values(3, 5, 4)], {"axis": 1}),
+    "LayerNormalization": ("LayerNormalization", [values(3, 5, 4), values(4), values(4)], {"epsilon": 1e-3}),
+    "BatchNormalization": (
+        "BatchNormalization", [values(2, 3, 4, 4), values(3), values(3), values(3), np.abs(values(3))], {},
+    ),
+    "GlobalAveragePool": ("GlobalAveragePool", [values(2, 3, 4, 4)], {}),
+    "AveragePool": ("AveragePool", [values(2, 3, 8, 8)], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    "MaxPool": ("MaxPool", [values(2, 3, 8, 8)], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    "ReduceMean": ("ReduceMean", [values(2, 3, 4)], {"axes": [1, 2], "keepdims": 0}),
+    "ReduceSum": ("ReduceSum", [values(2, 3, 4), indices(1)], {}),
+    "Reshape": ("Reshape", [values(2, 3, 4), indices(0, -1)], {}),
+    "Flatten": ("Flatten", [values(2, 3, 4)], {}),
+    "Transpose": ("Transpose", [values(2, 3, 4)], {"perm": [0, 2, 1]}),
+    "Squeeze": ("Squeeze", [values(2, 1, 4), indices(1)], {}),
+    "Unsqueeze": ("Unsqueeze", [values(2, 4), indices(0, 3)], {}),
+    "Concat": ("Concat", [values(2, 1), values(2, 3)], {"axis": -1}),
+    "Slice": ("Slice", [values(4, 6), indices(1), indices(-1), indices(1), indices(2)], {}),
+    "Gather": ("Gather", [values(4, 6), np.array([[0, -1], [2, 1]], np.int64)], {"axis": 1}),
+    "Pad": ("Pad", [values(1, 2, 3, 3), indices(0, 1, 0, 2, 0, 1, 0, 0)], {}),
+    "Expand": ("Expand", [values(3, 1), indices(2, 3, 4)], {}),
+    "Where": ("Where", [values(3, 4) > 0, values(3, 4), values(4)], {}),
+    "Cast": ("Cast", [indices(1, 2)], {"to": int(TensorProto.FLOAT)}),
+    "Erf": ("Erf", [values(3, 4)], {}),
+    "Pow": ("Pow", [np.abs(values(3, 4)), np.float32(1.5)], {}),
+    "Shape": ("Shape", [values(3, 4)], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_compute_what_onnxruntime_computes(name: str) -> None:
+    op, arrays, attributes = CASES[name]
+    names = [f"i{k}" for k in range(len(arrays))]
+    node = helper.make_node(op, names, ["y"], **attributes)
+    kinds = [helper.np_dtype_to_tensor_dtype(np.asarray(a).dtype) for a in arrays]
+    inputs = [helper.make_tensor_value_info(n, k, None) for n, k in zip(names, kinds, strict=True)]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info("y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feed = {n: np.asarray(a) for n, a in zip(names, arrays, strict=True)}
+    wanted = Session(model).run(feed)[0]
+    found = Program([node]).run({n: torch.from_numpy(np.array(a)) for n, a in feed.items()}, ["y"])[0].numpy()
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_operator_that_is_not_known_is_named() -> None:
+    with pytest.raises(UnknownOperator, match="Sin"):
+        Program([helper.make_node("Sin", ["x"], ["y"])])
+
+
+def two_layers(middle: str = "Relu", rows: int = 256) -> tuple[ModelProto, dict[str, Any]]:
+    """y = middle(x a) b + x: a residual block; inputs with strongly correlated columns."""
+    weights = {name: values(16, 16) / 4 for name in ("a", "b")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node(middle, ["h"], ["i"]),
+        helper.make_node("MatMul", ["i", "b"], ["j"]), helper.make_node("Add", ["j", "x"], ["y"]),
+    ]  # fmt: skip
+    stored = [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model, {"x": values(rows, 4) @ values(4, 16) + 0.1 * values(rows, 16)}
+
+
+def error(model: ModelProto, changed: ModelProto, feed: dict[str, Any]) -> float:
+    first, second = Session(model).run(feed)[0], Session(changed).run(feed)[0]
+    return float(np.sum((first - second) ** 2) / np.sum(first**2))
+
+
+def quantized(model: ModelProto, feed: dict[str, Any], method: str, **more: Any) -> mq.RunResult:
+    given: dict[str, Any] = {"exact": True, "rounding": "nearest", "verify": False, "min_size": 1, "bits": 3} | more
+    return mq.quantize(model, method=method, data=feed, **given)
+
+
+def trained(method: str, **more: Any) -> tuple[float, mq.RunResult]:
+    """A residual block of the CNN at 2 bits: error of the network's output on the rows calibrated with."""
+    model = onnx.load(CNN / "model.onnx")
+    feed = {"input": np.load(CNN / "calib.npz")["input"][:48]}
+    result = quantized(model, feed, method, bits=2, include=["stage2*"], min_size=256, **more)
+    return error(model, result.model, feed), result
+
+
+def test_a_reconstructed_block_is_closer_to_float_than_its_layers_alone() -> None:
+    ours, result = trained("brecq", iterations=200)
+    assert "1 blocks reconstructed" in result.notes[0]
+    assert ours < 0.9 * trained("adaround")[0]
+    assert ours < 0.5 * trained("mse")[0]
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    first, again, other = (trained("brecq", seed=s, iterations=60)[1].model for s in (1, 1, 2))
+    assert first.SerializeToString() == again.SerializeToString()
+    assert first.SerializeToString() != other.SerializeToString()
+
+
+def test_where_nothing_is_gained_the_layers_alone_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One iteration at a wild rate makes the block worse."""
+    monkeypatch.setattr(descent, "_RATE", 1e3)
+    worse, result = trained("brecq", iterations=1)
+    assert worse == trained("adaround")[0]
+    before, after = result.notes[0].split("error ")[1].split(";")[0].split(" -> ")
+    assert before == after
+
+
+def test_the_regulariser_leaves_next_to_no_weight_open() -> None:
+    model = onnx.load(CNN / "model.onnx")
+    data = {"input": np.load(CNN / "calib.npz")["input"][:48]}
+    site = next(iter(find(model, 256).sites))
+    result = mq.quantize(model, method="brecq", data=data, bits=3, include=[site], verify=False, iterations=300)
+    share = float(result.notes[0].split("at most ")[1].split("%")[0])
+    assert share < 3
+
+
+@pytest.mark.parametrize(("middle", "rows", "reason"), [("Sin", 256, "operator Sin"), ("Relu", 20, "fewer than")])
+def test_a_block_that_cannot_be_reconstructed_is_quantized_layer_by_layer(
+    middle: str, rows: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "FEWEST_ROWS", 24)
+    model, feed = two_layers(middle, rows)
+    result = quantized(model, feed, "brecq")
+    assert any("layer by layer" in note and reason in note for note in result.notes)
+    alone = quantized(model, feed, "adaround")
+    assert result.model.graph.initializer == alone.model.graph.initializer
+
+
+def test_a_block_that_torch_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feed = two_layers()
+    monkeypatch.setitem(operators.OPERATORS, "Relu", lambda at, i: torch.relu(i[0]) * 1.01)
+    result = quantized(model, feed, "brecq")
+    assert any("torch differs from ONNX Runtime by" in note for note in result.notes)
+
+
+def test_finished_blocks_are_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feed = two_layers()
+    first = quantized(model, feed, "brecq", iterations=50, resume=tmp_path).model
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.delattr(torch.optim, "Adam")
+    assert quantized(model, feed, "brecq", iterations=50, resume=tmp_path).model == first
+    with pytest.raises(AttributeError):
+        quantized(model, feed, "brecq", iterations=51, resume=tmp_path)
+    next(tmp_path.iterdir()).write_bytes(b"cut")
+    with pytest.raises(AttributeError):
+        quantized(model, feed, "brecq", iterations=50, resume=tmp_path)
+
+
+def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options_module, "find_spec", lambda name: None)
+    model, feed = two_layers()
+    with pytest.raises(mq.OptionError, match=r"pip install 'mixquant-onnx\[reconstruct\]'"):
+        quantized(model, feed, "brecq")
+
+
+def test_the_core_never_imports_torch() -> None:
+    code = (
+        "import sys, mixquant_onnx as mq; from pathlib import Path; root = Path(sys.argv[1]);"
+        "mq.quantize(root / 'model.onnx', method='gptq', bits=4, data=root / 'calib.npz', verify=False);"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(CNN)], check=True)
+
+
+def test_brecq_needs_data() -> None:
+    with pytest.raises(mq.OptionError, match="--data"):
+        mq.quantize(two_layers()[0], method="brecq")
