@@ -37,9 +37,13 @@ def start(model: Path, output: Path, tmp_path: Path) -> Iterator[Start]:
         pid = tmp_path / "pid"
         command = f"(sleep 60 & echo $! > {pid}; wait); echo 1 # {{model}}"
         arguments = [str(model), str(output), "--max-drop", "1%", "--metric-command", command]
-        process = subprocess.Popen(
-            [*before, sys.executable, "-m", "mixquant_onnx", *arguments], stderr=subprocess.PIPE, text=True
-        )
+        heard = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+        try:
+            process = subprocess.Popen(
+                [*before, sys.executable, "-m", "mixquant_onnx", *arguments], stderr=subprocess.PIPE, text=True
+            )
+        finally:
+            signal.signal(signal.SIGHUP, heard)
         begun.append(process)
         assert soon(lambda: pid.exists() and pid.read_text().strip())
         sleeping = int(pid.read_text())

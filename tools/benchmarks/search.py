@@ -31,16 +31,20 @@ def plain(tensors: list[np.ndarray]) -> list[float]:
     return found
 
 
-def ours(tensors: list[np.ndarray], grid: str, method: str = "minmax") -> list[float]:
-    options = SearchOptions(grids=(Grid.parse(grid),), method=method)
-    sites = [
+def sites(tensors: list[np.ndarray]) -> list[WeightSite]:
+    """Named by their positions."""
+    return [
         WeightSite(
             name=str(k), tensor="w", scope="", shape=weight.shape, dtype="float32",
             layout=Layout(p=1, r=weight.ndim - 1), uses=(),
         )
         for k, weight in enumerate(tensors)
     ]  # fmt: skip
-    found = measure(sites, lambda name: tensors[int(name)], options)
+
+
+def ours(tensors: list[np.ndarray], grid: str, method: str = "minmax") -> list[float]:
+    options = SearchOptions(grids=(Grid.parse(grid),), method=method)
+    found = measure(sites(tensors), lambda name: tensors[int(name)], options)
     return [cell.qe for errors in found.values() for cell in errors.cells]
 
 
