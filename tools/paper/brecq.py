@@ -12,8 +12,6 @@ from benchmarks.timing import table, versions
 import mixquant_onnx as mq
 from paper.subjects import Subject, options, subjects
 
-_SLACK = 1e-6
-
 
 def main(arguments: list[str]) -> int:
     parser = options("brecq", __doc__)
@@ -35,19 +33,17 @@ def main(arguments: list[str]) -> int:
 
 def _at(one: Subject, reference: np.ndarray, bits: float, seeds: range, count: int) -> list[list[object]]:
     data = {"input": one.calibration[:count]}
-    plans: dict[str, dict[str, Any]] = {}
-    average = bits
-    if bits == int(bits):
-        plans["BRECQ"] = {"bits": int(bits)}
-        planned = mq.inspect(one.path, bits=int(bits), method="mse")
-        cells = [next(c for c in planned.table[n].cells if c.scheme == s) for n, s in planned.plan.sites.items()]
-        elements = sum(errors.elements for errors in planned.table.values())
-        average = 8 * sum(cell.nbytes for cell in cells) / elements + _SLACK
-    plans["MixQuant + BRECQ"] = {"avg_bits": average}
-    rows = []
-    for label, chosen in plans.items():
+    rows: list[list[object]] = []
+
+    def add(label: str, chosen: Mapping[str, Any]) -> None:
         rows.append([one.name, label, f"{bits:g}", *_over(one, reference, data, chosen, seeds)])
         print(*rows[-1], file=sys.stderr, flush=True)
+
+    if bits == int(bits):
+        add("BRECQ", {"bits": int(bits)})
+        add("MixQuant + BRECQ", {"max_size": f"{rows[0][3]}B"})
+    else:
+        add("MixQuant + BRECQ", {"avg_bits": bits})
     return rows
 
 

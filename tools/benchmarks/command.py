@@ -1,0 +1,35 @@
+"""One command with several tables: the table of a name is printed, and with --write put into docs/ too."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run(tool: str, package: str, names: Sequence[str], prefix: str, arguments: list[str]) -> int:
+    """`tool` NAME [options] [--write], where NAME is a module of `package`; its file is docs/{prefix}{NAME}.md."""
+    if not arguments or arguments[0] not in names:
+        print(f"usage: {tool} {{{','.join(names)}}} [options] [--write]; each has --help", file=sys.stderr)
+        return 2
+    name, *rest = arguments
+    write = "--write" in rest
+    rest = [argument for argument in rest if argument != "--write"]
+    main = importlib.import_module(f"{package}.{name}").main
+    if not write:
+        return int(main(rest))
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        code = int(main(rest))
+    print(text.getvalue(), end="")
+    if code == 0:
+        shown = " ".join(argument for argument in rest if "/" not in argument)
+        command = f"{tool} {name} {shown}".strip()
+        file = ROOT / "docs" / f"{prefix}{name}.md"
+        file.write_text(f"{text.getvalue()}\nWritten by `{command} --write`.\n", encoding="utf8")
+    return code
