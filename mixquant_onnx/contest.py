@@ -47,7 +47,10 @@ def ranked(
     loaded = rivals[0].searched.loaded
     fit, held = split(loaded.model, data)
     held = replace(held, feeds=thinned(held.feeds, MOST_ROWS))
-    reference = run_all(Session(loaded.model), held)
+    try:
+        reference = run_all(Session(loaded.model), held)
+    except RuntimeFailure:
+        return [Entry(priced=priced, planned=make(priced), noise=float("inf")) for priced in rivals[:1]]
     entries: list[Entry] = []
     for position, priced in enumerate(rivals):
         planned = make(priced)

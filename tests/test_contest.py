@@ -76,3 +76,13 @@ def test_nothing_is_compared_where_a_cost_is_asked_for_or_there_is_no_data(monke
     mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]), cost="hessian")
     with pytest.raises(NameError):
         mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]))
+
+
+def test_a_model_that_does_not_run_on_the_data_is_said_so_by_the_run() -> None:
+    """The rows of x do not fit what is added to them."""
+    model = two_paths(30.0)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((7, 32), np.float32), "seven"))
+    model.graph.node.append(helper.make_node("Add", ["y", "seven"], ["z"]))
+    model.graph.output[0].name = "z"
+    with pytest.raises(mq.DataError, match="does not run on this data"):
+        mq.quantize(model, avg_bits=5.5, data=dict(DATA.feeds[0]))
