@@ -23,11 +23,12 @@ from mixquant_onnx.errors import DataError, MetricError, OptionError, PromiseErr
 from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.figures import figure_of
 from mixquant_onnx.graph import model_io
-from mixquant_onnx.options import Options
-from mixquant_onnx.pipeline import RunResult, execute, place
-from mixquant_onnx.planning import Planned
+from mixquant_onnx.options import Options, size_limit
+from mixquant_onnx.pipeline import RunResult, execute, place, size_of
+from mixquant_onnx.planning import Planned, planned_with
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.sizing import plan_of_size
+from mixquant_onnx.types import Cell
 from mixquant_onnx.verify import sample_count
 
 Tell = Callable[[str], None]
@@ -36,6 +37,9 @@ Tell = Callable[[str], None]
 _PROBES = 10
 _CLOSE = 1.03
 """Ratio of bits between what keeps the promise and what does not, at which the search ends."""
+
+_UNIFORM = "uniform"
+"""Not a cost, but the plan of one width for all."""
 
 _FIRST_BITS = 4.0
 _RIVALS = 2
@@ -56,13 +60,38 @@ def plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) 
         return make_plan(loaded, options, progress)
     options = with_data(loaded, options)
     rivals = price_all(loaded, options, progress)
+    if len(rivals) > 1:
+        rivals.append(replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM))
     return winner(_ranked(rivals, lambda priced: _plan_of(priced, options), options, progress), options)
 
 
 def _plan_of(priced: Priced, options: Options) -> Planned:
+    uniform = _uniform_plan(priced, options) if priced.cost == _UNIFORM else None
+    if uniform is not None:
+        return uniform
     if options.max_size is not None:
         return plan_of_size(priced, options, options.max_size)
     return plan_priced(priced, options)
+
+
+def _uniform_plan(priced: Priced, options: Options) -> Planned | None:
+    """All weights at the most bits that fit; None where none does. No cost sees what a second width costs a file."""
+    searched = priced.searched
+    loaded, table = searched.loaded, searched.table
+    for bits in sorted({c.scheme.bits for errors in table.values() for c in errors.cells}, reverse=True):
+        cells = {n: min((c for c in e.cells if c.scheme.bits == bits), key=_nbytes) for n, e in table.items()}
+        made = planned_with(searched, {n: c.scheme for n, c in cells.items()}, options, "budget")
+        if options.max_size is not None:
+            fits = size_of(made, options) <= size_limit(options.max_size, loaded.nbytes)
+        else:
+            fits = 8 * sum(map(_nbytes, cells.values())) <= (options.avg_bits or 0) * priced.elements
+        if fits:
+            return made
+    return None
+
+
+def _nbytes(cell: Cell) -> int:
+    return cell.nbytes
 
 
 def _ranked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +87,19 @@ def test_a_model_that_does_not_run_on_the_data_is_said_so_by_the_run() -> None:
     model.graph.output[0].name = "z"
     with pytest.raises(mq.DataError, match="does not run on this data"):
         mq.quantize(model, avg_bits=5.5, data=dict(DATA.feeds[0]))
+
+
+def test_one_width_for_all_is_among_the_plans_where_it_fits_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cost knows no bytes of functions and nodes; one width needs the fewest of them."""
+    model = two_paths(1.0)
+    feed = dict(DATA.feeds[0])
+    for bits in (3, 6):
+        uniform = mq.quantize(model, bits=bits, data=feed, verify=False)
+        planned = mq.inspect(model, max_size=f"{uniform.nbytes_after}B", data=feed)
+        assert "uniform" in planned.notes[0] or {s.bits for s in planned.plan.sites.values()} == {bits}
+    monkeypatch.setattr(contest, "_noise", lambda planned, *rest: len({s.bits for s in planned.plan.sites.values()}))
+    cnn = Path(__file__).resolve().parent.parent / "models" / "digits_cnn"
+    data = {"input": np.load(cnn / "calib.npz")["input"][:32]}
+    size = mq.quantize(cnn / "model.onnx", bits=4, method="mse", verify=False).nbytes_after
+    found = mq.inspect(cnn / "model.onnx", max_size=f"{size}B", method="mse", data=data)
+    assert {s.bits for s in found.plan.sites.values()} == {4}
