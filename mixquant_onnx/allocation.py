@@ -100,7 +100,7 @@ def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = qu
 
 def by_energy(searched: Searched) -> Priced:
     """At the data-free cost."""
-    return Priced(searched=searched, costs=measured.energy(searched.table), cost="energy")
+    return Priced(searched=searched, costs=measured.energy(searched.table, searched.sites), cost="energy")
 
 
 def by_rule(searched: Searched, options: Options) -> Planned:

@@ -55,6 +55,7 @@ class Calibration:
 
     def __init__(self, model: ModelProto, sites: Mapping[str, LocatedSite], data: Data) -> None:
         self._model = model
+        self._synthetic = data.synthetic
         found = {name: feature_of(located) for name, located in sites.items()}
         self.order = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
@@ -70,8 +71,8 @@ class Calibration:
 
     def moments(self, names: Sequence[str]) -> dict[str, Moments]:
         """Mean and variance for those of `names` that can be watched; empty where the model does not run."""
-        found = self._all(names, False)
-        return {name: one for name, one in found.items() if isinstance(one, Moments)}
+        found = {name: one for name, one in self._all(names, False).items() if isinstance(one, Moments)}
+        return {name: one.of_generated_inputs() for name, one in found.items()} if self._synthetic else found
 
     def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
         """For those of `names` that can be watched. Empty where the model does not run."""

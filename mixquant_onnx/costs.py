@@ -1,7 +1,7 @@
 """What a budget is spent on: the cost of each candidate of each site, in one additive unit for all sites.
 
-energy: QE / mean(w^2) x sqrt(weights), data-free. hessian: the error of the layer's own output, from the second
-moments of its inputs. output: the same, times how strongly the network's output was measured to react to it.
+energy: QE / mean(w^2) of each output x sqrt(weights), data-free. hessian: the error of the layer's own output, from
+the second moments of its inputs. output: the same, times how strongly the network's output was measured to react to it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from mixquant_onnx.allocators.budget import relative_error
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.feeds import Data, thinned
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.integer import row_errors
+from mixquant_onnx.methods import minmax
+from mixquant_onnx.methods.mse import code_bounds
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.oracle import editable_copy, put, replace_weight
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.quantizer import dequantized, output_error, quantize_weight
+from mixquant_onnx.quantizer import dequantized, output_error, output_rows, quantize_weight
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.types import ErrorTable, FloatArray, Scheme, SiteErrors
@@ -34,16 +37,39 @@ ANCHORS = (3, 5)
 _MOST_ROWS = 64
 """Held-back rows that are run, twice for every site."""
 
+_SPREAD_BITS = 3
+
+_DEAD = 1e-6
+"""Power of an output, as a share of the mean one, below which it does not count."""
+
 _LEAST_REACTION = 0.01
 """Share of the median site's reaction that every site is taken to have, whatever the data did not show."""
 
 
-def energy(table: ErrorTable) -> Costs:
-    """Data-free. The root keeps small layers from taking all bits, and any layer from collapsing at 2 or 3."""
-    return {
-        name: {c.scheme: relative_error(errors, c.qe) * math.sqrt(errors.elements) for c in errors.cells}
-        for name, errors in table.items()
-    }
+def energy(table: ErrorTable, sites: Mapping[str, LocatedSite]) -> Costs:
+    """Data-free: the error of each output as a share of its own weights' power, times the root of all weights.
+
+    An output's scale says little of its weight (a Relu, a norm or the next layer undoes it; Nagel et al. 2019, arXiv
+    1906.04721, section 4.1). The root keeps small layers from taking all bits, and any from collapsing at 2 or 3.
+    """
+    costs: dict[str, dict[Scheme, float]] = {}
+    for name, errors in table.items():
+        factor = _spread(sites[name]) * math.sqrt(errors.elements)
+        costs[name] = {c.scheme: relative_error(errors, c.qe) * factor for c in errors.cells}
+    return costs
+
+
+def _spread(located: LocatedSite) -> float:
+    """The mean of each output's own relative error over that of all together, for min-max at _SPREAD_BITS."""
+    rows = output_rows(located.site, weight_values(located))
+    scale, zero = minmax.fit(rows, _SPREAD_BITS, False)
+    error = row_errors(rows, scale, *code_bounds(zero, _SPREAD_BITS, len(rows)))
+    with np.errstate(over="ignore"):
+        power = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
+    live = np.isfinite(power) & (power > _DEAD * power.mean())
+    if not error[live].sum() > 0:
+        return 1.0
+    return float((error[live] / power[live]).mean() * power[live].sum() / error[live].sum())
 
 
 def even(table: ErrorTable) -> Costs:

@@ -55,11 +55,16 @@ def quantize_weight(
     return better if quantization_error(better, weight) <= limit else nearest
 
 
+def output_rows(site: WeightSite, weight: NDArray[np.generic]) -> NDArray[np.float32]:
+    """`weight` with a row [N, M] for each output of its layer."""
+    return to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, _OUTPUTS)
+
+
 def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
     """Mean squared error of the layer's output for `other` in place of `weight`, as a share of its mean square."""
-    rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, _OUTPUTS)
+    rows = output_rows(site, weight)
     grouped = rows.reshape(inputs.groups, -1, rows.shape[1])
-    difference = to_rows(np.ascontiguousarray(other, dtype=np.float32), site.layout, _OUTPUTS) - rows
+    difference = output_rows(site, other) - rows
     matrix = inputs.shrunk()
     signal = quadratic_error(grouped, matrix)
     return quadratic_error(difference.reshape(grouped.shape), matrix) / signal if signal > 0 else 0.0

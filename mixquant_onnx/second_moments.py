@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,7 @@ class Accumulator:
         self._full = full
         self._sums: list[NDArray[np.float64]] | None = None
         self._samples = 0
+        self._ends: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self._waiting: list[tuple[Matrices, Matrices | None]] = []
 
     def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
@@ -120,6 +121,9 @@ class Accumulator:
         references = [reference for _, reference in self._waiting if reference is not None]
         self._waiting = []
         square = _products(rows, rows) if self._full else np.einsum("gnk,gnk->gk", rows, rows)
+        if not self._full:
+            low, high = self._ends or (np.float32(np.inf), np.float32(-np.inf))
+            self._ends = np.minimum(rows.min(axis=1), low), np.maximum(rows.max(axis=1), high)
         parts = [square, rows.sum(axis=1)]
         if references:
             parts.append(_products(np.concatenate(references, axis=1), rows))
@@ -135,6 +139,6 @@ class Accumulator:
         if self._sums is None or not all(np.isfinite(total).all() for total in self._sums):
             return None
         square, mean, *cross = ((total / self._samples).astype(np.float32) for total in self._sums)
-        if not self._full:
-            return _moments(mean, square)
+        if self._ends is not None:
+            return replace(_moments(mean, square), one_signed=(self._ends[0] >= 0) | (self._ends[1] <= 0))
         return SecondMoments(matrix=square, mean=mean, samples=self._samples, cross=cross[0] if cross else None)

@@ -153,6 +153,21 @@ def test_moments_are_means_over_all_feeds_and_agree_with_second_moments() -> Non
     assert second.samples == 15
 
 
+def test_of_generated_inputs_only_the_sign_and_the_common_size_are_believed() -> None:
+    model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 7], {"w": RANDOM.standard_normal((7, 4))})
+    x = np.abs(RANDOM.standard_normal((50, 7))).astype(np.float32) + 3
+    x[:, 4:] -= 3 + 2 * (RANDOM.random((50, 3)) > 0.5).astype(np.float32)
+    moments = {}
+    for synthetic in (False, True):
+        data = Data(feeds=({"x": x},), labels=None, synthetic=synthetic)
+        moments[synthetic] = Calibration(model, find(model, 1).sites, data).moments(["w"])["w"]
+    real, generated = moments[False], moments[True]
+    np.testing.assert_allclose(generated.mean[0], [real.mean[0, :4].mean()] * 4 + list(real.mean[0, 4:]), rtol=1e-5)
+    assert len(set(real.mean[0, :4])) == 4
+    assert np.all(generated.variance >= generated.mean**2)
+    assert np.all(real.variance[0, :4] < real.mean[0, :4] ** 2)
+
+
 def test_the_target_repeats_the_float_output_on_changed_inputs() -> None:
     """Inputs that arrive halved ask for weights twice as large, as far as the samples are believed."""
     model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 7], {"w": RANDOM.standard_normal((7, 4))})

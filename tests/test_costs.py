@@ -14,7 +14,7 @@ from mixquant_onnx import costs
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.sites import find, weight_values
-from mixquant_onnx.measure import SearchOptions, measure
+from mixquant_onnx.measure import SearchOptions, measure, site_errors
 from mixquant_onnx.quantizer import dequantized, output_error, quantize_weight
 from mixquant_onnx.types import Grid, Scheme
 
@@ -115,10 +115,25 @@ def test_energy_grows_with_the_root_of_the_size_and_is_zero_for_zeros() -> None:
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((32, 32), np.float32), "a"))
     sites = find(model, 256).sites
     table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions())
-    found = costs.energy(table)
+    found = costs.energy(table, sites)
     assert set(found["a"].values()) == {0.0}
     for cell in table["b"].cells:
-        assert found["b"][cell.scheme] == pytest.approx(cell.qe / table["b"].power * 32)
+        assert found["b"][cell.scheme] == pytest.approx(cell.qe / table["b"].power * 32, rel=0.05)
+
+
+def test_energy_does_not_depend_on_the_scales_of_a_layers_outputs() -> None:
+    model = two_paths(1.0)
+    sites = find(model, 256).sites
+    plain = weight_values(sites["a"]).copy()
+    spread = {}
+    for name, gain in (("even", 1.0), ("steep", 1.2)):
+        scaled = plain * np.float32(gain) ** np.arange(-16, 16, dtype=np.float32)
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(scaled, "a"))
+        located = find(model, 256).sites
+        table = {"a": site_errors(located["a"].site, weight_values(located["a"]), SearchOptions())}
+        spread[name] = costs.energy(table, located)["a"]
+    for scheme, cost in spread["even"].items():
+        assert spread["steep"][scheme] == pytest.approx(cost, rel=0.25)
 
 
 @pytest.mark.parametrize("method", ["gptq", "adaround"])
