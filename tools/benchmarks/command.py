@@ -12,8 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def run(tool: str, package: str, names: Sequence[str], prefix: str, arguments: list[str]) -> int:
-    """`tool` NAME [options] [--write], where NAME is a module of `package`; its file is docs/{prefix}{NAME}.md."""
+def run(tool: str, package: str, names: Sequence[str], prefix: str, arguments: list[str], plots: bool = False) -> int:
+    """`tool` NAME [options] [--write], where NAME is a module of `package`; its file is docs/{prefix}{NAME}.md.
+
+    `plots`: each takes --plot, and --write puts that beside the table.
+    """
     if not arguments or arguments[0] not in names:
         print(f"usage: {tool} {{{','.join(names)}}} [options] [--write]; each has --help", file=sys.stderr)
         return 2
@@ -24,8 +27,9 @@ def run(tool: str, package: str, names: Sequence[str], prefix: str, arguments: l
     if not write:
         return int(main(rest))
     text = io.StringIO()
+    drawn = ["--plot", str(ROOT / "docs" / f"{prefix}{name}.svg")] if plots else []
     with contextlib.redirect_stdout(text):
-        code = int(main(rest))
+        code = int(main([*rest, *drawn]))
     print(text.getvalue(), end="")
     if code == 0:
         shown = " ".join(argument for argument in rest if "/" not in argument)

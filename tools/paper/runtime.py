@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 from benchmarks.search import sites
@@ -12,6 +13,7 @@ from benchmarks.timing import table, versions
 
 from mixquant_onnx.allocators.qem import allocate
 from mixquant_onnx.measure import SearchOptions, measure
+from paper.plots import draw
 
 QEMS = tuple(2.0**k for k in range(10))
 
@@ -19,9 +21,11 @@ QEMS = tuple(2.0**k for k in range(10))
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/experiments runtime", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--plot", type=Path, help="draw into this SVG file (needs matplotlib)")
     args = parser.parse_args(arguments)
     print(f"# Run time of the search\n\n{versions()}; medians of {args.rounds}.\n")
     rows = []
+    lines: dict[str, list[tuple[float, float]]] = {"one QEM": [], "ten QEMs": []}
     for depth in (18, 50, 101, 152):
         tensors = weights(depth)
         total = sum(w.size for w in tensors)
@@ -32,8 +36,11 @@ def main(arguments: list[str]) -> int:
              f"{1e9 * search / total / 7:.2f}", f"{search + one:.3f} s",
              f"{search + ten:.3f} s", f"{(search + ten) / (search + one):.3f}"]
         )  # fmt: skip
+        for name, allocation in (("one QEM", one), ("ten QEMs", ten)):
+            lines[name].append((total / 1e6, search + allocation))
     header = ["weights of", "layers", "million", "search, 7 widths", "ns a weight and width", "with one QEM"]
     print(table([*header, "with ten", "ratio"], rows))
+    draw(args.plot, {"ResNet-18, 50, 101, 152": lines}, "million weights", "seconds")
     return 0
 
 

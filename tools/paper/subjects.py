@@ -1,8 +1,9 @@
-"""The models of the experiments: those trained here, and labelled ones of a data folder."""
+"""The models of the experiments: those trained here, labelled ones of a data folder, and the user's own."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,6 @@ from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_LABELLED = {"resnet20_cifar10": 512}
-"""Models of the data folder whose images are stored as they are, and how many of them calibrate."""
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
@@ -25,13 +24,14 @@ class Subject:
 
     name: str
     path: Path
+    input: str
     calibration: FloatArray
     inputs: FloatArray
     labels: FloatArray
 
     def logits(self, model: onnx.ModelProto | Path) -> FloatArray:
         session = Session(model)
-        return np.concatenate([session.run({"input": part})[0] for part in np.array_split(self.inputs, 10)])
+        return np.concatenate([session.run({self.input: part})[0] for part in np.array_split(self.inputs, 10)])
 
     def figures(self, model: onnx.ModelProto, reference: FloatArray) -> tuple[float, float, float]:
         """Top-1, agreement with `reference`, squared error of the logits as a share."""
@@ -45,33 +45,61 @@ def options(name: str, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"tools/experiments {name}", description=description)
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MIXQUANT_DATA"))
     parser.add_argument("--only", help="names, separated by commas")
+    parser.add_argument("--pretrained", action="store_true", help="the labelled models of --data-root too")
+    parser.add_argument("--plot", type=Path, help="draw into this SVG file (needs matplotlib)")
+    parser.add_argument(
+        "--own", nargs=3, action="append", default=[], type=Path, metavar=("MODEL", "CALIB", "EVAL"),
+        help="a classifier, such as one exported from torchvision: an .onnx file, an .npz with inputs by name, and one "
+        "with inputs and `labels`",
+    )  # fmt: skip
     return parser
 
 
 def subjects(args: argparse.Namespace) -> list[Subject]:
-    found = []
-    for folder in sorted((ROOT / "models").glob("*/")):
-        if (folder / "eval.npz").is_file():
-            data = np.load(folder / "eval.npz")
-            calibration = np.load(folder / "calib.npz")["input"]
-            found.append(
-                Subject(
-                    name=folder.name, path=folder / "model.onnx", calibration=calibration,
-                    inputs=data["input"], labels=data["labels"],
-                )
-            )  # fmt: skip
-    for name, count in _LABELLED.items():
-        folder = Path(args.data_root or "/nowhere") / name
-        if (folder / "train.npz").is_file():
-            data = np.load(folder / "eval.npz")
-            found.append(
-                Subject(
-                    name=name, path=folder / "model.onnx",
-                    calibration=_normalized(np.load(folder / "train.npz")["images"][:count]),
-                    inputs=_normalized(data["images"]), labels=data["labels"],
-                )
-            )  # fmt: skip
+    """Those that `args` of `options` ask for."""
+    folders = [f for f in sorted((ROOT / "models").glob("*/")) if (f / "eval.npz").is_file()]
+    found = [_stored(f.name, f / "model.onnx", f / "calib.npz", f / "eval.npz") for f in folders]
+    found += [_stored(model.stem, model, calibration, held) for model, calibration, held in args.own]
+    if args.pretrained or args.only:
+        root = Path(args.data_root or "/nowhere")
+        found += [make(root) for name, make in _PRETRAINED.items() if (root / name / "model.onnx").is_file()]
     return [one for one in found if not args.only or one.name in args.only.split(",")]
+
+
+def _stored(name: str, model: Path, calibration: Path, held: Path) -> Subject:
+    first = onnx.load(model, load_external_data=False).graph.input[0].name
+    data = np.load(held)
+    return Subject(
+        name=name, path=model, input=first, calibration=np.load(calibration)[first], inputs=data[first],
+        labels=data["labels"],
+    )  # fmt: skip
+
+
+def _resnet20(root: Path) -> Subject:
+    """512 of its training images calibrate."""
+    folder = root / "resnet20_cifar10"
+    data = np.load(folder / "eval.npz")
+    return Subject(
+        name=folder.name, path=folder / "model.onnx", input="input",
+        calibration=_normalized(np.load(folder / "train.npz")["images"][:512]),
+        inputs=_normalized(data["images"]), labels=data["labels"],
+    )  # fmt: skip
+
+
+def _efficientnet(root: Path) -> Subject:
+    folder = root / "efficientnet_lite0"
+    spec = importlib.util.spec_from_file_location("evaluate", root / "evaluate.py")
+    assert spec is not None and spec.loader is not None
+    evaluate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(evaluate)
+    inputs, labels = evaluate.imagenet_batch("eval", None)
+    return Subject(
+        name=folder.name, path=folder / "model.onnx", input="input",
+        calibration=np.load(folder / "calib.npz")["input"], inputs=inputs, labels=labels,
+    )  # fmt: skip
+
+
+_PRETRAINED = {"resnet20_cifar10": _resnet20, "efficientnet_lite0": _efficientnet}
 
 
 def _normalized(images: FloatArray) -> FloatArray:
