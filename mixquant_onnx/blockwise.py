@@ -54,6 +54,11 @@ class Blockwise:
         file = self._file(name)
         return None if file is None else _read(file, self._blocks[name], self._planned)
 
+    def told(self, name: str) -> str:
+        """What became of the block of `name`, in a few words."""
+        loss = self._losses.get(self._blocks[name].exit)
+        return "" if loss is None else f": error {loss.before:.3g} -> {loss.after:.3g}"
+
     def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized]:
         """Codes for all weights of the block of `name`; `starts` where it cannot be done, with a note of why."""
         from mixquant_onnx.reconstruct.runner import Misfit
@@ -84,9 +89,11 @@ class Blockwise:
             before, after = sum(loss.before for loss in losses), sum(loss.after for loss in losses)
             place, worst = max(self._losses.items(), key=lambda item: item[1].after / max(item[1].before, 1e-30))
             open_share = max(loss.still_open for loss in losses)
+            taken = sum(loss.after < loss.before for loss in losses)
             notes.append(
-                f"{len(losses)} blocks reconstructed: squared error {before:.4g} -> {after:.4g}; least gain at "
-                f"'{place}' ({worst.before:.4g} -> {worst.after:.4g}); at most {open_share:.2%} of its weights open"
+                f"{taken} of {len(losses)} blocks are better reconstructed than layer by layer: squared error "
+                f"{before:.4g} -> {after:.4g}; least gain at '{place}' ({worst.before:.4g} -> {worst.after:.4g}); "
+                f"at most {open_share:.2%} of a block's weights were left open"
             )
         for place, reason in self._failed.items():
             notes.append(f"the block that ends at '{place}' is quantized layer by layer: {reason}")

@@ -81,7 +81,7 @@ def quantize_layers(
         for name in stage:
             if name in blocks and name not in quantized:
                 quantized |= block_of(name)
-                progress("quantize", len(quantized), len(sites))
+                progress(f"quantize{blocks.told(name)}", len(quantized), len(sites))
         quantized |= solve([name for name in stage if name not in quantized], changed)
         progress("quantize", len(quantized), len(sites))
     ordered = {name: quantized[name] for name in plan.sites}

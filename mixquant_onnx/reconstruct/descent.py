@@ -19,6 +19,13 @@ _BETA = (20.0, 2.0)
 _STRENGTH = 1.0
 """Weight of the regulariser, in units of the loss's mean gradient at round to nearest."""
 
+_HELD = 8
+"""Every how many rows one is kept from learning, to judge what was learned: few rows are soon learned by heart."""
+
+_FEWEST_TO_HOLD = 32
+_LOOK = 25
+"""Iterations after which it is looked whether all weights are decided: then nothing moves any more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Samples:
@@ -44,11 +51,13 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Squared error of a block's output before (layer by layer) and after, and the share of weights left open."""
+    """Squared error of a block's output before (layer by layer) and after, on rows that were not learned from where
+    there are enough; the share of weights left open; the iterations that it took."""
 
     before: float
     after: float
     still_open: float
+    iterations: int
 
 
 def channel_axis(target: Tensor) -> int:
@@ -75,10 +84,12 @@ def learn(
     hidden = [weight.hidden for weight in soft.values()]
     adam = torch.optim.Adam(hidden, lr=_RATE)
     _set_units(program, output, soft, constants, samples, batch)
-    before = _error(program, output, start, constants, samples, batch)
+    learned, judged = _rows(samples.count)
+    before = _error(program, output, start, constants, samples, judged, batch)
     warm = int(_WARM * iterations)
+    step = 0
     for step in range(iterations):
-        index = torch.randint(samples.count, (min(batch, samples.count),), generator=random)
+        index = learned[torch.randint(len(learned), (min(batch, len(learned)),), generator=random)]
         given, target, importance = samples.batch(index)
         weights = {name: weight.at(weight.up()) for name, weight in soft.items()}
         loss = _loss(program.run({**constants, **given, **weights}, [output])[0], target, importance)
@@ -89,22 +100,34 @@ def learn(
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
+        if step >= warm and step % _LOOK == 0 and all(weight.open_share() == 0 for weight in soft.values()):
+            break
     still_open = float(np.mean([weight.open_share() for weight in soft.values()]))
     hard = {name: weight.at((weight.hidden.detach() > 0).float()) for name, weight in soft.items()}
-    return Outcome(before=before, after=_error(program, output, hard, constants, samples, batch), still_open=still_open)
+    after = _error(program, output, hard, constants, samples, judged, batch)
+    return Outcome(before=before, after=after, still_open=still_open, iterations=step + 1)
+
+
+def _rows(count: int) -> tuple[Tensor, Tensor]:
+    """Rows to learn from, and to judge by."""
+    every = torch.arange(count)
+    if count < _FEWEST_TO_HOLD:
+        return every, every
+    held = every % _HELD == _HELD - 1
+    return every[~held], every[held]
 
 
 def _error(
     program: Program, output: str, weights: Mapping[str, Tensor], constants: Mapping[str, Tensor], samples: Samples,
-    batch: int,
+    rows: Tensor, batch: int,
 ) -> float:  # fmt: skip
     total = 0.0
     with torch.no_grad():
-        for index in torch.split(torch.arange(samples.count), batch):
+        for index in torch.split(rows, batch):
             given, target, importance = samples.batch(index)
             found = program.run({**constants, **given, **weights}, [output])[0]
             total += float(_loss(found, target, importance)) * len(index)
-    return total / samples.count
+    return total / len(rows)
 
 
 def _set_units(
