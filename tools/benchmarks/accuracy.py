@@ -81,7 +81,7 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
     for bits in widths:
         uniform = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in errors.items()}
         average = 8 * sum(c.nbytes for c in uniform.values()) / elements
-        rule = rule_within(errors, average * elements / 8)
+        rule = _rule(errors, average * elements / 8)
         data = {"data": list(fit.feeds)} if given else {}
         nearest = [
             _sqnr(mq.apply_plan(model, BitPlan(sites=plan), verify=False, rounding="nearest").model, held, reference)
@@ -98,7 +98,7 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
     return rows
 
 
-def rule_within(errors: ErrorTable, limit: float) -> dict[str, Scheme]:
+def _rule(errors: ErrorTable, limit: float) -> dict[str, Scheme]:
     """The layer rule at the smallest QEM that takes at most `limit` bytes."""
     for qem in np.geomspace(0.3, 30000, 200):
         chosen = allocate(errors, float(qem))

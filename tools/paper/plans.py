@@ -1,19 +1,23 @@
-"""Plans that take the same bytes: the same bits for all layers, the paper's rule, and budgets by each cost."""
+"""Plans whose files take the same bytes: the same bits for all layers, the paper's rule, and budgets by each cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.accuracy import rule_within
+import numpy as np
 
 import mixquant_onnx as mq
-from mixquant_onnx.allocation import plan_within, price_all
+from mixquant_onnx.allocation import price_all
+from mixquant_onnx.allocators import qem as qem_rule
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.options import Options
+from mixquant_onnx.pipeline import size_of
+from mixquant_onnx.planning import Planned, planned_with
+from mixquant_onnx.sizing import plan_of_size
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 from paper.subjects import Subject
 
@@ -31,9 +35,11 @@ class Plans:
         )
         self._priced = {p.cost: p for p in price_all(model_io.load(one.path), self._options)}
 
+        self._searched = next(iter(self._priced.values())).searched
+
     @property
     def table(self) -> ErrorTable:
-        return next(iter(self._priced.values())).searched.table
+        return self._searched.table
 
     def cost(self, cost: str, name: str, scheme: Scheme) -> float:
         """What `scheme` of the weight `name` is said to cost."""
@@ -48,27 +54,39 @@ class Plans:
         }
 
     def at(self, bits: float, names: Sequence[str]) -> dict[str, BitPlan]:
-        """The plans of `names` (uniform, rule, or a cost) that take at most the bytes of uniform `bits`."""
-        even = self.uniform(bits)
-        limit = sum(next(c.nbytes for c in e.cells if c.scheme == even[n]) for n, e in self.table.items())
+        """The plans of `names` (uniform, rule, or a cost) whose file is at most that of uniform `bits`."""
+        even = self._planned(self.uniform(bits))
+        limit = size_of(even, self._options)
         made: dict[str, BitPlan] = {}
         for name in names:
             if name == UNIFORM:
-                made[name] = BitPlan(sites=even)
+                made[name] = even.plan
             elif name == RULE:
-                made[name] = BitPlan(sites=rule_within(self.table, limit))
+                made[name] = self._rule(limit)
             else:
-                priced = self._priced[name]
-                made[name] = plan_within(priced, self._options, priced.choices(), limit).plan
+                made[name] = plan_of_size(self._priced[name], self._options, f"{limit}B").plan
         return made
 
     def competed(self, bits: float) -> BitPlan:
         """What the product does at these bytes by default: the plan that does best on rows held back."""
-        size = mq.apply_plan(
-            self.one.path, self.at(bits, [UNIFORM])[UNIFORM], verify=False, rounding="nearest"
-        ).nbytes_after
+        limit = size_of(self._planned(self.uniform(bits)), self._options)
         data = [dict(feed) for feed in self.data]
-        return mq.quantize(self.one.path, max_size=f"{size}B", data=data, verify=False).plan
+        return mq.quantize(self.one.path, max_size=f"{limit}B", data=data, verify=False).plan
+
+    def _rule(self, limit: int) -> BitPlan:
+        """The rule at the smallest QEM whose file is at most `limit` bytes."""
+        last: Planned | None = None
+        for qem in np.geomspace(0.3, 30000, 400):
+            found = self._planned(qem_rule.allocate(self.table, float(qem)))
+            if last is not None and found.plan.sites == last.plan.sites:
+                continue
+            if size_of(found, self._options) <= limit:
+                return found.plan
+            last = found
+        raise ValueError(f"no QEM takes {limit} bytes")
+
+    def _planned(self, chosen: Mapping[str, Scheme]) -> Planned:
+        return planned_with(self._searched, chosen, self._options, "budget")
 
     def run(self, plan: BitPlan, method: str, seed: int = 0, iterations: int = 500) -> mq.RunResult:
         """`plan` with all weights quantized by `method`; methods without data round to nearest."""

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
             effect, known = [], []
             for name, errors in plans.table.items():
                 plan = BitPlan(sites={name: schemes[name]})
-                model = mq.apply_plan(one.path, plan, verify=False, rounding="nearest", min_size=1).model
+                model = mq.apply_plan(one.path, plan, verify=False, rounding="nearest").model
                 effect.append(few.figures(model, reference)[2])
                 qe = next(c.qe for c in errors.cells if c.scheme == schemes[name])
                 costs = [plans.cost(cost, name, schemes[name]) for cost in COSTS]
