@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.command import run
 
-NAMES = ("brecq", "asymmetric", "runtime", "predict", "ablation")
+NAMES = ("brecq", "asymmetric", "runtime", "predict", "ablation", "pairs")
 
 if __name__ == "__main__":
     raise SystemExit(run("tools/experiments", "paper", NAMES, "experiment-", sys.argv[1:], plots=True))

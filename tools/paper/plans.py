@@ -13,6 +13,7 @@ import mixquant_onnx as mq
 from mixquant_onnx.allocation import price_all
 from mixquant_onnx.allocators import qem as qem_rule
 from mixquant_onnx.graph import model_io
+from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import size_of
@@ -36,6 +37,14 @@ class Plans:
         self._priced = {p.cost: p for p in price_all(model_io.load(one.path), self._options)}
 
         self._searched = next(iter(self._priced.values())).searched
+
+    @property
+    def loaded(self) -> model_io.Loaded:
+        return self._searched.loaded
+
+    @property
+    def sites(self) -> Mapping[str, LocatedSite]:
+        return self._searched.sites
 
     @property
     def table(self) -> ErrorTable:

@@ -13,9 +13,8 @@ import mixquant_onnx as mq
 from mixquant_onnx.types import BitPlan
 from paper.plans import Plans
 from paper.plots import draw
-from paper.subjects import options, subjects
+from paper.subjects import FEW, options, subjects
 
-ROWS = 500
 COSTS = ("energy", "hessian", "output")
 
 
@@ -27,7 +26,7 @@ def main(arguments: list[str]) -> int:
     rows: list[list[object]] = []
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for one in subjects(args):
-        few = replace(one, inputs=one.inputs[:ROWS], labels=one.labels[:ROWS])
+        few = replace(one, inputs=one.inputs[:FEW], labels=one.labels[:FEW])
         reference = few.logits(one.path)
         plans = Plans(few, 256)
         for bits in (int(b) for b in args.bits.split(",")):

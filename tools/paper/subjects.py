@@ -15,6 +15,9 @@ from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+FEW = 500
+"""Labelled inputs for experiments that run a model once for every layer."""
+
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
