@@ -18,8 +18,6 @@ from mixquant_onnx.planning import Planned, Searched, planned_with, search
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.types import Scheme, SiteErrors
 
-FLOAT_BITS = 32
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Priced:

@@ -68,8 +68,8 @@ def run_sweep(
 
     from mixquant_onnx.allocation import price, with_data
     from mixquant_onnx.api import options_of, read_json
-    from mixquant_onnx.goals import check_labels
     from mixquant_onnx.graph.model_io import check_writable, load
+    from mixquant_onnx.promises import check_labels
     from mixquant_onnx.report.terminal import show_sweep
     from mixquant_onnx.sweep import sweep, table_from_json, table_to_json
 

@@ -16,6 +16,7 @@ from mixquant_onnx.errors import OptionError, PlanError
 FloatArray = NDArray[Any]
 Codes = NDArray[np.uint8]
 ALL_BITS = (2, 3, 4, 5, 6, 7, 8)
+FLOAT_BITS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,175 @@
+"""The smallest file that keeps a promise: whole runs, each saved and judged."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mixquant_onnx.allocation import Priced, plan_of_bits, user_data
+from mixquant_onnx.bisection import MOST_BITS, Verdict, bisect
+from mixquant_onnx.errors import DataError, MetricError, PromiseError, writing
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.figures import figure_of
+from mixquant_onnx.graph import model_io
+from mixquant_onnx.options import Options
+from mixquant_onnx.pipeline import RunResult, execute, place
+from mixquant_onnx.planning import Planned
+from mixquant_onnx.progress import Progress
+from mixquant_onnx.verify import sample_count
+
+Tell = Callable[[str], None]
+"""Called with a line on what was tried."""
+
+
+def silent(line: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Probe:
+    """One whole run."""
+
+    planned: Planned
+    result: RunResult
+    verdict: Verdict
+
+
+class _Prober:
+    """Runs plans of given bits in a folder, and says of each whether it keeps the promise."""
+
+    def __init__(self, options: Options, name: str, output: Path | None, folder: Path, tell: Tell) -> None:
+        self._options, self._name, self._tell, self._folder, self._output = options, name, tell, folder, output
+        self._seen: list[_Probe] = []
+        self.last = ""
+        self.reference: float | None = None
+        self.smallest: _Probe | None = None
+
+    def probe(self, priced: Priced, bits: float, progress: Progress) -> Verdict:
+        planned = plan_of_bits(priced, self._options, bits, floats=bits > MOST_BITS)
+        known = next((seen.verdict for seen in self._seen if seen.planned.plan.sites == planned.plan.sites), None)
+        if known is not None:
+            return replace(known, known=True)
+        result = execute(planned, self._options, self._file(), self._name, progress)
+        kept, score, self.last = _judge(result, self._options, self.reference)
+        verdict = "kept" if kept else "not kept"
+        self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {verdict}")
+        probe = _Probe(planned=planned, result=result, verdict=Verdict(kept=kept, score=score))
+        self._seen.append(probe)
+        self._remember(probe)
+        return probe.verdict
+
+    def _file(self) -> Path:
+        """A name in a folder of its own, where the names of data files beside the output are taken, too."""
+        folder = self._folder / str(len(self._seen))
+        with writing(self._output):
+            folder.mkdir()
+            if self._output is None:
+                return folder / "model.onnx"
+            for file in self._output.resolve().parent.glob("*.data"):
+                (folder / file.name).touch()
+        return folder / self._output.name
+
+    def _remember(self, probe: _Probe) -> None:
+        """The smallest file that keeps the promise stays; it is not always that of the fewest bits. Others go."""
+        smaller = self.smallest is None or probe.result.nbytes_after < self.smallest.result.nbytes_after
+        useless: _Probe | None = probe
+        if probe.verdict.kept and smaller:
+            useless, self.smallest = self.smallest, probe
+        if useless is not None:
+            shutil.rmtree(useless.result.files[0].parent, ignore_errors=True)
+
+
+def check_judge(loaded: model_io.Loaded, options: Options) -> None:
+    """Before anything takes long: is there something to judge by? Raises DataError."""
+    promise = options.promise
+    if promise.metric is not None:
+        return
+    data = user_data(loaded, options)
+    if data is None:
+        raise DataError("a promise needs --data to be judged on (or --metric-command)")
+    if promise.max_drop is not None and data.labels is None:
+        raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
+    check_labels(data)
+
+
+def check_labels(data: object) -> None:
+    """Raises DataError where data that was read has labels, but not one for each row."""
+    if isinstance(data, Data) and data.labels is not None and len(data.labels) != sample_count(data):
+        raise DataError(f"{len(data.labels)} labels for {sample_count(data)} rows of data; give one label a row")
+
+
+def least_bits(priced: Priced) -> float:
+    """Bits a weight of the smallest plan."""
+    return max(8 * priced.least_bytes / max(priced.elements, 1) * 1.0001, 0.01)
+
+
+def keep(
+    rivals: Sequence[Priced], options: Options, output: Path | None, name: str, progress: Progress, tell: Tell
+) -> tuple[Planned, RunResult]:
+    """The smallest file found, placed at `output`. `rivals` in the order in which they are expected to do well.
+
+    Raises PromiseError where no plan keeps the promise, and what `execute` and the metric raise.
+    """
+    loaded = rivals[0].searched.loaded
+    if output is not None:
+        model_io.check_writable(output)
+    parent = None if output is None else output.resolve().parent
+    with writing(output):
+        made = tempfile.TemporaryDirectory(prefix=".mixquant.", dir=parent)
+    with made as folder:
+        prober = _Prober(options, name, output, Path(folder), tell)
+        prober.reference = _float_figure(loaded, options, Path(folder))
+        if prober.reference is not None:
+            tell(f"float: {loaded.nbytes} bytes, figure {prober.reference:.5g}")
+        bisect(rivals, lambda priced, bits: prober.probe(priced, bits, progress), least_bits(rivals[0]))
+        best = prober.smallest
+        if best is None:
+            raise PromiseError(f"{name}: no plan keeps the promise; the last tried: {prober.last}; ask for less")
+        files = best.result.files
+        if output is not None:
+            with writing(output):
+                return best.planned, replace(best.result, files=place(files, output.resolve(), loaded))
+        return best.planned, replace(best.result, files=())
+
+
+def _float_figure(loaded: model_io.Loaded, options: Options, folder: Path) -> float | None:
+    if options.promise.metric is None:
+        return None
+    path = loaded.path
+    if path is None:
+        path = model_io.save(loaded.model, folder / "float.onnx", False, "float.onnx.data")[0]
+    figure = figure_of(path, options.promise, options.metric_timeout)
+    if figure == 0 and options.promise.max_drop and not options.promise.lower_is_better:
+        raise MetricError("the float model's figure is 0, of which there is no share to lose; check the metric")
+    return figure
+
+
+def _judge(result: RunResult, options: Options, reference: float | None) -> tuple[bool, float, str]:
+    """Whether the saved file keeps the promise, in the deployed profile; the score, higher is better; in words."""
+    promise = options.promise
+    if promise.metric is not None and reference is not None and promise.max_drop is not None:
+        figure = figure_of(result.files[0], promise, options.metric_timeout)
+        loss = (figure - reference) if promise.lower_is_better else (reference - figure)
+        return loss <= promise.max_drop * abs(reference), -loss, f"figure {figure:.5g}"
+    proof = result.verification
+    assert proof is not None
+    deployed = proof.deployed
+    if deployed is None:
+        raise DataError("the promise cannot be judged: the float model does not run here")
+    if promise.max_drop is not None:
+        if deployed.accuracy is None or proof.float_accuracy is None:
+            raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
+        if proof.float_accuracy == 0:
+            raise DataError("the float model gets none of the labels held back right; check that they are its classes")
+        kept = deployed.accuracy >= proof.float_accuracy * (1 - promise.max_drop)
+        return kept, deployed.accuracy, f"accuracy {deployed.accuracy:.2%} (float {proof.float_accuracy:.2%})"
+    if promise.min_agreement is not None:
+        if deployed.top1_agreement is None:
+            raise DataError("--min-agreement needs a model whose first output is [rows, classes]; use --min-sqnr")
+        agreement = deployed.top1_agreement
+        return agreement >= promise.min_agreement, agreement, f"agreement {agreement:.2%}"
+    assert promise.min_sqnr is not None
+    return deployed.sqnr_db >= promise.min_sqnr, deployed.sqnr_db, f"{deployed.sqnr_db:.1f} dB"
