@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from mixquant_onnx.activations import Activations
-from mixquant_onnx.feeds import Data, batches, thinned
+from mixquant_onnx.feeds import Data, batches, row_count, thinned
 from mixquant_onnx.graph.inputs import Feature, feature_of, reading_order
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.graph.watch import Place, expose
@@ -59,7 +59,10 @@ class Calibration:
         found = {name: feature_of(located) for name, located in sites.items()}
         self.order = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
-        self.feeds: tuple[Feed, ...] = thinned(batches(model, data), _MOST_ROWS)
+        feeds = batches(model, data)
+        if len(feeds) == 1:
+            feeds = batches(model, data, max(1, -(-row_count(feeds[0]) // 2)))
+        self.feeds: tuple[Feed, ...] = thinned(feeds, _MOST_ROWS)
 
     def stages(self) -> list[list[str]]:
         """All sites in the order of the graph, those that read the same value together; without a feature alone."""
@@ -112,7 +115,7 @@ class Calibration:
         places = list(dict.fromkeys(self.features[name].place for name in names))
         if not places:
             return {}
-        sums = {name: Accumulator(full) for name in names}
+        sums = {name: Accumulator(full, other is not None) for name in names}
         try:
             if other is None:
                 for seed, values in enumerate(own.values(places)):

@@ -15,6 +15,7 @@ from mixquant_onnx.rounding import Moments, compensate
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.solvers import adaround, descent, gptq
 from mixquant_onnx.solvers.problem import Problem, quadratic_error
+from mixquant_onnx.trust import Posed, trust
 from mixquant_onnx.types import Codes, FloatArray, Grid, Quantized, Scheme, WeightSite
 
 _OUTPUTS = Grid(per="channel")
@@ -100,7 +101,8 @@ def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, input
     grid = effective_grid(shape, layout, scheme.grid)
     values = to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
     grouped = (inputs.groups, len(values) // inputs.groups, inputs.width)
-    target = inputs.target(values.reshape(grouped))
+    rows = values.reshape(grouped)
+    target = inputs.target(rows)
     squares = np.broadcast_to(inputs.diagonal()[:, None, :], grouped)
 
     def in_grid(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,13 +120,10 @@ def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, input
         dtype=site.dtype,
     )
     steps, zeros = _as_rows(made, made.scale), _as_rows(made, made.zero_point)
-    problem = Problem(
-        target=target,
-        scale=steps.reshape(grouped),
-        zero_point=zeros.reshape(grouped),
-        highest=levels(scheme.bits),
-        matrix=inputs.shrunk(),
+    posed = Posed(
+        rows=rows, scale=steps.reshape(grouped), zero_point=zeros.reshape(grouped), highest=levels(scheme.bits)
     )
+    problem = posed.problem(replace(inputs, trust=trust(posed, inputs)))
     best = descent.solve(problem, SOLVERS[scheme.method](problem)).reshape(values.shape)
     codes = np.clip(np.rint(best / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
     return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.rounding import Moments
+from mixquant_onnx.solvers.problem import quadratic_error
 
 Matrices = NDArray[np.float32]
 """[groups, K, K] or [groups, rows, K]: one for each group of a Conv, else one."""
@@ -23,13 +24,16 @@ class SecondMoments:
     """Over n samples: `matrix` = E[x x^T] and `mean` = E[x] [groups, K] of the inputs x of a weight's rows.
 
     `cross` = E[y x^T], where x comes from the model whose earlier weights are quantized already and y from the
-    float model; None where both are the same.
+    float model; None where both are the same. `halves`: the same of every other feed, and of the rest.
+    `trust`: as how many independent samples each of them counts.
     """
 
     matrix: Matrices
     mean: NDArray[np.float32]
     samples: int
     cross: Matrices | None = None
+    halves: tuple[SecondMoments, SecondMoments] | None = None
+    trust: float = 1.0
 
     @property
     def groups(self) -> int:
@@ -41,12 +45,11 @@ class SecondMoments:
 
     @property
     def doubt(self) -> float:
-        """Share of the off-diagonal moments to drop: K / (K + n), at least DAMPING.
+        """Share of the off-diagonal moments to drop: K / (K + n), at least DAMPING, n the samples x `trust`.
 
-        n samples of K inputs fix n directions; on MiniLM (924 tokens, K up to 1536) this share gave the least
-        error on held-back samples of 0, 0.1, 0.3 and 1 times itself.
+        n samples of K inputs fix n directions.
         """
-        return max(DAMPING, self.width / (self.width + self.samples))
+        return max(DAMPING, self.width / (self.width + self.samples * self.trust))
 
     def shrunk(self) -> Matrices:
         """`matrix` moved towards its diagonal by `doubt`; positive definite."""
@@ -74,8 +77,14 @@ class SecondMoments:
         index = np.arange(self.width)
         damped = self.matrix.astype(np.float64)
         damped[:, index, index] += self.diagonal() * max(_CROSS_DAMPING, 2 * self.doubt)
-        change = np.linalg.solve(damped, (self.cross - self.matrix).transpose(0, 2, 1).astype(np.float64))
-        return np.asarray(rows + np.matmul(rows, change.transpose(0, 2, 1).astype(np.float32)), np.float32)
+        missed = np.matmul(rows, self.cross - self.matrix).transpose(0, 2, 1)
+        return np.asarray(rows + np.linalg.solve(damped, missed.astype(np.float64)).transpose(0, 2, 1), np.float32)
+
+    def output_loss(self, rows: Matrices, levels: Matrices) -> float:
+        """Mean squared difference of the outputs of `levels` to those of `rows`, less what no levels could change."""
+        if self.cross is None:
+            return quadratic_error(levels - rows, self.matrix)
+        return quadratic_error(levels, self.matrix) - 2 * float(np.vdot(np.matmul(rows, self.cross), levels))
 
     @property
     def moments(self) -> Moments:
@@ -98,19 +107,53 @@ def _products(left: Matrices, right: Matrices) -> Matrices:
     return np.asarray(np.matmul(left.transpose(0, 2, 1), right), np.float32)
 
 
-class Accumulator:
-    """Moments of one weight's inputs, batch after batch; float64 across batches. `full`: products of all pairs."""
+_WIDEST_SPLIT = 4096
+"""Inputs of a weight up to which its halves are kept: they take as much memory as the whole."""
 
-    def __init__(self, full: bool = True) -> None:
+
+class Accumulator:
+    """Moments of one weight's inputs, feed after feed; float64 across batches. `full`: products of all pairs.
+
+    `split`: with halves, where there is more than one feed.
+    """
+
+    def __init__(self, full: bool = True, split: bool = False) -> None:
+        self._full, self._split = full, full and split
+        self._sums = (_Sums(full), _Sums(full))
+        self._feeds = 0
+
+    def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
+        """`rows` [groups, n, K] of the current model, `reference` the same rows of the float model; one feed's."""
+        apart = self._split and rows.shape[2] <= _WIDEST_SPLIT
+        self._sums[self._feeds % 2 if apart else 0].add(rows, reference)
+        self._feeds += 1
+
+    def result(self) -> SecondMoments | Moments | None:
+        """None where nothing was added, or what was is not finite."""
+        one, two = self._sums
+        if not self._full:
+            return one.moments()
+        if not two.samples:
+            return one.second_moments()
+        halves = one.second_moments(), two.second_moments()
+        one.join(two)
+        whole = one.second_moments()
+        if whole is None or halves[0] is None or halves[1] is None:
+            return None
+        return replace(whole, halves=(halves[0], halves[1]))
+
+
+class _Sums:
+    def __init__(self, full: bool) -> None:
         self._full = full
         self._sums: list[NDArray[np.float64]] | None = None
-        self._samples = 0
+        self.samples = 0
         self._ends: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self._waiting: list[tuple[Matrices, Matrices | None]] = []
 
-    def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
-        """`rows` [groups, n, K] of the current model, `reference` the same rows of the float model."""
+    def add(self, rows: Matrices, reference: Matrices | None) -> None:
         self._waiting.append((rows, reference))
+        self.samples += rows.shape[1]
         if sum(waiting.shape[1] for waiting, _ in self._waiting) >= _AT_ONCE:
             self._flush()
 
@@ -131,14 +174,30 @@ class Accumulator:
             self._sums = [np.zeros(part.shape) for part in parts]
         for total, part in zip(self._sums, parts, strict=True):
             total += part
-        self._samples += rows.shape[1]
 
-    def result(self) -> SecondMoments | Moments | None:
-        """None where nothing was added, or what was is not finite."""
+    def join(self, other: _Sums) -> None:
+        """Takes the sums of `other`, which is of no use afterwards."""
+        if self._sums is not None and other._sums is not None:
+            for total, part in zip(self._sums, other._sums, strict=True):
+                total += part
+            self.samples += other.samples
+
+    def _means(self) -> list[NDArray[np.float32]] | None:
         self._flush()
         if self._sums is None or not all(np.isfinite(total).all() for total in self._sums):
             return None
-        square, mean, *cross = ((total / self._samples).astype(np.float32) for total in self._sums)
-        if self._ends is not None:
-            return replace(_moments(mean, square), one_signed=(self._ends[0] >= 0) | (self._ends[1] <= 0))
-        return SecondMoments(matrix=square, mean=mean, samples=self._samples, cross=cross[0] if cross else None)
+        return [(total / self.samples).astype(np.float32) for total in self._sums]
+
+    def moments(self) -> Moments | None:
+        means = self._means()
+        if means is None or self._ends is None:
+            return None
+        one_signed = (self._ends[0] >= 0) | (self._ends[1] <= 0)
+        return replace(_moments(means[1], means[0]), one_signed=one_signed)
+
+    def second_moments(self) -> SecondMoments | None:
+        means = self._means()
+        if means is None:
+            return None
+        square, mean, *cross = means
+        return SecondMoments(matrix=square, mean=mean, samples=self.samples, cross=cross[0] if cross else None)
