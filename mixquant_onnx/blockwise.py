@@ -6,18 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.errors import writing
+from mixquant_onnx.errors import check_folder, writing
 from mixquant_onnx.graph.blocks import Block, find_blocks
 from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.types import Quantized
 
 _PARTS = ("codes", "scale", "zero_point")
+_LOSSES = 4
 
 
 class Blockwise:
@@ -32,13 +34,18 @@ class Blockwise:
         self._blocks: dict[str, Block] = {}
         self._failed: dict[str, str] = {}
         self._losses: dict[str, Any] = {}
+        self._taken_up: list[str] = []
+        self._alone: list[str] = []
         self._runner: Any = None
         if not wanted:
             return
+        if settings.resume is not None:
+            check_folder(settings.resume)
         from mixquant_onnx.reconstruct.runner import Runner
 
         blocks = find_blocks(planned.loaded.model, planned.sites, wanted)
         self._blocks = {name: block for block in blocks for name in block.sites}
+        self._alone = [name for name in wanted if name not in self._blocks]
         self._runner = Runner(planned.loaded.model, current, planned.sites, blocks, calibration.feeds, settings)
         self._key = _key(planned, calibration, settings) if settings.resume is not None else ""
 
@@ -51,8 +58,19 @@ class Blockwise:
 
     def kept(self, name: str) -> dict[str, Quantized] | None:
         """What an earlier run made of the block of `name`."""
-        file = self._file(name)
-        return None if file is None else _read(file, self._blocks[name], self._planned)
+        file, block = self._file(name), self._blocks[name]
+        found = None if file is None else _read(file, block, self._planned)
+        if found is None:
+            return None
+        from mixquant_onnx.reconstruct.descent import Outcome
+
+        made, (before, after, still_open, iterations) = found
+        self._losses[block.exit] = Outcome(
+            before=before, after=after, still_open=still_open, iterations=int(iterations)
+        )
+        self._taken_up.append(block.exit)
+        self._runner.pass_by(block)
+        return made
 
     def told(self, name: str) -> str:
         """What became of the block of `name`, in a few words."""
@@ -72,7 +90,7 @@ class Blockwise:
         self._losses[block.exit] = loss
         file = self._file(name)
         if file is not None:
-            _write(file, made)
+            _write(file, made, (loss.before, loss.after, loss.still_open, loss.iterations))
         return dict(made)
 
     def _file(self, name: str) -> Path | None:
@@ -84,6 +102,15 @@ class Blockwise:
     def notes(self) -> tuple[str, ...]:
         """What the user should know: losses before and after, weights left open, blocks that did not work."""
         notes = []
+        if self._alone:
+            notes.append(
+                f"{len(self._alone)} weights are in no block ('{self._alone[0]}'): reconstructed alone (adaround)"
+            )
+        if self._taken_up:
+            notes.append(
+                f"{len(self._taken_up)} of {len(set(self._blocks.values()))} blocks are those of an earlier run, "
+                f"from {self._settings.resume}"
+            )
         if self._losses:
             losses = list(self._losses.values())
             before, after = sum(loss.before for loss in losses), sum(loss.after for loss in losses)
@@ -111,25 +138,28 @@ def _key(planned: Planned, calibration: Calibration, settings: Reconstruction) -
     return digest.hexdigest()[:16]
 
 
-def _write(file: Path, made: Mapping[str, Quantized]) -> None:
+def _write(file: Path, made: Mapping[str, Quantized], loss: tuple[float, ...]) -> None:
     parts = {f"{part}/{name}": getattr(q, part) for name, q in made.items() for part in _PARTS}
     with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".part")
         with unfinished.open("wb") as stream:
-            np.savez(stream, **parts)
+            np.savez(stream, loss=np.array(loss), **parts)
         unfinished.replace(file)
 
 
-def _read(file: Path, block: Block, planned: Planned) -> dict[str, Quantized] | None:
+def _read(file: Path, block: Block, planned: Planned) -> tuple[dict[str, Quantized], tuple[float, ...]] | None:
     """What `_write` kept of a block; None where there is nothing, or not all of it."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             found = {name: {part: kept[f"{part}/{name}"] for part in _PARTS} for name in block.sites}
-    except (OSError, ValueError, KeyError, EOFError):
+            loss = tuple(float(value) for value in kept["loss"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     sites, schemes = planned.sites, planned.plan.sites
-    return {
+    if len(loss) != _LOSSES or any(found[n]["codes"].shape != sites[n].site.shape for n in block.sites):
+        return None
+    made = {
         name: Quantized(scheme=schemes[name], layout=sites[name].site.layout, dtype=sites[name].site.dtype, **parts)
         for name, parts in found.items()
     }
+    return made, loss

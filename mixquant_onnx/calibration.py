@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,6 +100,13 @@ class Calibration:
     def in_turn(self, names: Sequence[str], own: Watched, current: Watched) -> dict[str, SecondMoments]:
         """For those of the stage `names` that can be watched: moments of `current`, and cross moments with `own`."""
         return _full(self._collect([name for name in names if name in self.features], own, current, True))
+
+    def pass_by(self, names: Sequence[str], watched: Watched) -> None:
+        """Goes on in `watched` as `in_turn` does, for those of `names` that can be watched."""
+        places = list(dict.fromkeys(self.features[name].place for name in names if name in self.features))
+        with contextlib.suppress(RuntimeFailure):
+            for _ in watched.values(places) if places else ():
+                pass
 
     def _all(self, names: Sequence[str], full: bool) -> dict[str, SecondMoments | Moments]:
         asked = set(names)

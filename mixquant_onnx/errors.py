@@ -14,6 +14,7 @@ MixquantError            1  anything below, caught by callers who do not care wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,3 +69,11 @@ def writing(path: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder") from error
+
+
+def check_folder(path: Path) -> None:
+    """Makes the folder `path` where it is not there. Raises OutputError where nothing can be written into it."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"{path}: is not writable; choose another folder")

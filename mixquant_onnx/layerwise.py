@@ -68,22 +68,27 @@ def quantize_layers(
     def block_of(name: str) -> dict[str, Quantized]:
         """All layers of a block: each on its own, then together."""
         kept = blocks.kept(name)
+        parts = [[n for n in stage if n in blocks.members(name)] for stage in calibration.stages()]
         if kept is None:
             ahead, starts = changed.fork(), {}
-            for stage in calibration.stages():
-                starts.update(solve([n for n in stage if n in blocks.members(name)], ahead))
+            for part in parts:
+                starts.update(solve(part, ahead))
             kept = blocks.reconstruct(name, starts)
+        else:
+            for part in parts:
+                calibration.pass_by(part, own)
         for member, q in kept.items():
             replace_weight(replaced[member], q)
         return kept
 
+    told = ""
     for stage in calibration.stages():
         for name in stage:
             if name in blocks and name not in quantized:
                 quantized |= block_of(name)
-                progress(f"quantize{blocks.told(name)}", len(quantized), len(sites))
+                told = blocks.told(name)
         quantized |= solve([name for name in stage if name not in quantized], changed)
-        progress("quantize", len(quantized), len(sites))
+        progress(f"quantize{told}", len(quantized), len(sites))
     ordered = {name: quantized[name] for name in plan.sites}
     return Layers(quantized=ordered, notes=_notes(short, in_turn, calibration) + blocks.notes())
 

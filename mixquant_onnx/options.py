@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -141,9 +142,16 @@ class Options:
 
 
 def need_torch() -> None:
-    """Raises OptionError where the extra is not installed."""
+    """Raises OptionError where the extra is not installed, or does not work."""
     if find_spec("torch") is None:
         raise OptionError(f"--method {RECONSTRUCTED} needs torch: pip install 'mixquant-onnx[reconstruct]'")
+    try:
+        import_module("torch")
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OptionError(
+            f"--method {RECONSTRUCTED}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
+        ) from error
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -12,7 +12,7 @@ from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
 from mixquant_onnx.measure import SearchOptions, measure
-from mixquant_onnx.options import Options
+from mixquant_onnx.options import RECONSTRUCTED, Options
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme, SiteErrors
 
@@ -127,6 +127,11 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Opti
         "symmetric": options.search.symmetric,
         "baseline": options.search.baseline,
         "min_size": options.min_size,
+        **(
+            {"seed": options.reconstruction.seed, "iterations": options.reconstruction.iterations}
+            if options.search.method == RECONSTRUCTED
+            else {}
+        ),
     }
     plan = BitPlan(sites=kept, skipped=skipped, allocator=allocator, settings=settings)
     return Planned(loaded=searched.loaded, sites=searched.sites, table=searched.table, plan=plan)

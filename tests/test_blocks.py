@@ -88,6 +88,12 @@ def test_two_outputs_of_the_network_leave_one_exit_a_block() -> None:
     assert ("b", "c") in [block.sites for block in found]
 
 
+def test_an_output_from_the_middle_does_not_hide_the_blocks_behind_it() -> None:
+    nodes = [*residual("x", "a", "b", "m"), *residual("m", "c", "d", "n"), *residual("n", "e", "f", "y")]
+    found = blocks_of(network(nodes, list("abcdef"), ("m", "y")))
+    assert [(block.exit, block.sites) for block in found] == [("m", ("a", "b")), ("n", ("c", "d")), ("y", ("e", "f"))]
+
+
 @pytest.mark.parametrize(
     ("name", "counts"), [("digits_cnn", [2, 3, 3, 3, 3, 1]), ("digits_transformer", [1, 2, 2, 2, 2, 2, 2, 1])]
 )

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from cases import Fails, text
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
@@ -191,6 +192,124 @@ def test_finished_blocks_are_taken_up_again(tmp_path: Path, monkeypatch: pytest.
     next(tmp_path.iterdir()).write_bytes(b"cut")
     with pytest.raises(AttributeError):
         quantized(model, feed, "brecq", iterations=50, resume=tmp_path)
+
+
+def chain(blocks: int, tail: str = "") -> ModelProto:
+    """Residual blocks of two layers on [n, 16], their weights fixed."""
+    random = np.random.default_rng(3)
+    lines: list[str] = []
+    weights: dict[str, Any] = {}
+    for k in range(blocks):
+        before = "x" if k == 0 else f"y{k - 1}"
+        lines.append(f"h{k} = MatMul ({before}, a{k}) i{k} = Relu (h{k}) j{k} = MatMul (i{k}, b{k}) "
+                     f"y{k} = Add (j{k}, {before})")  # fmt: skip
+        weights |= {f"{part}{k}": random.standard_normal((16, 16)).astype(np.float32) / 4 for part in "ab"}
+    declared = "".join(f", float[16,16] {name}" for name in weights)
+    outputs = f"float[n,16] y{blocks - 1}{tail}"
+    return text(f"g (float[n,16] x{declared}) => ({outputs}) {{ {' '.join(lines)} }}", **weights)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_an_interrupted_run_that_goes_on_gives_what_one_run_gives(kept: int, tmp_path: Path) -> None:
+    model, feed = chain(3), two_layers()[1]
+    whole = quantized(model, feed, "brecq", iterations=50, resume=tmp_path)
+    files = sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    for file in files[kept:]:
+        file.unlink()
+    again = quantized(model, feed, "brecq", iterations=50, resume=tmp_path)
+    assert again.model == whole.model
+    assert any(f"{kept} of 3 blocks are those of an earlier run" in note for note in again.notes)
+    sums = [next(note for note in run.notes if "of 3 blocks are better" in note) for run in (whole, again)]
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "of another shape"])
+def test_a_damaged_block_of_an_earlier_run_is_made_again(damage: str, tmp_path: Path) -> None:
+    model, feed = two_layers()
+    first = quantized(model, feed, "brecq", iterations=50, resume=tmp_path).model
+    file = next(tmp_path.iterdir())
+    content = file.read_bytes()
+    if damage == "of another shape":
+        with np.load(file) as stored:
+            np.savez(file, **{name: part[:8] if part.ndim == 2 else part for name, part in stored.items()})
+    else:
+        middle = content.index(b"codes/") + 200
+        file.write_bytes(content[:middle] if damage == "cut" else content[:middle] + b"??" + content[middle + 2 :])
+    assert quantized(model, feed, "brecq", iterations=50, resume=tmp_path).model == first
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_any_work(tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "file").touch()
+    arguments = ("--method", "brecq", "--data", CNN / "calib.npz", "--resume", tmp_path / "file")
+    assert "cannot be written" in fails(4, tmp_path / "missing.onnx", tmp_path / "out.onnx", *arguments)
+
+
+@pytest.mark.parametrize("first", ["n", 48])
+def test_rows_that_depend_on_each_other_are_not_taken_apart(first: str | int) -> None:
+    """Attention over the first axis, as in models that take the sequence first."""
+    weights = {name: values(16, 16) / 4 for name in "qkv"}
+    declared = "".join(f", float[16,16] {name}" for name in weights)
+    model = text(
+        f"""g (float[{first},16] x{declared}) => (float[{first},16] y)
+        {{ a = MatMul (x, q) b = MatMul (x, k) c = MatMul (x, v) t = Transpose (b) s = MatMul (a, t)
+           p = Softmax <axis = -1> (s) o = MatMul (p, c) y = Add (o, x) }}""", **weights,
+    )  # fmt: skip
+    result = quantized(model, {"x": values(48, 16)}, "brecq", iterations=30)
+    assert any("its rows cannot be taken apart: torch differs" in note for note in result.notes)
+
+
+def test_a_batch_that_is_part_of_the_graph_is_quantized_layer_by_layer() -> None:
+    model = text(
+        """g (float[1,16] x, float[16,16] w, float[16,16] v) => (float[1,16] y)
+        { h = MatMul (x, w) r = Relu (h) s = Constant <value = int64[2] {1, 16}> () f = Reshape (r, s)
+          y = MatMul (f, v) }""", w=values(16, 16), v=values(16, 16),
+    )  # fmt: skip
+    feeds = [{"x": values(1, 16)} for _ in range(40)]
+    result = mq.quantize(model, data=feeds, method="brecq", bits=3, iterations=30, verify=False, min_size=1)
+    assert any("its rows cannot be taken apart: it does not run in torch" in note for note in result.notes)
+
+
+def test_what_is_no_row_of_the_output_is_told_as_that() -> None:
+    model = text(
+        """g (float[n,16] x, float[m,16] z, float[16,16] w, float[16,16] v) => (float[n,16] y)
+        { h = MatMul (x, w) r = Relu (h) t = MatMul (z, v) s = ReduceMean <axes = [0]> (t) y = Add (r, s) }""",
+        w=values(16, 16), v=values(16, 16),
+    )  # fmt: skip
+    feeds = [{"x": values(20, 16), "z": values(30, 16)} for _ in range(2)]
+    result = mq.quantize(model, data=feeds, method="brecq", bits=3, iterations=30, verify=False, min_size=1)
+    assert any("its input 'z' has no row for each row of its output" in note for note in result.notes)
+
+
+def test_weights_in_no_block_are_told() -> None:
+    model = text(
+        """g (float[n,16] x, float[16,16] w) => (float[n,16] y)
+        { h = MatMul (x, w) r = Relu (h) y = MatMul (r, w) }""", w=values(16, 16),
+    )  # fmt: skip
+    result = quantized(model, {"x": values(40, 16)}, "brecq", iterations=30)
+    assert any("1 weights are in no block ('w')" in note for note in result.notes)
+
+
+def test_what_is_learned_is_judged_on_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in (16, 17, 40, 500):
+        learned, judged = descent._rows(count)
+        assert sorted([*learned.tolist(), *judged.tolist()]) == list(range(count))
+        assert len(judged) == count // 8
+
+
+def test_torch_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libtorch.so: cannot open\nmore")
+
+    monkeypatch.setattr(options_module, "import_module", broken)
+    model, feed = two_layers()
+    with pytest.raises(mq.OptionError, match=r"libtorch\.so: cannot open"):
+        quantized(model, feed, "brecq")
+
+
+def test_a_plan_says_by_which_seed_it_was_made() -> None:
+    model, feed = two_layers()
+    assert quantized(model, feed, "brecq", iterations=30, seed=7).plan.settings["seed"] == 7
+    assert "seed" not in quantized(model, feed, "gptq").plan.settings
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def find_blocks(
 
 def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
     """Weighted nodes between values that all weighted paths pass, in order."""
-    last: dict[str, int] = {value.name: len(model.graph.node) for value in model.graph.output}
+    last: dict[str, int] = {}
     for k in flow.weighted:
         for name in flow.reads[k]:
             last[name] = max(last.get(name, -1), k)

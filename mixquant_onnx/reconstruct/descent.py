@@ -22,7 +22,6 @@ _STRENGTH = 1.0
 _HELD = 8
 """Every how many rows one is kept from learning, to judge what was learned: few rows are soon learned by heart."""
 
-_FEWEST_TO_HOLD = 32
 _LOOK = 25
 """Iterations after which it is looked whether all weights are decided: then nothing moves any more."""
 
@@ -51,8 +50,8 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Squared error of a block's output before (layer by layer) and after, on rows that were not learned from where
-    there are enough; the share of weights left open; the iterations that it took."""
+    """Squared error of a block's output before (layer by layer) and after, on rows that were not learned from; the
+    share of weights left open; the iterations that it took."""
 
     before: float
     after: float
@@ -109,10 +108,8 @@ def learn(
 
 
 def _rows(count: int) -> tuple[Tensor, Tensor]:
-    """Rows to learn from, and to judge by."""
+    """Rows to learn from, and to judge by; at least 8."""
     every = torch.arange(count)
-    if count < _FEWEST_TO_HOLD:
-        return every, every
     held = every % _HELD == _HELD - 1
     return every[~held], every[held]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -27,6 +28,10 @@ BATCH = 16
 FEWEST_ROWS = 16
 _TOLERANCE = 1e-3
 """Largest difference of a block in torch to ONNX Runtime, as a share of its largest output."""
+
+
+_FEW_ROWS = 5
+"""Rows that show whether they can be taken apart."""
 
 
 class Misfit(Exception):
@@ -64,50 +69,52 @@ class Runner:
             for value, name in stored.items()
         }
         given = {v: torch.from_numpy(dequantized(starts[n], np.dtype(np.float32))) for v, n in stored.items()}
-        outcome = learn(
-            program, block.exit, soft, given, self._constants(self._current, program), samples,
-            self._settings.iterations, BATCH, self._settings.seed,
-        )  # fmt: skip
+        try:
+            outcome = learn(
+                program, block.exit, soft, given, self._constants(self._current, program), samples,
+                self._settings.iterations, BATCH, self._settings.seed,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise Misfit(f"torch: {str(error).splitlines()[0][:120]}") from error
         if not outcome.after < outcome.before:
             return {name: starts[name] for name in block.sites}, replace(outcome, after=outcome.before)
         return {name: soft[value].hardened() for value, name in stored.items()}, outcome
 
+    def pass_by(self, block: Block) -> None:
+        """What comes after finds all as it is after `reconstruct`, though ONNX Runtime's sums depend on its path."""
+        with contextlib.suppress(RuntimeFailure):
+            for _ in self._own.values([*block.inputs, block.exit]):
+                pass
+            for _ in self._changed.values(block.inputs):
+                pass
+
     def _samples(self, block: Block, program: Program) -> Samples:
         own = list(self._own.values([*block.inputs, block.exit]))
-        self._check(block, program, own[0])
+        constants = self._constants(self._model, program)
+        first = {name: torch.from_numpy(np.ascontiguousarray(own[0][name])) for name in block.inputs}
+        _check(program, block.exit, {**constants, **first}, torch.from_numpy(np.ascontiguousarray(own[0][block.exit])))
         changed = list(self._changed.values(block.inputs))
         targets = [feed[block.exit] for feed in own]
         if any(t.ndim < 2 or t.shape[1:] != targets[0].shape[1:] or t.dtype != np.float32 for t in targets):
             raise Misfit("its outputs differ in shape from feed to feed")
-        counts = [len(target) for target in targets]
-        if sum(counts) < FEWEST_ROWS:
-            raise Misfit(f"{sum(counts)} rows of data, fewer than {FEWEST_ROWS}")
-        rows: dict[str, Tensor] = {}
-        fixed: dict[str, Tensor] = {}
-        for name in block.inputs:
-            values = [feed[name] for feed in changed]
-            if _along(values, counts):
-                rows[name] = torch.from_numpy(np.concatenate(values))
-            elif all(np.array_equal(value, values[0]) for value in values):
-                fixed[name] = torch.from_numpy(np.ascontiguousarray(values[0]))
-            else:
-                raise Misfit(f"its input '{name}' differs in shape from feed to feed")
+        if sum(map(len, targets)) < FEWEST_ROWS:
+            raise Misfit(f"{sum(map(len, targets))} rows of data, fewer than {FEWEST_ROWS}")
+        self._check_rows(block, program, _few(own, block.exit))
         weight = self._importance.get(block.exit)
+        rows, fixed = _apart(block.inputs, changed, [len(target) for target in targets])
         return Samples(rows=rows, fixed=fixed, target=torch.from_numpy(np.concatenate(targets)), importance=weight)
 
-    def _check(self, block: Block, program: Program, feed: Mapping[str, FloatArray]) -> None:
-        given = {name: torch.from_numpy(np.ascontiguousarray(feed[name])) for name in block.inputs}
+    def _check_rows(self, block: Block, program: Program, feeds: list[Mapping[str, FloatArray]]) -> None:
+        """Whether some rows alone, in another order, give what they give among all."""
+        targets = [feed[block.exit] for feed in feeds]
+        rows, fixed = _apart(block.inputs, feeds, [len(target) for target in targets])
+        some = torch.arange(sum(map(len, targets))).flip(0)[::2]
+        given = {name: value[some] for name, value in rows.items()} | fixed
+        wanted = torch.from_numpy(np.concatenate(targets))[some]
         try:
-            with torch.no_grad():
-                found = program.run({**self._constants(self._model, program), **given}, [block.exit])[0].numpy()
-        except (UnknownOperator, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise Misfit(f"it does not run in torch: {str(error).splitlines()[0][:120]}") from error
-        wanted = feed[block.exit]
-        if found.shape != wanted.shape:
-            raise Misfit(f"torch gives shape {found.shape}, ONNX Runtime {wanted.shape}")
-        away = float(np.abs(found - wanted).max(initial=0)) / max(float(np.abs(wanted).max(initial=0)), 1e-30)
-        if not away <= _TOLERANCE:
-            raise Misfit(f"torch differs from ONNX Runtime by {away:.1e} of its output")
+            _check(program, block.exit, {**self._constants(self._model, program), **given}, wanted)
+        except Misfit as reason:
+            raise Misfit(f"its rows cannot be taken apart: {reason}") from reason
 
     def _constants(self, model: ModelProto, program: Program) -> dict[str, Tensor]:
         read = program.reads
@@ -116,6 +123,48 @@ class Runner:
 
 def _values(tensor: object) -> NDArray[np.generic]:
     return np.array(numpy_helper.to_array(tensor))  # type: ignore[arg-type]
+
+
+def _check(program: Program, output: str, given: Mapping[str, Tensor], wanted: Tensor) -> None:
+    """Raises Misfit where torch does not give what ONNX Runtime gave."""
+    try:
+        with torch.no_grad():
+            found = program.run(given, [output])[0]
+    except (UnknownOperator, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise Misfit(f"it does not run in torch: {str(error).splitlines()[0][:120]}") from error
+    if found.shape != wanted.shape:
+        raise Misfit(f"torch gives shape {tuple(found.shape)}, ONNX Runtime {tuple(wanted.shape)}")
+    largest = max(float(wanted.abs().max()), 1e-30) if wanted.numel() else 1.0
+    away = float((found - wanted).abs().max()) / largest if wanted.numel() else 0.0
+    if not away <= _TOLERANCE:
+        raise Misfit(f"torch differs from ONNX Runtime by {away:.1e} of its output")
+
+
+def _few(feeds: Sequence[Mapping[str, FloatArray]], output: str) -> list[Mapping[str, FloatArray]]:
+    """The first feeds, with at least five rows in all."""
+    found: list[Mapping[str, FloatArray]] = []
+    for feed in feeds:
+        if sum(len(one[output]) for one in found) >= _FEW_ROWS:
+            break
+        found.append(feed)
+    return found
+
+
+def _apart(
+    names: Sequence[str], feeds: Sequence[Mapping[str, FloatArray]], counts: Sequence[int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inputs that have a row for each row of the output, and those that are the same for all. Raises Misfit."""
+    rows: dict[str, Tensor] = {}
+    fixed: dict[str, Tensor] = {}
+    for name in names:
+        values = [feed[name] for feed in feeds]
+        if _along(values, counts):
+            rows[name] = torch.from_numpy(np.concatenate(values))
+        elif all(np.array_equal(value, values[0]) for value in values):
+            fixed[name] = torch.from_numpy(np.ascontiguousarray(values[0]))
+        else:
+            raise Misfit(f"its input '{name}' has no row for each row of its output")
+    return rows, fixed
 
 
 def _along(values: Sequence[FloatArray], counts: Sequence[int]) -> bool:
