@@ -152,8 +152,9 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     a `metric` (a command with {model}, or a callable that takes a path), min_sqnr, min_agreement; cost="auto"
     ("energy", "hessian", "output"), bits=(2..8), method="auto" ("minmax", "mse", "hqq", "gptq", "adaround",
     "brecq"), granularity="channel" ("tensor", "block:N", "auto"), symmetric=False, baseline="int8" ("same"),
-    include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25), verify=True, data=None,
-    labels=None, rounding="compensated" ("nearest"), seed=0, iterations=500, resume=None, allow_unchanged=False.
+    include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25),
+    verify=True, data=None, labels=None, rounding="compensated" ("nearest"), seed=0, iterations=500, resume=None,
+    allow_unchanged=False.
     `data` is a path, a feed (arrays by input name) or a list of feeds. Raises a MixquantError (see `errors`); then
     nothing was written.
     """
