@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     proof.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     proof.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
     proof.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
-    proof.add_argument("--blocks", action="store_true", help="inspect: show the blocks that brecq works on")
+    proof.add_argument("--blocks", action="store_true", help="inspect: show the blocks found in the graph, for brecq")
     proof.add_argument("--allow-unchanged", action="store_true", help="exit 0 even when nothing was quantized")
     proof.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=_version())

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_FEW = 5
+"""Series beyond which their names stand beside the panels, once for all."""
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -36,6 +39,9 @@ def draw(
         if ticks:
             axis.set_xticks(range(len(ticks)), labels=ticks)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        if len(series) <= _FEW:
+            axis.legend(fontsize="small")
+    if len(series) > _FEW:
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(file, metadata={"Date": None})
     print(f"\n![{y} against {x}]({file.name})")
