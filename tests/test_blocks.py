@@ -94,6 +94,14 @@ def test_an_output_from_the_middle_does_not_hide_the_blocks_behind_it() -> None:
     assert [(block.exit, block.sites) for block in found] == [("m", ("a", "b")), ("n", ("c", "d")), ("y", ("e", "f"))]
 
 
+def test_a_chain_ends_where_the_network_gives_a_value_out() -> None:
+    nodes = [product("x", "a", "h"), product("h", "b", "m"), helper.make_node("Relu", ["m"], ["r"]),
+             product("r", "c", "i"), product("i", "d", "y")]  # fmt: skip
+    found = blocks_of(network(nodes, list("abcd"), ("m", "y")))
+    assert [(block.exit, block.sites) for block in found] == [("m", ("a", "b")), ("y", ("c", "d"))]
+    assert found[1].inputs == ("m",)
+
+
 @pytest.mark.parametrize(
     ("name", "counts"), [("digits_cnn", [2, 3, 3, 3, 3, 1]), ("digits_transformer", [1, 2, 2, 2, 2, 2, 2, 1])]
 )

@@ -85,7 +85,8 @@ def find_blocks(
             owners.setdefault(place, []).append(name)
     flow = _flow(model, set(owners))
     blocks = []
-    for part in _joined(_parts(model, flow), owners, alone):
+    results = {at[value.name] for value in model.graph.output if value.name in at}
+    for part in _joined(_parts(model, flow), owners, alone, results):
         block = _block(model, flow, part, [n for k in part for n in owners.get(k, []) if n not in alone])
         if block is not None:
             blocks.append(block)
@@ -109,8 +110,11 @@ def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
     return [part for part in parts if part]
 
 
-def _joined(parts: Sequence[list[int]], owners: Mapping[int, list[str]], alone: set[str]) -> list[list[int]]:
-    """Parts without a weight go to the one before; single layers join up to three at a time."""
+def _joined(
+    parts: Sequence[list[int]], owners: Mapping[int, list[str]], alone: set[str], results: Collection[int]
+) -> list[list[int]]:
+    """Parts without a weight go to the one before; single layers join up to three at a time. None joins one that makes
+    an output of the network (one of the nodes `results`): a block has one exit."""
 
     def count(part: list[int]) -> int:
         return sum(name not in alone for k in part for name in owners.get(k, []))
@@ -119,11 +123,12 @@ def _joined(parts: Sequence[list[int]], owners: Mapping[int, list[str]], alone: 
     chained = False
     for part in parts:
         here = count(part)
-        if joined and (here == 0 or (chained and here == 1 and count(joined[-1]) < _CHAIN)):
+        closed = not joined or not set(joined[-1]).isdisjoint(results)
+        if not closed and (here == 0 or (chained and here == 1 and count(joined[-1]) < _CHAIN)):
             joined[-1] = joined[-1] + part
         else:
             joined.append(part)
-            chained = here == 1
+            chained = here <= 1
     return joined
 
 
