@@ -41,7 +41,9 @@ class Case:
 
 
 def case(path: Path, data_root: Path | None) -> Case | None:
-    """None where no data was found on which the model runs."""
+    """None where no data was found on which the model runs, or where there is nothing to quantize."""
+    if not mq.inspect(path).plan.sites:
+        return None
     model = onnx.load(path)
     session = Session(model)
     for folder in (path.parent, (data_root or ROOT) / path.parent.name):
