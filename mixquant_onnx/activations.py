@@ -5,6 +5,7 @@ What later places need of the values so far is kept (as long as it fits in memor
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
 from mixquant_onnx.graph.watch import reads
-from mixquant_onnx.runtime import Feed, Session
+from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
 from mixquant_onnx.types import FloatArray
 
 MOST_BYTES = 2 << 30
@@ -96,6 +97,12 @@ class Activations:
             kept += [left] if keep else []
         if keep:
             self._known, self._done = kept, done
+
+    def pass_by(self, names: Sequence[str]) -> None:
+        """Goes on as `values` does for those who read them, as far as the model runs."""
+        with contextlib.suppress(RuntimeFailure):
+            for _ in self.values(names) if names else ():
+                pass
 
     def _session(self, segment: set[int], outputs: list[str]) -> Session:
         """The nodes of `segment` as a model of its own, with what is known as its inputs."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mixquant_onnx import goals
 from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Target
 from mixquant_onnx.encodings.releases import OLDEST_TRIED
-from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.graph.model_io import as_loaded
 from mixquant_onnx.measure import AUTO_GRIDS, SearchOptions
 from mixquant_onnx.methods import method as known_method
@@ -114,7 +114,10 @@ def options_of(
         baseline=baseline,
         estimate=chosen.budgeted,
     )
-    return replace(chosen, search=search)
+    chosen = replace(chosen, search=search)
+    if chosen.reconstruction.resume is not None:
+        check_folder(chosen.reconstruction.resume)
+    return chosen
 
 
 def _data(data: Any) -> Path | tuple[Mapping[str, Any], ...] | None:

@@ -10,7 +10,7 @@ from mixquant_onnx.types import FLOAT_BITS
 
 T = TypeVar("T")
 
-FIRST_BITS = 4.0
+_FIRST_BITS = 4.0
 MOST_BITS = 8.5
 """Bits a weight beyond which a plan leaves weights float."""
 
@@ -39,23 +39,25 @@ def bisect(rivals: Sequence[T], judge: Callable[[T, float], Verdict], least: flo
 
     `rivals` are costs in the order in which they are expected to do well.
     """
-    _Bisection(list(rivals), judge, least).run()
+    search = _Bisection(judge, least, late=rivals[_RIVALS:])
+    high = search.between(list(rivals[:_RIVALS]))
+    if high < float("inf"):
+        search.below(high)
+
+
+def first_bits(least: float) -> float:
+    """What is tried first, where the smallest plan takes `least` bits a weight."""
+    return max(_FIRST_BITS, least)
 
 
 class _Bisection(Generic[T]):
-    def __init__(self, rivals: list[T], judge: Callable[[T, float], Verdict], least: float) -> None:
-        self._first, self._late, self._judge, self._least = rivals[:_RIVALS], rivals[_RIVALS:], judge, least
+    def __init__(self, judge: Callable[[T, float], Verdict], least: float, late: Sequence[T]) -> None:
+        self._judge, self._least, self._late = judge, least, list(late)
         self._left = _TRIES
-        self._high = float("inf")
 
-    def run(self) -> None:
-        self._high = self._bisect(self._first)
-        if self._high < float("inf"):
-            self._try_late()
-
-    def _bisect(self, rivals: list[T]) -> float:
-        """The fewest bits found at which the promise is kept, or inf."""
-        bits, low, high = max(FIRST_BITS, self._least), self._least, float("inf")
+    def between(self, rivals: list[T]) -> float:
+        """The fewest bits found at which one of `rivals` keeps the promise, or inf; those that lose come late."""
+        bits, low, high = first_bits(self._least), self._least, float("inf")
         while True:
             kept, rivals = self._compete(rivals, bits)
             low, high = (low, bits) if kept else (bits, high)
@@ -79,16 +81,16 @@ class _Bisection(Generic[T]):
         self._late += [one for one in rivals if one is not rivals[best]]
         return verdicts[best].kept, [rivals[best]]
 
-    def _try_late(self) -> None:
-        """Tries that are left go to the other costs: a little below what is kept, and further while they keep it."""
+    def below(self, high: float) -> None:
+        """Tries that are left go to the late costs: a little below `high`, and further while they keep the promise."""
         for one in self._late:
             step, low = _FIRST_STEP, self._least
-            while self._left > 0 and self._high / low >= _CLOSE:
-                bits = max(self._high / step, (self._high * low) ** 0.5)
+            while self._left > 0 and high / low >= _CLOSE:
+                bits = max(high / step, (high * low) ** 0.5)
                 if self._try(one, bits).kept:
-                    self._high, step = bits, step * step
+                    high, step = bits, step * step
                 else:
-                    low = bits if step > _FIRST_STEP else self._high
+                    low = bits if step > _FIRST_STEP else high
 
     def _try(self, one: T, bits: float) -> Verdict:
         verdict = self._judge(one, bits)

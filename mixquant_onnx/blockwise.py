@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,14 +13,14 @@ import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.errors import check_folder, writing
+from mixquant_onnx.errors import writing
 from mixquant_onnx.graph.blocks import Block, find_blocks
 from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
 from mixquant_onnx.planning import Planned
+from mixquant_onnx.reconstruct.outcome import Outcome
 from mixquant_onnx.types import Quantized
 
 _PARTS = ("codes", "scale", "zero_point")
-_LOSSES = 4
 
 
 class Blockwise:
@@ -33,14 +34,12 @@ class Blockwise:
         self._planned, self._settings = planned, settings
         self._blocks: dict[str, Block] = {}
         self._failed: dict[str, str] = {}
-        self._losses: dict[str, Any] = {}
-        self._taken_up: list[str] = []
+        self._losses: dict[str, Outcome] = {}
+        self._taken_up = 0
         self._alone: list[str] = []
         self._runner: Any = None
         if not wanted:
             return
-        if settings.resume is not None:
-            check_folder(settings.resume)
         from mixquant_onnx.reconstruct.runner import Runner
 
         blocks = find_blocks(planned.loaded.model, planned.sites, wanted)
@@ -62,13 +61,8 @@ class Blockwise:
         found = None if file is None else _read(file, block, self._planned)
         if found is None:
             return None
-        from mixquant_onnx.reconstruct.descent import Outcome
-
-        made, (before, after, still_open, iterations) = found
-        self._losses[block.exit] = Outcome(
-            before=before, after=after, still_open=still_open, iterations=int(iterations)
-        )
-        self._taken_up.append(block.exit)
+        made, self._losses[block.exit] = found
+        self._taken_up += 1
         self._runner.pass_by(block)
         return made
 
@@ -90,7 +84,7 @@ class Blockwise:
         self._losses[block.exit] = loss
         file = self._file(name)
         if file is not None:
-            _write(file, made, (loss.before, loss.after, loss.still_open, loss.iterations))
+            _write(file, made, loss)
         return dict(made)
 
     def _file(self, name: str) -> Path | None:
@@ -108,7 +102,7 @@ class Blockwise:
             )
         if self._taken_up:
             notes.append(
-                f"{len(self._taken_up)} of {len(set(self._blocks.values()))} blocks are those of an earlier run, "
+                f"{self._taken_up} of {len(set(self._blocks.values()))} blocks are those of an earlier run, "
                 f"from {self._settings.resume}"
             )
         if self._losses:
@@ -138,25 +132,26 @@ def _key(planned: Planned, calibration: Calibration, settings: Reconstruction) -
     return digest.hexdigest()[:16]
 
 
-def _write(file: Path, made: Mapping[str, Quantized], loss: tuple[float, ...]) -> None:
+def _write(file: Path, made: Mapping[str, Quantized], loss: Outcome) -> None:
     parts = {f"{part}/{name}": getattr(q, part) for name, q in made.items() for part in _PARTS}
+    parts |= {f"loss/{name}": np.array(value) for name, value in asdict(loss).items()}
     with writing(file):
         unfinished = file.with_suffix(".part")
         with unfinished.open("wb") as stream:
-            np.savez(stream, loss=np.array(loss), **parts)
+            np.savez(stream, **parts)
         unfinished.replace(file)
 
 
-def _read(file: Path, block: Block, planned: Planned) -> tuple[dict[str, Quantized], tuple[float, ...]] | None:
+def _read(file: Path, block: Block, planned: Planned) -> tuple[dict[str, Quantized], Outcome] | None:
     """What `_write` kept of a block; None where there is nothing, or not all of it."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             found = {name: {part: kept[f"{part}/{name}"] for part in _PARTS} for name in block.sites}
-            loss = tuple(float(value) for value in kept["loss"])
+            loss = Outcome(**{field.name: kept[f"loss/{field.name}"].item() for field in fields(Outcome)})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     sites, schemes = planned.sites, planned.plan.sites
-    if len(loss) != _LOSSES or any(found[n]["codes"].shape != sites[n].site.shape for n in block.sites):
+    if any(found[n]["codes"].shape != sites[n].site.shape for n in block.sites):
         return None
     made = {
         name: Quantized(scheme=schemes[name], layout=sites[name].site.layout, dtype=sites[name].site.dtype, **parts)

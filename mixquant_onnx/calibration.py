@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -104,9 +103,7 @@ class Calibration:
     def pass_by(self, names: Sequence[str], watched: Watched) -> None:
         """Goes on in `watched` as `in_turn` does, for those of `names` that can be watched."""
         places = list(dict.fromkeys(self.features[name].place for name in names if name in self.features))
-        with contextlib.suppress(RuntimeFailure):
-            for _ in watched.values(places) if places else ():
-                pass
+        watched.activations.pass_by([watched.names[place] for place in places])
 
     def _all(self, names: Sequence[str], full: bool) -> dict[str, SecondMoments | Moments]:
         asked = set(names)

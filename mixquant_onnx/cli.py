@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixquant_onnx.cli_common import Parser, stoppable, write_text
-from mixquant_onnx.errors import MixquantError, OptionError, check_folder
+from mixquant_onnx.errors import MixquantError, OptionError
 
 if TYPE_CHECKING:
     from mixquant_onnx.progress import Progress
@@ -183,8 +183,6 @@ def _run(args: argparse.Namespace) -> int:
             from mixquant_onnx.graph.model_io import check_writable
 
             check_writable(path)
-    if args.resume is not None:
-        check_folder(args.resume)
     from rich.console import Console
 
     from mixquant_onnx import goals

@@ -61,7 +61,7 @@ def energy(table: ErrorTable, sites: Mapping[str, LocatedSite]) -> Costs:
 
 def _spread(located: LocatedSite) -> float:
     """The mean of each output's own relative error over that of all together, for min-max at _SPREAD_BITS."""
-    rows = output_rows(located.site, weight_values(located))
+    rows = output_rows(located.site.layout, weight_values(located))
     scale, zero = minmax.fit(rows, _SPREAD_BITS, False)
     error = row_errors(rows, scale, *code_bounds(zero, _SPREAD_BITS, len(rows)))
     with np.errstate(over="ignore"):

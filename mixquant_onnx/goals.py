@@ -14,7 +14,7 @@ from mixquant_onnx.allocation import (
     price_all,
     with_data,
 )
-from mixquant_onnx.bisection import FIRST_BITS
+from mixquant_onnx.bisection import first_bits
 from mixquant_onnx.contest import Entry, ranked, winner
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.feeds import Data, split
@@ -101,6 +101,6 @@ def run(
     if options.promise.judged_by_data and isinstance(options.data, Data):
         searching = replace(options, data=split(loaded.model, options.data)[0])
     rivals = price_all(loaded, searching, progress)
-    bits = max(FIRST_BITS, least_bits(rivals[0]))
+    bits = first_bits(least_bits(rivals[0]))
     entries = _ranked(rivals, lambda priced: plan_of_bits(priced, options, bits), searching, progress)
     return keep([entry.priced for entry in entries], options, output, name, progress, tell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import RunResult, execute, place
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress
+from mixquant_onnx.types import Scheme
 from mixquant_onnx.verify import sample_count
 
 Tell = Callable[[str], None]
@@ -34,7 +35,6 @@ class _Probe:
 
     planned: Planned
     result: RunResult
-    verdict: Verdict
 
 
 class _Prober:
@@ -42,24 +42,24 @@ class _Prober:
 
     def __init__(self, options: Options, name: str, output: Path | None, folder: Path, tell: Tell) -> None:
         self._options, self._name, self._tell, self._folder, self._output = options, name, tell, folder, output
-        self._seen: list[_Probe] = []
+        self._seen: list[tuple[Mapping[str, Scheme], Verdict]] = []
         self.last = ""
         self.reference: float | None = None
         self.smallest: _Probe | None = None
 
     def probe(self, priced: Priced, bits: float, progress: Progress) -> Verdict:
         planned = plan_of_bits(priced, self._options, bits, floats=bits > MOST_BITS)
-        known = next((seen.verdict for seen in self._seen if seen.planned.plan.sites == planned.plan.sites), None)
+        known = next((verdict for sites, verdict in self._seen if sites == planned.plan.sites), None)
         if known is not None:
             return replace(known, known=True)
         result = execute(planned, self._options, self._file(), self._name, progress)
         kept, score, self.last = _judge(result, self._options, self.reference)
-        verdict = "kept" if kept else "not kept"
-        self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {verdict}")
-        probe = _Probe(planned=planned, result=result, verdict=Verdict(kept=kept, score=score))
-        self._seen.append(probe)
-        self._remember(probe)
-        return probe.verdict
+        said = "kept" if kept else "not kept"
+        self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {said}")
+        self._remember(_Probe(planned=planned, result=result), kept)
+        verdict = Verdict(kept=kept, score=score)
+        self._seen.append((planned.plan.sites, verdict))
+        return verdict
 
     def _file(self) -> Path:
         """A name in a folder of its own, where the names of data files beside the output are taken, too."""
@@ -72,11 +72,11 @@ class _Prober:
                 (folder / file.name).touch()
         return folder / self._output.name
 
-    def _remember(self, probe: _Probe) -> None:
+    def _remember(self, probe: _Probe, kept: bool) -> None:
         """The smallest file that keeps the promise stays; it is not always that of the fewest bits. Others go."""
         smaller = self.smallest is None or probe.result.nbytes_after < self.smallest.result.nbytes_after
         useless: _Probe | None = probe
-        if probe.verdict.kept and smaller:
+        if kept and smaller:
             useless, self.smallest = self.smallest, probe
         if useless is not None:
             shutil.rmtree(useless.result.files[0].parent, ignore_errors=True)

@@ -15,8 +15,8 @@ from mixquant_onnx.rounding import Moments, compensate
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.solvers import adaround, descent, gptq
 from mixquant_onnx.solvers.problem import Problem, quadratic_error
-from mixquant_onnx.trust import Posed, trust
-from mixquant_onnx.types import Codes, FloatArray, Grid, Quantized, Scheme, WeightSite
+from mixquant_onnx.trust import trusted
+from mixquant_onnx.types import Codes, FloatArray, Grid, Layout, Quantized, Scheme, WeightSite
 
 _OUTPUTS = Grid(per="channel")
 
@@ -56,16 +56,16 @@ def quantize_weight(
     return better if quantization_error(better, weight) <= limit else nearest
 
 
-def output_rows(site: WeightSite, weight: NDArray[np.generic]) -> NDArray[np.float32]:
+def output_rows(layout: Layout, weight: NDArray[np.generic]) -> NDArray[np.float32]:
     """`weight` with a row [N, M] for each output of its layer."""
-    return to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, _OUTPUTS)
+    return to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
 
 
 def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
     """Mean squared error of the layer's output for `other` in place of `weight`, as a share of its mean square."""
-    rows = output_rows(site, weight)
+    rows = output_rows(site.layout, weight)
     grouped = rows.reshape(inputs.groups, -1, rows.shape[1])
-    difference = output_rows(site, other) - rows
+    difference = output_rows(site.layout, other) - rows
     matrix = inputs.shrunk()
     signal = quadratic_error(grouped, matrix)
     return quadratic_error(difference.reshape(grouped.shape), matrix) / signal if signal > 0 else 0.0
@@ -99,7 +99,7 @@ def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, input
     """Ranges by weighted error on the least-squares target, then codes by the method's solver and descent."""
     shape, layout = site.shape, site.layout
     grid = effective_grid(shape, layout, scheme.grid)
-    values = to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
+    values = output_rows(layout, weight)
     grouped = (inputs.groups, len(values) // inputs.groups, inputs.width)
     rows = values.reshape(grouped)
     target = inputs.target(rows)
@@ -120,10 +120,14 @@ def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, input
         dtype=site.dtype,
     )
     steps, zeros = _as_rows(made, made.scale), _as_rows(made, made.zero_point)
-    posed = Posed(
-        rows=rows, scale=steps.reshape(grouped), zero_point=zeros.reshape(grouped), highest=levels(scheme.bits)
+    problem = Problem(
+        target=target,
+        scale=steps.reshape(grouped),
+        zero_point=zeros.reshape(grouped),
+        highest=levels(scheme.bits),
+        matrix=inputs.shrunk(),
     )
-    problem = posed.problem(replace(inputs, trust=trust(posed, inputs)))
+    problem = trusted(problem, rows, inputs)
     best = descent.solve(problem, SOLVERS[scheme.method](problem)).reshape(values.shape)
     codes = np.clip(np.rint(best / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
     return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))
@@ -149,7 +153,7 @@ def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
 def _compensated(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:
     """Rows here are outputs of the layer, whatever the granularity of the scales."""
     shape, layout = q.codes.shape, q.layout
-    rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
+    rows = output_rows(layout, weight)
     codes = compensate(
         rows,
         to_rows(q.codes, layout, _OUTPUTS),

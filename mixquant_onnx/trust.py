@@ -6,7 +6,7 @@ to model: what is best for a language model ruins a CNN calibrated on 63 photos 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,42 +24,29 @@ _MOST_ROWS = 64
 """Outputs of a layer that are quantized to find out."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Posed:
-    """Weights `rows` [groups, n, K] and the grid that their levels shall be on, as in Problem."""
-
-    rows: Rows
-    scale: Rows
-    zero_point: Rows
-    highest: int
-
-    def problem(self, inputs: SecondMoments) -> Problem:
-        """That of repeating the float output on `inputs`."""
-        return Problem(
-            target=inputs.target(self.rows),
-            scale=self.scale,
-            zero_point=self.zero_point,
-            highest=self.highest,
-            matrix=inputs.shrunk(),
-        )
-
-    def some(self) -> Posed:
-        """The same for every n-th row of each group."""
-        every = max(1, self.rows.shape[0] * self.rows.shape[1] // _MOST_ROWS)
-        wide = self.rows.shape
-        parts = (np.broadcast_to(part, wide)[:, ::every] for part in (self.rows, self.scale, self.zero_point))
-        rows, scale, zero_point = parts
-        return Posed(rows=rows, scale=scale, zero_point=zero_point, highest=self.highest)
+def trusted(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
+    """`problem`, of repeating on `inputs` what the weights `rows` [groups, n, K] gave, with `inputs` trusted as far as
+    does best."""
+    factor = trust(problem, rows, inputs)
+    return problem if factor == inputs.trust else posed(problem, rows, replace(inputs, trust=factor))
 
 
-def trust(posed: Posed, inputs: SecondMoments) -> float:
+def posed(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
+    """`problem` on the same grid, for `inputs`."""
+    return replace(problem, target=inputs.target(rows), matrix=inputs.shrunk())
+
+
+def trust(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
     """As how many independent samples each of `inputs` counts: what does best on one half, learned from the other."""
     if inputs.halves is None or inputs.width < _NO_DOUBT * inputs.samples * min(_FACTORS):
         return _FACTORS[0]
     fit, held = inputs.halves
-    some = posed.some()
+    every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
+    some = rows[:, ::every]
+    scale, zero = (np.broadcast_to(part, rows.shape)[:, ::every] for part in (problem.scale, problem.zero_point))
+    fewer = replace(problem, target=some, scale=scale, zero_point=zero)
     losses = {}
     for factor in _FACTORS:
-        levels = gptq.solve(some.problem(replace(fit, trust=factor)))
-        losses[factor] = held.output_loss(some.rows, levels)
+        levels = gptq.solve(posed(fewer, some, replace(fit, trust=factor)))
+        losses[factor] = held.output_loss(some, levels)
     return min(losses, key=lambda factor: losses[factor])

@@ -13,8 +13,8 @@ from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.sites import find
 from mixquant_onnx.second_moments import Accumulator, SecondMoments
 from mixquant_onnx.solvers import gptq
-from mixquant_onnx.solvers.problem import Rows, quadratic_error
-from mixquant_onnx.trust import Posed, trust
+from mixquant_onnx.solvers.problem import Problem, Rows, quadratic_error
+from mixquant_onnx.trust import posed, trust
 
 WIDTH = 96
 
@@ -40,26 +40,28 @@ def moments_of(feeds: list[Rows]) -> SecondMoments:
     return found
 
 
-def posed(seed: int) -> Posed:
+def question(seed: int) -> tuple[Problem, Rows]:
+    """Weights, and the problem of putting them on a grid of 16 levels."""
     rows = np.random.default_rng(seed).standard_normal((1, 64, WIDTH)).astype(np.float32)
-    return Posed(rows=rows, scale=np.full((1, 64, 1), 0.4, np.float32), zero_point=np.full((1, 1, 1), 7, np.float32),
-                 highest=15)  # fmt: skip
+    scale, zero_point = np.full((1, 64, 1), 0.4, np.float32), np.full((1, 1, 1), 7, np.float32)
+    matrix = np.eye(WIDTH, dtype=np.float32)[None]
+    return Problem(target=rows, scale=scale, zero_point=zero_point, highest=15, matrix=matrix), rows
 
 
 def test_repeated_samples_are_trusted_less_and_that_helps_on_others() -> None:
-    question = posed(1)
+    problem, rows = question(1)
     inputs = moments_of(inputs_of(repeats=64, kinds=8, seed=2))
-    assert trust(question, inputs) < 1
+    assert trust(problem, rows, inputs) < 1
     others = moments_of(inputs_of(repeats=1, kinds=4000, seed=3)).matrix
     errors = [
-        quadratic_error(gptq.solve(question.problem(replace(inputs, trust=t))) - question.rows, others)
-        for t in (trust(question, inputs), 1.0)
+        quadratic_error(gptq.solve(posed(problem, rows, replace(inputs, trust=t))) - rows, others)
+        for t in (trust(problem, rows, inputs), 1.0)
     ]
     assert errors[0] < 0.95 * errors[1]
 
 
 def test_samples_that_owe_nothing_to_each_other_are_trusted_more() -> None:
-    assert trust(posed(1), moments_of(inputs_of(repeats=1, kinds=24, seed=2))) > 1
+    assert trust(*question(1), moments_of(inputs_of(repeats=1, kinds=24, seed=2))) > 1
 
 
 @pytest.mark.parametrize("feeds", [1, 2, 5])
@@ -81,7 +83,7 @@ def test_halves_are_what_the_whole_is_made_of(feeds: int) -> None:
 def test_without_halves_or_doubt_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = moments_of(inputs_of(repeats=1, kinds=3000, seed=2))
     monkeypatch.setattr(gptq, "solve", None)
-    assert trust(posed(1), inputs) == trust(posed(1), replace(inputs, halves=None)) == 1
+    assert trust(*question(1), inputs) == trust(*question(1), replace(inputs, halves=None)) == 1
 
 
 def test_data_in_one_batch_is_cut_so_that_there_are_halves() -> None:

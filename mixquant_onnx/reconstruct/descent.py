@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mixquant_onnx.reconstruct.operators import Program
+from mixquant_onnx.reconstruct.outcome import Outcome
 from mixquant_onnx.reconstruct.soft import SoftWeight
 
 _RATE = 0.1
@@ -46,17 +47,6 @@ class Samples:
         chosen = {name: value[index] for name, value in self.rows.items()}
         weight = None if self.importance is None else self.importance[index]
         return {**chosen, **self.fixed}, self.target[index], weight
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """Squared error of a block's output before (layer by layer) and after, on rows that were not learned from; the
-    share of weights left open; the iterations that it took."""
-
-    before: float
-    after: float
-    still_open: float
-    iterations: int
 
 
 def channel_axis(target: Tensor) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,9 +16,10 @@ from mixquant_onnx.graph.blocks import Block
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.options import Reconstruction
 from mixquant_onnx.quantizer import dequantized
-from mixquant_onnx.reconstruct.descent import Outcome, Samples, learn
+from mixquant_onnx.reconstruct.descent import Samples, learn
 from mixquant_onnx.reconstruct.importance import importances
 from mixquant_onnx.reconstruct.operators import Program, UnknownOperator
+from mixquant_onnx.reconstruct.outcome import Outcome
 from mixquant_onnx.reconstruct.soft import SoftWeight
 from mixquant_onnx.runtime import Feed, RuntimeFailure
 from mixquant_onnx.types import FloatArray, Quantized
@@ -82,54 +82,45 @@ class Runner:
 
     def pass_by(self, block: Block) -> None:
         """What comes after finds all as it is after `reconstruct`, though ONNX Runtime's sums depend on its path."""
-        with contextlib.suppress(RuntimeFailure):
-            for _ in self._own.values([*block.inputs, block.exit]):
-                pass
-            for _ in self._changed.values(block.inputs):
-                pass
+        self._own.pass_by([*block.inputs, block.exit])
+        self._changed.pass_by(block.inputs)
 
     def _samples(self, block: Block, program: Program) -> Samples:
         own = list(self._own.values([*block.inputs, block.exit]))
         constants = self._constants(self._model, program)
-        first = {name: torch.from_numpy(np.ascontiguousarray(own[0][name])) for name in block.inputs}
-        _check(program, block.exit, {**constants, **first}, torch.from_numpy(np.ascontiguousarray(own[0][block.exit])))
+        first = {name: _tensor(own[0][name]) for name in (*block.inputs, block.exit)}
+        _check(program, block.exit, constants, {n: first[n] for n in block.inputs}, first[block.exit])
         changed = list(self._changed.values(block.inputs))
         targets = [feed[block.exit] for feed in own]
         if any(t.ndim < 2 or t.shape[1:] != targets[0].shape[1:] or t.dtype != np.float32 for t in targets):
             raise Misfit("its outputs differ in shape from feed to feed")
         if sum(map(len, targets)) < FEWEST_ROWS:
             raise Misfit(f"{sum(map(len, targets))} rows of data, fewer than {FEWEST_ROWS}")
-        self._check_rows(block, program, _few(own, block.exit))
+        _check_rows(block, program, constants, _few(own, block.exit))
         weight = self._importance.get(block.exit)
         rows, fixed = _apart(block.inputs, changed, [len(target) for target in targets])
         return Samples(rows=rows, fixed=fixed, target=torch.from_numpy(np.concatenate(targets)), importance=weight)
-
-    def _check_rows(self, block: Block, program: Program, feeds: list[Mapping[str, FloatArray]]) -> None:
-        """Whether some rows alone, in another order, give what they give among all."""
-        targets = [feed[block.exit] for feed in feeds]
-        rows, fixed = _apart(block.inputs, feeds, [len(target) for target in targets])
-        some = torch.arange(sum(map(len, targets))).flip(0)[::2]
-        given = {name: value[some] for name, value in rows.items()} | fixed
-        wanted = torch.from_numpy(np.concatenate(targets))[some]
-        try:
-            _check(program, block.exit, {**self._constants(self._model, program), **given}, wanted)
-        except Misfit as reason:
-            raise Misfit(f"its rows cannot be taken apart: {reason}") from reason
 
     def _constants(self, model: ModelProto, program: Program) -> dict[str, Tensor]:
         read = program.reads
         return {t.name: torch.from_numpy(_values(t)) for t in model.graph.initializer if t.name in read}
 
 
+def _tensor(value: FloatArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(value))
+
+
 def _values(tensor: object) -> NDArray[np.generic]:
     return np.array(numpy_helper.to_array(tensor))  # type: ignore[arg-type]
 
 
-def _check(program: Program, output: str, given: Mapping[str, Tensor], wanted: Tensor) -> None:
+def _check(
+    program: Program, output: str, constants: Mapping[str, Tensor], given: Mapping[str, Tensor], wanted: Tensor
+) -> None:
     """Raises Misfit where torch does not give what ONNX Runtime gave."""
     try:
         with torch.no_grad():
-            found = program.run(given, [output])[0]
+            found = program.run({**constants, **given}, [output])[0]
     except (UnknownOperator, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise Misfit(f"it does not run in torch: {str(error).splitlines()[0][:120]}") from error
     if found.shape != wanted.shape:
@@ -138,6 +129,21 @@ def _check(program: Program, output: str, given: Mapping[str, Tensor], wanted: T
     away = float((found - wanted).abs().max()) / largest if wanted.numel() else 0.0
     if not away <= _TOLERANCE:
         raise Misfit(f"torch differs from ONNX Runtime by {away:.1e} of its output")
+
+
+def _check_rows(
+    block: Block, program: Program, constants: Mapping[str, Tensor], feeds: Sequence[Mapping[str, FloatArray]]
+) -> None:
+    """Whether some rows alone, in another order, give what they give among all."""
+    targets = [feed[block.exit] for feed in feeds]
+    rows, fixed = _apart(block.inputs, feeds, [len(target) for target in targets])
+    some = torch.arange(sum(map(len, targets))).flip(0)[::2]
+    given = {name: value[some] for name, value in rows.items()} | fixed
+    wanted = torch.from_numpy(np.concatenate(targets))[some]
+    try:
+        _check(program, block.exit, constants, given, wanted)
+    except Misfit as reason:
+        raise Misfit(f"its rows cannot be taken apart: {reason}") from reason
 
 
 def _few(feeds: Sequence[Mapping[str, FloatArray]], output: str) -> list[Mapping[str, FloatArray]]:
@@ -161,7 +167,7 @@ def _apart(
         if _along(values, counts):
             rows[name] = torch.from_numpy(np.concatenate(values))
         elif all(np.array_equal(value, values[0]) for value in values):
-            fixed[name] = torch.from_numpy(np.ascontiguousarray(values[0]))
+            fixed[name] = _tensor(values[0])
         else:
             raise Misfit(f"its input '{name}' has no row for each row of its output")
     return rows, fixed

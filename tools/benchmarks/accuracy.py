@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 
 import mixquant_onnx as mq
+from benchmarks.rule import smallest_qem
 from benchmarks.timing import table, versions
-from mixquant_onnx.allocators.qem import allocate
 from mixquant_onnx.feeds import Data, load_data, model_inputs, split
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.runtime import Session
@@ -100,12 +100,11 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
 
 def _rule(errors: ErrorTable, limit: float) -> dict[str, Scheme]:
     """The layer rule at the smallest QEM that takes at most `limit` bytes."""
-    for qem in np.geomspace(0.3, 30000, 200):
-        chosen = allocate(errors, float(qem))
-        taken = sum(next(c.nbytes for c in errors[n].cells if c.scheme == s) for n, s in chosen.items())
-        if taken <= limit:
-            return chosen
-    return chosen
+
+    def fits(chosen: dict[str, Scheme]) -> bool:
+        return sum(next(c.nbytes for c in errors[n].cells if c.scheme == s) for n, s in chosen.items()) <= limit
+
+    return smallest_qem(errors, fits, 200)
 
 
 def _calibration(name: str, root: Path) -> Path:

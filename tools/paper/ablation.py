@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.timing import table, versions
 
 from paper.plans import RULE, UNIFORM, Plans
-from paper.plots import draw
+from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
 
 PLANS = (UNIFORM, RULE, "energy", "hessian", "output")
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     print(f"# Which part does what?\n\n{versions()}. SQNR of the logits in dB and top-1 on labelled data, one scale")
     print("a channel; all plans of a model and width at the bytes of `uniform`.\n")
     rows: list[list[object]] = []
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    panels: Panels = {}
     for one in subjects(args):
         reference = one.logits(one.path)
         plans = Plans(one, args.rows)
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
                     top, _, error = one.figures(result.model, reference)
                     ratio = -10 * np.log10(error)
                     shown.append(f"{ratio:.1f} / {top:.1%}")
-                    panels.setdefault(f"{one.name}, {bits:g} bits", {}).setdefault(label, []).append((place, ratio))
+                    add(panels, f"{one.name}, {bits:g} bits", label, (place, ratio))
                 rows.append([one.name, f"{bits:g}", label, *shown])
                 print(*rows[-1], file=sys.stderr, flush=True)
     print(table(["model", "bits", "plan", *methods], rows))

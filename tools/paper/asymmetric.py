@@ -8,7 +8,7 @@ import sys
 from benchmarks.timing import table, versions
 
 import mixquant_onnx as mq
-from paper.plots import draw
+from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
 
 QEMS = tuple(2**k for k in range(14))
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     args = options("asymmetric", __doc__).parse_args(arguments)
     print(f"# Asymmetric quantization with and without MixQuant\n\n{versions()}; no data is used.\n")
     rows: list[list[object]] = []
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    panels: Panels = {}
     for one in subjects(args):
         reference = one.logits(one.path)
         rows.append([one.name, "float", f"{one.path.stat().st_size / 1e6:.3f}", "32",
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
                          f"{top:.4f}", f"{agreement:.4f}", f"{error:.3g}"])  # fmt: skip
             print(*rows[-1], file=sys.stderr, flush=True)
             series = "MixQuant" if label.startswith("QEM") else "the same bits"
-            panels.setdefault(one.name, {}).setdefault(series, []).append((result.nbytes_after / 1e3, top))
+            add(panels, one.name, series, (result.nbytes_after / 1e3, top))
     print(table(["model", "plan", "MB", "bits", "top-1", "agreement", "logit error"], rows))
     print("\nA QEM whose plan is that of the QEM before is left out.")
     draw(args.plot, panels, "kB", "top-1")

@@ -13,11 +13,11 @@ import numpy as np
 from benchmarks.timing import table, versions
 
 from mixquant_onnx.types import BitPlan
-from paper.plans import RULE, UNIFORM, Plans
-from paper.plots import draw
+from paper.plans import DEFAULT, RULE, UNIFORM, Plans
+from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
 
-BUDGET, DEFAULT = "energy", "MixQuant"
+BUDGET = "energy"
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     print(f"# BRECQ with and without MixQuant\n\n{versions()}; {args.seeds} seeds: mean and standard deviation.\n")
     rows: list[list[object]] = []
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    panels: Panels = {}
     for one in subjects(args):
         reference = one.logits(one.path)
         top = f"{(reference.argmax(1) == one.labels).mean():.4f}"
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         plans = Plans(one, args.rows)
         for bits in (float(b) for b in args.bits.split(",")):
             done: dict[str, tuple[int, Figures]] = {}
-            for label, plan in _plans(plans, bits, args.plans.split(",")).items():
+            for label, plan in plans.at(bits, args.plans.split(",")).items():
                 for method, seeds in (("mse", 1), ("brecq", args.seeds)):
                     key = f"{method} {sorted((n, s.bits) for n, s in plan.sites.items())}"
                     if key not in done:
@@ -48,17 +48,12 @@ def main(arguments: list[str]) -> int:
                     rows.append([one.name, f"{bits:g}", label, how, size, *_shown(figures)])
                     print(*rows[-1], file=sys.stderr, flush=True)
                     error = (size / 1e3, float(np.mean(figures, axis=0)[2]))
-                    panels.setdefault(one.name, {}).setdefault(f"{label}, {how}", []).append(error)
+                    add(panels, one.name, f"{label}, {how}", error)
     print("Plans that are the same are reconstructed once and shown with the same figures.\n")
     print(table(["model", "bits", "plan", "rounding", "bytes", "top-1", "agreement", "logit error"], rows))
     _compare(rows)
     draw(args.plot, panels, "kB", "logit error", log="y")
     return 0
-
-
-def _plans(plans: Plans, bits: float, names: Sequence[str]) -> dict[str, BitPlan]:
-    found = plans.at(bits, [name for name in names if name != DEFAULT])
-    return {**found, **({DEFAULT: plans.competed(bits)} if DEFAULT in names else {})}
 
 
 Figures = list[tuple[float, float, float]]

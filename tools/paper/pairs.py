@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -15,8 +14,8 @@ import mixquant_onnx as mq
 from mixquant_onnx.graph.blocks import find_blocks
 from mixquant_onnx.types import BitPlan
 from paper.plans import Plans
-from paper.plots import draw
-from paper.subjects import FEW, Subject, options, subjects
+from paper.plots import Panels, add, draw
+from paper.subjects import Subject, options, subjects, with_few
 
 Pair = tuple[str, str]
 
@@ -28,19 +27,18 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     print(f"# Do layers of a block interact?\n\n{versions()}.\n{__doc__.split('? ')[1]}\nMethod {args.method}.\n")
     rows: list[list[object]] = []
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for one in subjects(args):
-        few = replace(one, inputs=one.inputs[:FEW], labels=one.labels[:FEW])
-        plans = Plans(few, 256)
+    panels: Panels = {}
+    for one in map(with_few, subjects(args)):
+        plans = Plans(one, 256)
         within, any_two = _pairs(plans)
         for bits in (int(b) for b in args.bits.split(",")):
-            effect = _Effects(few, plans, bits, args.method)
+            effect = _Effects(one, plans, bits, args.method)
             found = [[effect.correlation(pair) for pair in pairs] for pairs in (within, any_two)]
             shown = [f"{np.mean(values):+.2f} ± {np.std(values):.2f}" for values in found]
             rows.append([one.name, bits, len(within), *shown])
             print(*rows[-1], file=sys.stderr, flush=True)
             for label, values in zip(("within a block", "any two"), found, strict=True):
-                panels.setdefault(one.name, {}).setdefault(label, []).extend((bits, float(v)) for v in values)
+                add(panels, one.name, label, *((bits, float(value)) for value in values))
     print(table(["model", "bits", "pairs", "within a block", "any two layers"], rows))
     draw(args.plot, panels, "bits", "correlation of the errors", lines=False)
     return 0

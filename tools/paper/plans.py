@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
+from benchmarks.rule import smallest_qem
 
 import mixquant_onnx as mq
 from mixquant_onnx.allocation import price_all
-from mixquant_onnx.allocators import qem as qem_rule
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.measure import SearchOptions
@@ -22,7 +21,7 @@ from mixquant_onnx.sizing import plan_of_size
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 from paper.subjects import Subject
 
-UNIFORM, RULE = "uniform", "rule"
+UNIFORM, RULE, DEFAULT = "uniform", "rule", "MixQuant"
 
 
 class Plans:
@@ -35,7 +34,6 @@ class Plans:
             avg_bits=4.0, data=self.data, search=SearchOptions(method="mse"), rounding="nearest", verify=False
         )
         self._priced = {p.cost: p for p in price_all(model_io.load(one.path), self._options)}
-
         self._searched = next(iter(self._priced.values())).searched
 
     @property
@@ -63,7 +61,8 @@ class Plans:
         }
 
     def at(self, bits: float, names: Sequence[str]) -> dict[str, BitPlan]:
-        """The plans of `names` (uniform, rule, or a cost) whose file is at most that of uniform `bits`."""
+        """The plans of `names` whose file is at most that of uniform `bits`: uniform, rule, a cost, or MixQuant, which
+        is what the product does by default (the plan that does best on rows held back)."""
         even = self._planned(self.uniform(bits))
         limit = size_of(even, self._options)
         made: dict[str, BitPlan] = {}
@@ -72,27 +71,16 @@ class Plans:
                 made[name] = even.plan
             elif name == RULE:
                 made[name] = self._rule(limit)
+            elif name == DEFAULT:
+                made[name] = mq.quantize(self.one.path, max_size=f"{limit}B", data=self.data, verify=False).plan
             else:
                 made[name] = plan_of_size(self._priced[name], self._options, f"{limit}B").plan
         return made
 
-    def competed(self, bits: float) -> BitPlan:
-        """What the product does at these bytes by default: the plan that does best on rows held back."""
-        limit = size_of(self._planned(self.uniform(bits)), self._options)
-        data = [dict(feed) for feed in self.data]
-        return mq.quantize(self.one.path, max_size=f"{limit}B", data=data, verify=False).plan
-
     def _rule(self, limit: int) -> BitPlan:
         """The rule at the smallest QEM whose file is at most `limit` bytes."""
-        last: Planned | None = None
-        for qem in np.geomspace(0.3, 30000, 400):
-            found = self._planned(qem_rule.allocate(self.table, float(qem)))
-            if last is not None and found.plan.sites == last.plan.sites:
-                continue
-            if size_of(found, self._options) <= limit:
-                return found.plan
-            last = found
-        raise ValueError(f"no QEM takes {limit} bytes")
+        found = smallest_qem(self.table, lambda chosen: size_of(self._planned(chosen), self._options) <= limit, 400)
+        return self._planned(found).plan
 
     def _planned(self, chosen: Mapping[str, Scheme]) -> Planned:
         return planned_with(self._searched, chosen, self._options, "budget")
@@ -102,7 +90,7 @@ class Plans:
         sites = {name: replace(scheme, method=method) for name, scheme in plan.sites.items()}
         given: dict[str, Any] = {}
         if method not in ("minmax", "mse"):
-            given = {"data": [dict(feed) for feed in self.data], "seed": seed, "iterations": iterations}
+            given = {"data": self.data, "seed": seed, "iterations": iterations}
         return mq.apply_plan(
             self.one.path, replace(plan, sites=sites), verify=False, rounding="nearest" if not given else "compensated",
             **given,

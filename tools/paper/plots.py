@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _FEW = 5
 """Series beyond which their names stand beside the panels, once for all."""
 
-Points = Sequence[tuple[float, float]]
+Point = tuple[float, float]
+Panels = dict[str, dict[str, list[Point]]]
+"""The points of each series of each panel."""
+
+
+def add(panels: Panels, panel: str, series: str, *points: Point) -> None:
+    panels.setdefault(panel, {}).setdefault(series, []).extend(points)
 
 
 def draw(
-    file: Path | None, panels: Mapping[str, Mapping[str, Points]], x: str, y: str, *, lines: bool = True,
+    file: Path | None, panels: Panels, x: str, y: str, *, lines: bool = True,
     log: str = "", ticks: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """One panel a model, one colour a series; `log`: the axes that are logarithmic, such as `xy`;
@@ -27,6 +33,7 @@ def draw(
     mpl.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
     axes: Any = figure.subplots(1, len(panels), squeeze=False)[0]
+    beside = max(len(series) for series in panels.values()) > _FEW
     for axis, (name, series) in zip(axes, panels.items(), strict=True):
         for label, points in series.items():
             columns = list(zip(*sorted(points), strict=True)) or [(), ()]
@@ -39,9 +46,9 @@ def draw(
         if ticks:
             axis.set_xticks(range(len(ticks)), labels=ticks)
         axis.grid(alpha=0.3)
-        if len(series) <= _FEW:
+        if not beside:
             axis.legend(fontsize="small")
-    if len(series) > _FEW:
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    if beside:
+        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(file, metadata={"Date": None})
     print(f"\n![{y} against {x}]({file.name})")

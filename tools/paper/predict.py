@@ -4,7 +4,6 @@ known of a layer and the error of the logits when it alone is quantized (mse, pe
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 from benchmarks.timing import table, versions
@@ -12,8 +11,8 @@ from benchmarks.timing import table, versions
 import mixquant_onnx as mq
 from mixquant_onnx.types import BitPlan
 from paper.plans import Plans
-from paper.plots import draw
-from paper.subjects import FEW, options, subjects
+from paper.plots import Panels, add, draw
+from paper.subjects import options, subjects, with_few
 
 COSTS = ("energy", "hessian", "output")
 
@@ -24,26 +23,24 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     print(f"# Does QE predict accuracy?\n\n{versions()}.\n{__doc__.split('? ')[1]}\n")
     rows: list[list[object]] = []
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for one in subjects(args):
-        few = replace(one, inputs=one.inputs[:FEW], labels=one.labels[:FEW])
-        reference = few.logits(one.path)
-        plans = Plans(few, 256)
+    panels: Panels = {}
+    for one in map(with_few, subjects(args)):
+        reference = one.logits(one.path)
+        plans = Plans(one, 256)
         for bits in (int(b) for b in args.bits.split(",")):
             schemes = plans.uniform(bits)
             effect, known = [], []
             for name, errors in plans.table.items():
                 plan = BitPlan(sites={name: schemes[name]})
                 model = mq.apply_plan(one.path, plan, verify=False, rounding="nearest").model
-                effect.append(few.figures(model, reference)[2])
+                effect.append(one.figures(model, reference)[2])
                 qe = next(c.qe for c in errors.cells if c.scheme == schemes[name])
                 costs = [plans.cost(cost, name, schemes[name]) for cost in COSTS]
                 known.append([qe, qe / errors.baseline, qe / errors.power, *costs])
             columns = np.array(known).T
             rows.append([one.name, len(effect), bits, *(f"{spearman(column, effect):.2f}" for column in columns)])
             print(*rows[-1], file=sys.stderr, flush=True)
-            pairs = list(zip(columns[2].tolist(), effect, strict=True))
-            panels.setdefault(one.name, {})[f"{bits} bits"] = pairs
+            add(panels, one.name, f"{bits} bits", *zip(columns[2].tolist(), effect, strict=True))
     print(table(["model", "layers", "bits", "QE", "QE / int8's", "QE / mean(w^2)", *COSTS], rows))
     draw(args.plot, panels, "QE / mean(w^2)", "logit error", lines=False, log="xy")
     return 0

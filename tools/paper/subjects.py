@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FEW = 500
+_FEW = 500
 """Labelled inputs for experiments that run a model once for every layer."""
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -67,6 +67,11 @@ def subjects(args: argparse.Namespace) -> list[Subject]:
         root = Path(args.data_root or "/nowhere")
         found += [make(root) for name, make in _PRETRAINED.items() if (root / name / "model.onnx").is_file()]
     return [one for one in found if not args.only or one.name in args.only.split(",")]
+
+
+def with_few(one: Subject) -> Subject:
+    """`one` for experiments that run a model once for every layer."""
+    return replace(one, inputs=one.inputs[:_FEW], labels=one.labels[:_FEW])
 
 
 def _stored(name: str, model: Path, calibration: Path, held: Path) -> Subject:
