@@ -77,7 +77,7 @@ class Activations:
         known = set(self._known[0])
         segment = self._ancestors(names, known)
         done = self._done | (segment & self._keepable)
-        later = {name for k in self._useful - done for name in self._reads[k]}
+        later = {name for k in self._useful - done for name in self._reads[k]} | set(names)
         made = {o for k in segment & self._keepable for o in self._model.graph.node[k].output if o}
         fresh = made & later
         wanted = list(dict.fromkeys([*(n for n in names if n not in known), *sorted(fresh)]))

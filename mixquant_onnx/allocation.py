@@ -13,6 +13,7 @@ from mixquant_onnx.costs import Costs
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.feeds import Data, data_of, load_data, model_inputs, split
 from mixquant_onnx.graph import model_io
+from mixquant_onnx.interactions import made_up_for
 from mixquant_onnx.options import Options
 from mixquant_onnx.planning import Planned, Searched, planned_with, search
 from mixquant_onnx.progress import Progress, quiet
@@ -67,13 +68,13 @@ def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet)
 
     The default with data is output balanced with energy.
     """
-    if options.cost != "auto":
+    if options.cost != "auto" or options.data is None:
         return price_all(loaded, options, progress)[0]
-    every = {priced.cost: priced for priced in price_all(loaded, options, progress)}
-    if "output" not in every:
-        return every["energy"]
-    found = measured.balanced(every["output"].costs, every["energy"].costs)
-    return replace(every["output"], costs=found, cost="balanced")
+    output = price_all(loaded, replace(options, cost="output"), progress)[0]
+    if output.cost != "output":
+        return output
+    found = measured.balanced(output.costs, by_energy(output.searched).costs)
+    return replace(output, costs=found, cost="balanced")
 
 
 def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> list[Priced]:
@@ -90,10 +91,15 @@ def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = qu
         return [Priced(searched=searched, costs=hessian, cost="hessian")]
     hessian, output = measured.output(searched.table, loaded.model, sites, fit, held, progress)
     found = {"output": output}
+    if options.cost != "output":
+        shares = made_up_for(searched.table, loaded.model, searched.sites, fit, held, progress)
+        found["block"] = measured.block(output, shares)
     if options.cost == "auto":
         found |= {"hessian": hessian, "even": measured.even(searched.table)}
     made = [Priced(searched=searched, costs=costs, cost=name) for name, costs in found.items()]
-    return [*made, by_energy(searched)] if options.cost == "auto" else made
+    if options.cost == "auto":
+        return [*made, by_energy(searched)]
+    return made[-1:]
 
 
 def by_energy(searched: Searched) -> Priced:

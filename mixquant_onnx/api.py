@@ -16,7 +16,7 @@ from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.graph.model_io import as_loaded
 from mixquant_onnx.measure import AUTO_GRIDS, SearchOptions
 from mixquant_onnx.methods import method as known_method
-from mixquant_onnx.options import RECONSTRUCTED, Options, Promise, Reconstruction, need_torch, share
+from mixquant_onnx.options import COSTS, RECONSTRUCTED, Cost, Options, Promise, Reconstruction, need_torch, share
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning import Planned, fit_plan
 from mixquant_onnx.progress import Progress, quiet
@@ -37,7 +37,7 @@ def options_of(
     metric_key: str | None = None,
     lower_is_better: bool = False,
     metric_timeout: float = 1800.0,
-    cost: Literal["auto", "energy", "hessian", "output"] = "auto",
+    cost: Cost = "auto",
     bits: int | Sequence[int] = ALL_BITS,
     method: str = "auto",
     granularity: str = "channel",
@@ -68,8 +68,8 @@ def options_of(
         metric_key=metric_key,
         lower_is_better=lower_is_better,
     )
-    if cost not in ("auto", "energy", "hessian", "output"):
-        raise OptionError(f"cost '{cost}' is not known; use auto, energy, hessian or output")
+    if cost not in COSTS:
+        raise OptionError(f"cost '{cost}' is not known; use {', '.join(COSTS[:-1])} or {COSTS[-1]}")
     if baseline not in ("int8", "same"):
         raise OptionError(f"baseline '{baseline}' is not known; use int8 or same")
     if scope not in ("layer", "model"):
@@ -153,7 +153,7 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     `model` is a path, an onnx ModelProto or an onnx_graphsurgeon Graph, and is not changed. Options:
     qem=2.0, scope="layer" ("model"), or one goal: avg_bits, max_size ("5MB", "25%"), max_drop ("1%") with `labels` or
     a `metric` (a command with {model}, or a callable that takes a path), min_sqnr, min_agreement; cost="auto"
-    ("energy", "hessian", "output"), bits=(2..8), method="auto" ("minmax", "mse", "hqq", "gptq", "adaround",
+    ("energy", "hessian", "output", "block"), bits=(2..8), method="auto" ("minmax", "mse", "hqq", "gptq", "adaround",
     "brecq"), granularity="channel" ("tensor", "block:N", "auto"), symmetric=False, baseline="int8" ("same"),
     include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25),
     verify=True, data=None, labels=None, rounding="compensated" ("nearest"), seed=0, iterations=500, resume=None,

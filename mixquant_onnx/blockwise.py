@@ -20,6 +20,9 @@ from mixquant_onnx.planning import Planned
 from mixquant_onnx.reconstruct.outcome import Outcome
 from mixquant_onnx.types import Quantized
 
+_WAY = 2
+"""Counts up where blocks are reconstructed in another way, so that older ones are not taken up."""
+
 _PARTS = ("codes", "scale", "zero_point")
 
 
@@ -45,7 +48,9 @@ class Blockwise:
         blocks = find_blocks(planned.loaded.model, planned.sites, wanted)
         self._blocks = {name: block for block in blocks for name in block.sites}
         self._alone = [name for name in wanted if name not in self._blocks]
-        self._runner = Runner(planned.loaded.model, current, planned.sites, blocks, calibration.feeds, settings)
+        self._runner = Runner(
+            planned.loaded.model, current, planned.sites, blocks, calibration.feeds, calibration.learned, settings
+        )
         self._key = _key(planned, calibration, settings) if settings.resume is not None else ""
 
     def __contains__(self, name: str) -> bool:
@@ -71,21 +76,26 @@ class Blockwise:
         loss = self._losses.get(self._blocks[name].exit)
         return "" if loss is None else f": error {loss.before:.3g} -> {loss.after:.3g}"
 
-    def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized]:
-        """Codes for all weights of the block of `name`; `starts` where it cannot be done, with a note of why."""
+    def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized] | None:
+        """Codes for all weights of the block of `name`, from `starts`, which have not seen what is held back.
+
+        None where nothing is gained, or it cannot be done, with a note of why.
+        """
         from mixquant_onnx.reconstruct.runner import Misfit
 
         block = self._blocks[name]
         try:
-            made, loss = self._runner.reconstruct(block, starts)
+            made, self._losses[block.exit] = self._runner.reconstruct(block, starts)
         except Misfit as reason:
             self._failed[block.exit] = str(reason)
-            return dict(starts)
-        self._losses[block.exit] = loss
-        file = self._file(name)
-        if file is not None:
+            return None
+        return None if made is None else dict(made)
+
+    def keep(self, name: str, made: Mapping[str, Quantized]) -> None:
+        """What became of the block of `name`, for a later run."""
+        file, loss = self._file(name), self._losses.get(self._blocks[name].exit)
+        if file is not None and loss is not None:
             _write(file, made, loss)
-        return dict(made)
 
     def _file(self, name: str) -> Path | None:
         if self._settings.resume is None:
@@ -125,9 +135,10 @@ def _key(planned: Planned, calibration: Calibration, settings: Reconstruction) -
     """Of all that a block depends on: the model, the plan, the data and the settings."""
     digest = hashlib.sha256(planned.loaded.model.SerializeToString(deterministic=True))
     digest.update(repr(sorted((n, str(s)) for n, s in planned.plan.sites.items())).encode())
-    digest.update(f"{settings.seed} {settings.iterations}".encode())
+    digest.update(f"{_WAY} {settings.seed} {settings.iterations} {calibration.learned}".encode())
     for feed in calibration.feeds:
         for name in sorted(feed):
+            digest.update(f"{name} {feed[name].dtype} {feed[name].shape}".encode())
             digest.update(np.ascontiguousarray(feed[name]).tobytes())
     return digest.hexdigest()[:16]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from onnx import ModelProto
 
 from mixquant_onnx.activations import Activations
-from mixquant_onnx.feeds import Data, batches, row_count, thinned
+from mixquant_onnx.feeds import Data, batches, row_count, split, thinned
 from mixquant_onnx.graph.inputs import Feature, feature_of, reading_order
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.graph.watch import Place, expose
@@ -25,6 +26,12 @@ _FEWEST_ROWS = 2048
 
 _MOST_ROWS = 512
 """Rows of data that are run, in batches evenly spaced."""
+
+_HELD = 8
+"""Every how many batches one is held back, where that is asked for."""
+
+_FEWEST_LEARNED = 16
+"""Rows that must be left to learn from."""
 
 _PLACES = 16
 """Inputs watched in one run, so that not all activations of a model are in memory at once."""
@@ -51,18 +58,27 @@ class Watched:
 
 
 class Calibration:
-    """Reads the inputs of the sites of `model` on `data`. Never changes `model`."""
+    """Reads the inputs of the sites of `model` on `data`. Never changes `model`.
 
-    def __init__(self, model: ModelProto, sites: Mapping[str, LocatedSite], data: Data) -> None:
+    `feeds`: all that is run, of them the first `learned` to learn from and the others to judge by. With `hold_back`
+    there are such, if `data` can be cut.
+    """
+
+    def __init__(
+        self, model: ModelProto, sites: Mapping[str, LocatedSite], data: Data, hold_back: bool = False
+    ) -> None:
         self._model = model
         self._synthetic = data.synthetic
         found = {name: feature_of(located) for name, located in sites.items()}
         self.order = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
-        feeds = batches(model, data)
-        if len(feeds) == 1:
-            feeds = batches(model, data, max(1, -(-row_count(feeds[0]) // 2)))
-        self.feeds: tuple[Feed, ...] = thinned(feeds, _MOST_ROWS)
+        learned, held = _parts(model, data) if hold_back else (_batches(model, data), ())
+        self.feeds: tuple[Feed, ...] = (*learned, *held)
+        self.learned = len(learned)
+
+    @property
+    def holds_back(self) -> bool:
+        return self.learned < len(self.feeds)
 
     def stages(self) -> list[list[str]]:
         """All sites in the order of the graph, those that read the same value together; without a feature alone."""
@@ -72,9 +88,13 @@ class Calibration:
             groups.setdefault(feature.place if feature else name, []).append(name)
         return list(groups.values())
 
-    def moments(self, names: Sequence[str]) -> dict[str, Moments]:
-        """Mean and variance for those of `names` that can be watched; empty where the model does not run."""
-        found = {name: one for name, one in self._all(names, False).items() if isinstance(one, Moments)}
+    def moments(self, names: Sequence[str], every_feed: bool = True) -> dict[str, Moments]:
+        """Mean and variance for those of `names` that can be watched; empty where the model does not run.
+
+        Without `every_feed`, of the feeds to learn from alone.
+        """
+        all_found = self._all(names, False, every_feed)
+        found = {name: one for name, one in all_found.items() if isinstance(one, Moments)}
         return {name: one.of_generated_inputs() for name, one in found.items()} if self._synthetic else found
 
     def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
@@ -96,38 +116,46 @@ class Calibration:
         copy.CopyFrom(self._model)
         return self.watched(copy)
 
-    def in_turn(self, names: Sequence[str], own: Watched, current: Watched) -> dict[str, SecondMoments]:
-        """For those of the stage `names` that can be watched: moments of `current`, and cross moments with `own`."""
-        return _full(self._collect([name for name in names if name in self.features], own, current, True))
+    def in_turn(
+        self, names: Sequence[str], own: Watched, current: Watched, every_feed: bool = True
+    ) -> dict[str, SecondMoments]:
+        """For those of the stage `names` that can be watched: moments of `current`, and cross moments with `own`.
+
+        Without `every_feed`, of the feeds to learn from alone.
+        """
+        wanted = [name for name in names if name in self.features]
+        return _full(self._collect(wanted, own, current, True, self._count(every_feed)))
+
+    def _count(self, every_feed: bool) -> int:
+        return len(self.feeds) if every_feed else self.learned
 
     def pass_by(self, names: Sequence[str], watched: Watched) -> None:
         """Goes on in `watched` as `in_turn` does, for those of `names` that can be watched."""
         places = list(dict.fromkeys(self.features[name].place for name in names if name in self.features))
         watched.activations.pass_by([watched.names[place] for place in places])
 
-    def _all(self, names: Sequence[str], full: bool) -> dict[str, SecondMoments | Moments]:
+    def _all(self, names: Sequence[str], full: bool, every_feed: bool = True) -> dict[str, SecondMoments | Moments]:
         asked = set(names)
         watched = [name for name in self.features if name in asked]
         own = self.float_inputs()
         result: dict[str, SecondMoments | Moments] = {}
         for first in range(0, len(watched), _PLACES):
-            result.update(self._collect(watched[first : first + _PLACES], own, None, full))
+            result.update(self._collect(watched[first : first + _PLACES], own, None, full, self._count(every_feed)))
         return result
 
     def _collect(
-        self, names: Sequence[str], own: Watched, other: Watched | None, full: bool
+        self, names: Sequence[str], own: Watched, other: Watched | None, full: bool, feeds: int
     ) -> dict[str, SecondMoments | Moments]:
+        """Of the first `feeds` feeds; all are run."""
         places = list(dict.fromkeys(self.features[name].place for name in names))
         if not places:
             return {}
         sums = {name: Accumulator(full, other is not None) for name in names}
         try:
-            if other is None:
-                for seed, values in enumerate(own.values(places)):
-                    self._add(sums, values, None, seed, full)
-            else:
-                for seed, pair in enumerate(zip(other.values(places), own.values(places), strict=True)):
-                    self._add(sums, *pair, seed, full)
+            references = repeat(None, len(self.feeds)) if other is None else own.values(places)
+            for seed, (values, reference) in enumerate(zip((other or own).values(places), references, strict=True)):
+                if seed < feeds:
+                    self._add(sums, values, reference, seed, full)
         except RuntimeFailure:
             return {}
         found = {name: total.result() for name, total in sums.items()}
@@ -143,6 +171,23 @@ class Calibration:
             rows = feature.rows(values[feature.place], count, seed)
             if rows is not None:
                 total.add(rows, None if reference is None else feature.rows(reference[feature.place], count, seed))
+
+
+def _batches(model: ModelProto, data: Data) -> tuple[Feed, ...]:
+    feeds = batches(model, data)
+    if len(feeds) == 1:
+        feeds = batches(model, data, max(1, -(-row_count(feeds[0]) // 2)))
+    return thinned(feeds, _MOST_ROWS)
+
+
+def _parts(model: ModelProto, data: Data) -> tuple[tuple[Feed, ...], tuple[Feed, ...]]:
+    """What to learn from and what to judge by; all and nothing where `data` is not to be cut, or is little."""
+    learned, held = split(model, data, _HELD)
+    rows = [sum(map(row_count, part.feeds)) for part in (learned, held)]
+    few = learned is held or len(learned.feeds) + len(held.feeds) < _HELD
+    if few or rows[0] < _FEWEST_LEARNED or rows[1] * 2 * _HELD < sum(rows):
+        return _batches(model, data), ()
+    return thinned(learned.feeds, _MOST_ROWS * (_HELD - 1) // _HELD), thinned(held.feeds, _MOST_ROWS // _HELD)
 
 
 def _full(found: Mapping[str, SecondMoments | Moments]) -> dict[str, SecondMoments]:

@@ -15,10 +15,11 @@ from mixquant_onnx.allocation import Priced, disagreements
 from mixquant_onnx.feeds import Data, split, thinned
 from mixquant_onnx.layerwise import quantize_layers
 from mixquant_onnx.metrics import relative_noise
-from mixquant_onnx.options import RECONSTRUCTED, Options
+from mixquant_onnx.options import Options
 from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.quantizer import quick
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import FloatArray
 from mixquant_onnx.verify import run_all
@@ -73,8 +74,8 @@ def winner(entries: Sequence[Entry], options: Options) -> Planned:
 
 def _noise(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
     model, places = editable_copy(planned.loaded.model)
-    quick = {n: replace(s, method="gptq") if s.method == RECONSTRUCTED else s for n, s in planned.plan.sites.items()}
-    planned = replace(planned, plan=replace(planned.plan, sites=quick))
+    sites = {name: quick(scheme) for name, scheme in planned.plan.sites.items()}
+    planned = replace(planned, plan=replace(planned.plan, sites=sites))
     for name, q in quantize_layers(planned, fit, compensated).quantized.items():
         replace_weight(places[name], q)
     try:

@@ -2,6 +2,7 @@
 
 energy: QE / mean(w^2) of each output x sqrt(weights), data-free. hessian: the error of the layer's own output, from
 the second moments of its inputs. output: the same, times how strongly the network's output was measured to react to it.
+block: output, less what later layers of the same block make up for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mixquant_onnx.methods.mse import code_bounds
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.oracle import editable_copy, put, replace_weight
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.quantizer import dequantized, output_error, output_rows, quantize_weight
+from mixquant_onnx.quantizer import dequantized, output_error, output_rows, quantize_weight, quick
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.types import ErrorTable, FloatArray, Scheme, SiteErrors
@@ -41,6 +42,9 @@ _SPREAD_BITS = 3
 
 _DEAD = 1e-6
 """Power of an output, as a share of the mean one, below which it does not count."""
+
+_MOST_SHARE = 0.9
+"""Of a layer's error that others are believed to make up for, or to add."""
 
 _LEAST_REACTION = 0.01
 """Share of the median site's reaction that every site is taken to have, whatever the data did not show."""
@@ -100,13 +104,13 @@ def output(
     progress: Progress = quiet,
 ) -> tuple[Costs, Costs]:  # fmt: skip
     """(hessian, output): the latter is the noise of the network's outputs on `held`, as a share, with one site
-    quantized by its own method on `fit`.
+    quantized on `fit`.
 
     Measured at two widths a site, one run each; other candidates in proportion to their `hessian` error. A site
     that `held` does not reach counts as the median one. `hessian` twice where the model does not run.
     """
     calibration = Calibration(model, sites, fit)
-    held = replace(held, feeds=thinned(held.feeds, _MOST_ROWS))
+    held = few(held)
     seconds = calibration.second_moments(list(table))
     own = hessian(table, sites, seconds)
     current, replaced = editable_copy(model)
@@ -118,7 +122,7 @@ def output(
                 _reaction(
                     current, sites[name], replaced[name], scheme, seconds.get(name), reference, held, own[name][scheme]
                 )
-                for scheme in _anchors(errors)
+                for scheme in anchors(errors)
             ]
             reactions[name] = _geometric_mean([r for r in found if r > 0])
             progress("measure", position + 1, len(table))
@@ -130,6 +134,15 @@ def output(
     return own, {name: {scheme: error * scaled[name] for scheme, error in own[name].items()} for name in own}
 
 
+def block(output: Costs, made_up_for: Mapping[tuple[str, str], float]) -> Costs:
+    """`output` without what later layers of the same block make up for, by the shares of pairs (first, later)."""
+    left = dict.fromkeys(output, 1.0)
+    for (first, _), share in made_up_for.items():
+        left[first] *= max(1 - share, 0.0)
+    kept = {name: min(max(factor, 1 - _MOST_SHARE), 1 + _MOST_SHARE) for name, factor in left.items()}
+    return {name: {scheme: cost * kept[name] for scheme, cost in own.items()} for name, own in output.items()}
+
+
 def balanced(first: Costs, second: Costs) -> Costs:
     """The geometric mean of two costs of the same candidates.
 
@@ -139,8 +152,13 @@ def balanced(first: Costs, second: Costs) -> Costs:
     return {name: {s: math.sqrt(cost * second[name][s]) for s, cost in own.items()} for name, own in first.items()}
 
 
-def _anchors(errors: SiteErrors) -> list[Scheme]:
-    """The candidates nearest to the anchor widths, of the first granularity."""
+def few(held: Data) -> Data:
+    """As many of the held-back rows as are run for every site."""
+    return replace(held, feeds=thinned(held.feeds, _MOST_ROWS))
+
+
+def anchors(errors: SiteErrors) -> list[Scheme]:
+    """The candidates nearest to ANCHORS, of the first granularity."""
     grid = errors.cells[0].scheme.grid
     schemes = [cell.scheme for cell in errors.cells if cell.scheme.grid == grid]
     return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in ANCHORS))
@@ -154,7 +172,7 @@ def _reaction(
     if own <= 0:
         return 0.0
     weight = weight_values(located)
-    replace_weight(replaced, quantize_weight(located.site, weight, scheme, inputs))
+    replace_weight(replaced, quantize_weight(located.site, weight, quick(scheme), inputs))
     noise = relative_noise(reference, run_all(Session(current), held))
     put(replaced, weight)
     return noise / own if math.isfinite(noise) else 0.0

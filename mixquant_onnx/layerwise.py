@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from mixquant_onnx.blockwise import Blockwise
 from mixquant_onnx.calibration import Calibration, Watched
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
-from mixquant_onnx.options import Reconstruction
+from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
 from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.quantizer import SOLVERS, Inputs, quantize_weight
+from mixquant_onnx.quantizer import SOLVERS, Inputs, quantize_weight, quick
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.types import Quantized
 
@@ -31,6 +31,9 @@ class Layers:
     notes: tuple[str, ...] = ()
 
 
+Solved = tuple[dict[str, Quantized], list[str]]
+
+
 def quantize_layers(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
     settings: Reconstruction | None = None,
@@ -44,42 +47,50 @@ def quantize_layers(
     if not in_turn or data is None:
         inputs = Calibration(model, sites, data).moments(at_once) if data is not None and compensated else {}
         return Layers(quantized=_each(planned, at_once, inputs, progress))
-    calibration = Calibration(model, sites, data)
+    by_blocks = any(scheme.method == RECONSTRUCTED for scheme in plan.sites.values())
+    calibration = Calibration(model, sites, data, hold_back=by_blocks)
     current, replaced = editable_copy(model)
     own, changed = calibration.float_inputs(), calibration.watched(current)
     blocks = Blockwise(planned, current, calibration, settings or Reconstruction())
     quantized: dict[str, Quantized] = {}
     short: list[str] = []
 
-    def solve(names: list[str], inputs: Watched) -> dict[str, Quantized]:
-        """Layers that read the same value, on their own."""
-        seconds = calibration.in_turn([name for name in names if name in in_turn], own, inputs)
-        made = {}
+    def solve(names: list[str], reference: Watched, inputs: Watched, every_feed: bool = True) -> Solved:
+        """Layers that read the same value, on their own; and those of them that met too few samples."""
+        wanted = [name for name in names if name in in_turn]
+        seconds = calibration.in_turn(wanted, reference, inputs, every_feed)
+        made, few = {}, []
         for name in names:
             found = seconds.get(name)
             known: Inputs = found
             if found is None or found.samples < FEWEST_SAMPLES:
-                known = calibration.moments([name]).get(name) if compensated else None
-                short.extend([name] if found is not None else [])
-            made[name] = _one(planned, name, known)
+                known = calibration.moments([name], every_feed).get(name) if compensated else None
+                few += [name] if found is not None else []
+            made[name] = _one(planned, name, known, by_quick=name in blocks)
             replace_weight(replaced[name], made[name])
-        return made
+        return made, few
+
+    def chain(parts: list[list[str]], every_feed: bool) -> Solved:
+        """The layers of a block, each on its own, from here on; nothing goes on by it."""
+        reference, inputs = own.fork(), changed.fork()
+        solved = [solve(part, reference, inputs, every_feed) for part in parts]
+        return {n: q for made, _ in solved for n, q in made.items()}, [n for _, few in solved for n in few]
 
     def block_of(name: str) -> dict[str, Quantized]:
         """All layers of a block: each on its own, then together."""
-        kept = blocks.kept(name)
-        parts = [[n for n in stage if n in blocks.members(name)] for stage in calibration.stages()]
-        if kept is None:
-            ahead, starts = changed.fork(), {}
-            for part in parts:
-                starts.update(solve(part, ahead))
-            kept = blocks.reconstruct(name, starts)
-        else:
-            for part in parts:
-                calibration.pass_by(part, own)
-        for member, q in kept.items():
+        parts = [part for stage in calibration.stages() if (part := [n for n in stage if n in blocks.members(name)])]
+        calibration.pass_by(parts[0], changed)
+        made = blocks.kept(name)
+        if made is None:
+            starts, few = chain(parts, every_feed=False)
+            made = blocks.reconstruct(name, starts)
+            if made is None:
+                made, few = chain(parts, every_feed=True) if calibration.holds_back else (starts, few)
+                short.extend(few)
+            blocks.keep(name, made)
+        for member, q in made.items():
             replace_weight(replaced[member], q)
-        return kept
+        return made
 
     told = ""
     for stage in calibration.stages():
@@ -87,7 +98,10 @@ def quantize_layers(
             if name in blocks and name not in quantized:
                 quantized |= block_of(name)
                 told = blocks.told(name)
-        quantized |= solve([name for name in stage if name not in quantized], changed)
+        made, few = solve([name for name in stage if name not in quantized], own, changed)
+        quantized |= made
+        short += few
+        calibration.pass_by([name for name in stage if name in blocks], own)
         progress(f"quantize{told}", len(quantized), len(sites))
     ordered = {name: quantized[name] for name in plan.sites}
     return Layers(quantized=ordered, notes=_notes(short, in_turn, calibration) + blocks.notes())
@@ -116,12 +130,16 @@ def _each(planned: Planned, names: list[str], inputs: Mapping[str, Inputs], prog
     return quantized
 
 
-def _one(planned: Planned, name: str, inputs: Inputs) -> Quantized:
-    """The rule's promise on the QE holds also after rounding, except where a method minimises another error."""
+def _one(planned: Planned, name: str, inputs: Inputs, by_quick: bool = False) -> Quantized:
+    """By the method of its plan, or the quick one that stands for it.
+
+    The rule's promise on the QE holds also after rounding, except where a method minimises another error.
+    """
     located: LocatedSite = planned.sites[name]
     scheme, errors = planned.plan.sites[name], planned.table[name]
     by_rule = planned.plan.allocator == "qem"
     limit = float(planned.plan.settings.get("qem", np.inf)) * errors.baseline if by_rule else np.inf
     promised = any(cell.scheme == scheme and cell.qe <= limit for cell in errors.cells)
     bound = limit if promised and not isinstance(inputs, SecondMoments) else np.inf
-    return quantize_weight(located.site, weight_values(located), scheme, inputs, bound)
+    by = quick(scheme) if by_quick else scheme
+    return replace(quantize_weight(located.site, weight_values(located), by, inputs, bound), scheme=scheme)

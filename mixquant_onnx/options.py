@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from mixquant_onnx.feeds import Data
 from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.quantizer import SOLVERS
 from mixquant_onnx.types import ALL_BITS, FloatArray
+
+Cost = Literal["auto", "energy", "hessian", "output", "block"]
+COSTS: tuple[str, ...] = get_args(Cost)
 
 Metric = Callable[[Path], float]
 """A figure for the model at a path."""
@@ -92,7 +95,7 @@ class Options:
     scope: Literal["layer", "model"] = "layer"
     avg_bits: float | None = None
     max_size: str | None = None
-    cost: Literal["auto", "energy", "hessian", "output"] = "auto"
+    cost: Cost = "auto"
     promise: Promise = field(default_factory=Promise)
     metric_timeout: float = 1800.0
     search: SearchOptions = field(default_factory=SearchOptions)
@@ -120,7 +123,7 @@ class Options:
             size_limit(self.max_size, 1)
         if not 0 < self.metric_timeout <= _LONGEST:
             raise OptionError(f"--metric-timeout takes seconds, more than 0 and at most {_LONGEST}")
-        if self.cost in ("hessian", "output") and self.data is None:
+        if self.cost in ("hessian", "output", "block") and self.data is None:
             raise OptionError(f"--cost {self.cost} needs --data")
         if self.search.method in SOLVERS and self.data is None:
             raise OptionError(f"--method {self.search.method} needs --data (mse is the best without)")

@@ -31,6 +31,17 @@ SOLVERS: dict[str, Callable[[Problem], NDArray[np.float32]]] = {
 brecq is that of layers outside of blocks: reconstructed alone, which is AdaRound.
 """
 
+_LEARNED = frozenset({"adaround", "brecq"})
+
+
+def quick(scheme: Scheme) -> Scheme:
+    """What stands for `scheme` where many plans are compared, or something better follows.
+
+    gptq for what is learned: as good as adaround (docs/experiment-ablation.md), in less time.
+    """
+    return replace(scheme, method="gptq") if scheme.method in _LEARNED else scheme
+
+
 Inputs = Moments | SecondMoments | None
 """What is known of a weight's inputs."""
 

@@ -45,7 +45,7 @@ def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:
 
 def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
     found = entries(two_paths(30.0))
-    assert {e.priced.cost for e in found} == {"output", "hessian", "even", "energy"}
+    assert {e.priced.cost for e in found} == {"output", "block", "hessian", "even", "energy"}
     assert [e.noise for e in found] == sorted(e.noise for e in found)
     assert found[0].priced.cost == "output"
     assert found[0].noise < 0.5 * next(e.noise for e in found if e.priced.cost == "even")

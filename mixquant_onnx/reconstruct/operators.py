@@ -16,6 +16,7 @@ from onnx import NodeProto, numpy_helper
 from torch import Tensor
 
 from mixquant_onnx.graph.operators import attributes
+from mixquant_onnx.reconstruct.known import is_known
 
 At = Mapping[str, Any]
 Operator = Callable[[At, Sequence[Any]], Any]
@@ -225,7 +226,7 @@ class Program:
     def __init__(self, nodes: Sequence[NodeProto]) -> None:
         """Raises UnknownOperator for a node that is not in the table."""
         self._nodes = list(nodes)
-        unknown = [n.op_type for n in nodes if n.op_type not in OPERATORS or n.domain not in ("", "ai.onnx")]
+        unknown = [node.op_type for node in nodes if not is_known(node)]
         if unknown:
             raise UnknownOperator(f"operator {unknown[0]}")
         self._attributes = [attributes(node) for node in nodes]

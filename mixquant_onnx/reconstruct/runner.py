@@ -24,7 +24,6 @@ from mixquant_onnx.reconstruct.soft import SoftWeight
 from mixquant_onnx.runtime import Feed, RuntimeFailure
 from mixquant_onnx.types import FloatArray, Quantized
 
-BATCH = 16
 FEWEST_ROWS = 16
 _TOLERANCE = 1e-3
 """Largest difference of a block in torch to ONNX Runtime, as a share of its largest output."""
@@ -39,19 +38,23 @@ class Misfit(Exception):
 
 
 class Runner:
-    """Reconstructs the blocks of `model` in order; `current` is its copy in which finished weights are replaced."""
+    """Reconstructs the blocks of `model` in order; `current` is its copy in which finished weights are replaced.
+
+    Learns from the first `learned` of `feeds` and judges by the others.
+    """
 
     def __init__(
         self, model: ModelProto, current: ModelProto, sites: Mapping[str, LocatedSite], blocks: Sequence[Block],
-        feeds: Sequence[Feed], settings: Reconstruction,
+        feeds: Sequence[Feed], learned: int, settings: Reconstruction,
     ) -> None:  # fmt: skip
         names = list(dict.fromkeys(name for block in blocks for name in (*block.inputs, block.exit)))
         self._model, self._current, self._sites, self._settings = model, current, sites, settings
+        self._learned = learned
         self._own, self._changed = Activations(model, names, feeds), Activations(current, names, feeds)
         self._importance = importances(model, [block.exit for block in blocks], feeds, settings.seed)
 
-    def reconstruct(self, block: Block, starts: Mapping[str, Quantized]) -> tuple[dict[str, Quantized], Outcome]:
-        """Codes of the block's sites by name, from `starts`, or these where nothing is gained. Raises Misfit."""
+    def reconstruct(self, block: Block, starts: Mapping[str, Quantized]) -> tuple[dict[str, Quantized] | None, Outcome]:
+        """Codes of the block's sites by name, from `starts`; None where nothing is gained. Raises Misfit."""
         try:
             program = Program([self._model.graph.node[k] for k in block.nodes])
         except UnknownOperator as reason:
@@ -72,12 +75,12 @@ class Runner:
         try:
             outcome = learn(
                 program, block.exit, soft, given, self._constants(self._current, program), samples,
-                self._settings.iterations, BATCH, self._settings.seed,
+                self._settings.iterations, self._settings.seed,
             )  # fmt: skip
         except RuntimeError as error:
             raise Misfit(f"torch: {str(error).splitlines()[0][:120]}") from error
         if not outcome.after < outcome.before:
-            return {name: starts[name] for name in block.sites}, replace(outcome, after=outcome.before)
+            return None, replace(outcome, after=outcome.before)
         return {name: soft[value].hardened() for value, name in stored.items()}, outcome
 
     def pass_by(self, block: Block) -> None:
@@ -99,7 +102,9 @@ class Runner:
         _check_rows(block, program, constants, _few(own, block.exit))
         weight = self._importance.get(block.exit)
         rows, fixed = _apart(block.inputs, changed, [len(target) for target in targets])
-        return Samples(rows=rows, fixed=fixed, target=torch.from_numpy(np.concatenate(targets)), importance=weight)
+        target = torch.from_numpy(np.concatenate(targets))
+        learned = sum(map(len, targets[: self._learned]))
+        return Samples(rows=rows, fixed=fixed, target=target, learned=learned, importance=weight)
 
     def _constants(self, model: ModelProto, program: Program) -> dict[str, Tensor]:
         read = program.reads

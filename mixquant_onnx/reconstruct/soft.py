@@ -37,12 +37,17 @@ class SoftWeight:
         own = torch.from_numpy(np.array(weight, np.float32)) / self._scale + self._zero
         code = torch.from_numpy(q.codes.astype(np.float32))
         above = ((own >= code) & (code < self._highest)) | (code == 0)
-        self._floor = torch.where(above, code, code - 1)
+        self._code, self._floor = code, torch.where(above, code, code - 1)
         place = (own - self._floor).clamp(0, 1)
-        start = (_DECIDED * (~above).float() + (1 - _DECIDED) * place).clamp(0.01, 0.99)
         low, high = _STRETCH
-        self.hidden = torch.logit((start - low) / (high - low)).requires_grad_(True)
+        start = (_DECIDED * (~above).float() + (1 - _DECIDED) * place).clamp(0.01, 0.99)
+        self._start = torch.logit((start - low) / (high - low))
         self.unit = 1.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Undecided again, as nothing was learned."""
+        self.hidden = self._start.clone().requires_grad_(True)
 
     def up(self) -> Tensor:
         """Share of the way to the upper level, 0 to 1."""
@@ -52,6 +57,10 @@ class SoftWeight:
     def at(self, up: Tensor) -> Tensor:
         """The weight where it is `up` of the way."""
         return ((self._floor + up).clamp(max=self._highest) - self._zero) * self._scale
+
+    def away(self, curvature: Tensor) -> Tensor:
+        """Squared distance from the weight it started as, each element's times its `curvature`."""
+        return (curvature * ((self._floor + self.up() - self._code) * self._scale) ** 2).sum()
 
     def indecision(self, beta: float) -> Tensor:
         """The regulariser, in units of the loss: sum of 1 - |2 h - 1|^beta (equation 24)."""

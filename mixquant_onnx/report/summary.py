@@ -13,6 +13,7 @@ from mixquant_onnx.encodings.releases import Releases, releases_of
 from mixquant_onnx.graph.blocks import find_blocks
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning import Planned
+from mixquant_onnx.reconstruct.known import is_known
 from mixquant_onnx.runtime import version
 from mixquant_onnx.types import Scheme, SiteErrors
 from mixquant_onnx.verify import Verification
@@ -36,7 +37,10 @@ def _sqnr(power: float, qe: float) -> float:
 
 
 def block_summary(planned: Planned) -> list[dict[str, Any]]:
-    """What `inspect --blocks` shows: each block in order, then the planned weights that are in none (`exit` None)."""
+    """What `inspect --blocks` shows: each block in order, then the planned weights that are in none (`exit` None).
+
+    `unknown`: operators that torch does not compute here; brecq leaves such a block to its single layers.
+    """
     blocks = find_blocks(planned.loaded.model, planned.sites, planned.plan.sites)
     nodes = planned.loaded.model.graph.node
     made: list[dict[str, Any]] = [
@@ -45,12 +49,13 @@ def block_summary(planned: Planned) -> list[dict[str, Any]]:
             "inputs": list(block.inputs),
             "weights": list(block.sites),
             "operators": sorted({nodes[k].op_type for k in block.nodes} - {"Constant"}),
+            "unknown": sorted({nodes[k].op_type for k in block.nodes if not is_known(nodes[k])}),
         }
         for block in blocks
     ]
     inside = {name for block in blocks for name in block.sites}
     alone = [name for name in planned.plan.sites if name not in inside]
-    return [*made, {"exit": None, "inputs": [], "weights": alone, "operators": []}] if alone else made
+    return [*made, {"exit": None, "inputs": [], "weights": alone, "operators": [], "unknown": []}] if alone else made
 
 
 def plan_summary(planned: Planned) -> dict[str, Any]:

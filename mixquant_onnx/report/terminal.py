@@ -101,8 +101,11 @@ def show_blocks(blocks: Sequence[dict[str, Any]], console: Console) -> None:
         table.add_column(name, overflow="fold")
     for block in blocks:
         place = "(in no block)" if block["exit"] is None else block["exit"]
-        table.add_row(escape(place), escape(" ".join(block["weights"])), " ".join(block["operators"]))
+        marked = " ".join(f"{name}*" if name in block["unknown"] else name for name in block["operators"])
+        table.add_row(escape(place), escape(" ".join(block["weights"])), escape(marked))
     console.print(table)
+    if any(block["unknown"] for block in blocks):
+        console.print("* not known to --method brecq: its block stays with its layers' own solution")
 
 
 def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:

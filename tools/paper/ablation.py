@@ -1,5 +1,5 @@
 """Experiment 5: which part does what? Plans of the same bytes (the same bits for all layers, the paper's rule, budgets
-by energy, hessian and output) times methods (asymmetric, mse, gptq, adaround, brecq)."""
+by energy, hessian, output and block) times methods (asymmetric, mse, gptq, adaround, brecq)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paper.plans import RULE, UNIFORM, Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
 
-PLANS = (UNIFORM, RULE, "energy", "hessian", "output")
+PLANS = (UNIFORM, RULE, "energy", "hessian", "output", "block")
 METHODS = {"asymmetric": "minmax", "mse": "mse", "gptq": "gptq", "adaround": "adaround", "brecq": "brecq"}
 
 

@@ -1,0 +1,89 @@
+"""What later layers of a block make up for: a table of pairs, as layers have one of their own (BRECQ, Li et al. 2021,
+arXiv 2102.05426, section 3.4, where effects inside a block are looked up)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+
+from onnx import ModelProto
+
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.costs import anchors, few
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph.blocks import Block, find_blocks
+from mixquant_onnx.graph.sites import LocatedSite, weight_values
+from mixquant_onnx.metrics import relative_noise
+from mixquant_onnx.oracle import editable_copy, put, replace_weight
+from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.quantizer import quantize_weight, quick
+from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.types import ErrorTable
+from mixquant_onnx.verify import run_all
+
+Shares = Mapping[tuple[str, str], float]
+"""Of the first of two weights: the share of its error at the network's outputs that the second makes up for, below 0
+where both are worse together than each alone."""
+
+
+def made_up_for(
+    table: ErrorTable, model: ModelProto, sites: Mapping[str, LocatedSite], fit: Data, held: Data,
+    progress: Progress = quiet,
+) -> Shares:  # fmt: skip
+    """For each two weights of a block, in the order of the graph.
+
+    The first is quantized at the lower anchor width on `fit`, the second at the higher one on inputs as the first left
+    them, which it is fitted to; measured on `held`. The share hardly depends on the widths (docs/experiment-pairs.md).
+    Empty where the model does not run.
+    """
+    blocks = [block for block in find_blocks(model, sites, table) if len(block.sites) > 1]
+    if not blocks:
+        return {}
+    found: dict[tuple[str, str], float] = {}
+    try:
+        measured = _Measured(table, model, sites, fit, held)
+        for position, block in enumerate(blocks):
+            found.update(measured.of(block))
+            progress("measure pairs", position + 1, len(blocks))
+    except RuntimeFailure:
+        return {}
+    return found
+
+
+class _Measured:
+    def __init__(
+        self, table: ErrorTable, model: ModelProto, sites: Mapping[str, LocatedSite], fit: Data, held: Data
+    ) -> None:
+        self._table, self._sites = table, sites
+        self._calibration = Calibration(model, {name: sites[name] for name in table}, fit)
+        self._current, self._replaced = editable_copy(model)
+        self._own, self._changed = self._calibration.float_inputs(), self._calibration.watched(self._current)
+        self._held = few(held)
+        self._reference = run_all(Session(model), self._held)
+
+    def of(self, block: Block) -> dict[tuple[str, str], float]:
+        members = [name for name in self._calibration.order if name in block.sites]
+        for watched in (self._own, self._changed):
+            self._calibration.pass_by(members[:1], watched)
+        coarse = {name: self._noise((name, 0)) for name in members[:-1]}
+        fine = {name: self._noise((name, -1)) for name in members[1:]}
+        return {(a, b): _share(coarse[a], fine[b], self._noise((a, 0), (b, -1))) for a, b in combinations(members, 2)}
+
+    def _noise(self, *chosen: tuple[str, int]) -> float:
+        """At the outputs, with some weights quantized, one after the other, each at one of its anchor widths."""
+        own, changed = self._own.fork(), self._changed.fork()
+        for name, anchor in chosen:
+            inputs = self._calibration.in_turn([name], own, changed).get(name)
+            scheme = quick(anchors(self._table[name])[anchor])
+            q = quantize_weight(self._sites[name].site, weight_values(self._sites[name]), scheme, inputs)
+            replace_weight(self._replaced[name], q)
+        noise = relative_noise(self._reference, run_all(Session(self._current), self._held))
+        for name, _ in chosen:
+            put(self._replaced[name], weight_values(self._sites[name]))
+        return noise
+
+
+def _share(first: float, second: float, both: float) -> float:
+    """0 where there is nothing to make up for."""
+    return (first + second - both) / first if first > 0 and math.isfinite(first + second + both) else 0.0

@@ -1,0 +1,104 @@
+"""What a later layer of a block makes up for does not count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from mixquant_onnx import costs, interactions
+from mixquant_onnx.allocation import price_all
+from mixquant_onnx.api import options_of
+from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.feeds import Data
+from mixquant_onnx.graph import model_io
+from mixquant_onnx.graph.sites import find, weight_values
+from mixquant_onnx.measure import SearchOptions, measure
+from mixquant_onnx.runtime import RuntimeFailure
+from mixquant_onnx.types import ErrorTable, Grid, Scheme
+
+RANDOM = np.random.default_rng(11)
+CHAIN = [("MatMul", ["x", "a"], ["h"]), ("MatMul", ["h", "b"], ["y"])]
+SIDE = [("MatMul", ["x", "a"], ["h"]), ("MatMul", ["x", "b"], ["i"]), ("Add", ["h", "i"], ["y"])]
+
+
+def network(nodes: list[tuple[str, list[str], list[str]]]) -> ModelProto:
+    weights = {name: RANDOM.standard_normal((24, 24)).astype(np.float32) for name in "ab"}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 24]) for name in "xy"]
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph([helper.make_node(*node) for node in nodes], "g", values[:1], values[1:], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def data() -> Data:
+    return Data(feeds=({"x": RANDOM.standard_normal((400, 24)).astype(np.float32)},), labels=None, synthetic=False)
+
+
+def table_of(model: ModelProto) -> ErrorTable:
+    sites = find(model, 1).sites
+    return measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions(method="gptq"))
+
+
+def shares(model: ModelProto) -> interactions.Shares:
+    return interactions.made_up_for(table_of(model), model, find(model, 1).sites, data(), data())
+
+
+def test_a_layer_makes_up_for_the_one_before_and_not_for_the_one_beside() -> None:
+    assert shares(network(CHAIN))["a", "b"] > 0.5
+    assert abs(shares(network(SIDE))["a", "b"]) < 0.2
+
+
+def test_every_layer_of_a_pair_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those at the end of the network, whose inputs nothing else reads."""
+    samples: list[int] = []
+    plain = Calibration.in_turn
+
+    def counted(self: Calibration, *given: Any) -> dict[str, Any]:
+        found = plain(self, *given)
+        samples.extend(found[name].samples if name in found else 0 for name in given[0])
+        return found
+
+    monkeypatch.setattr(Calibration, "in_turn", counted)
+    for nodes in (CHAIN, SIDE):
+        shares(network(nodes))
+        assert samples and set(samples) == {400}
+
+
+def test_nothing_is_measured_where_the_model_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeFailure("no")
+
+    monkeypatch.setattr(interactions, "run_all", fails)
+    assert shares(network(CHAIN)) == {}
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = network(CHAIN)
+    before = model.SerializeToString()
+    shares(model)
+    assert model.SerializeToString() == before
+
+
+def test_all_that_is_made_up_for_is_taken_off_and_never_all() -> None:
+    scheme = Scheme(bits=4, grid=Grid(per="channel"))
+    output = {name: {scheme: 2.0} for name in "abcd"}
+    shares = {("a", "b"): 0.5, ("a", "c"): 0.25, ("b", "c"): 7.0, ("c", "d"): -0.5, ("d", "e"): -2, ("d", "f"): -2}
+    found = costs.block(output, shares)
+    assert {name: own[scheme] for name, own in found.items()} == pytest.approx(
+        {"a": 0.75, "b": 0.2, "c": 3.0, "d": 3.8}
+    )
+
+
+def test_a_plan_by_blocks_prices_what_is_made_up_for_lower() -> None:
+    model = network(CHAIN)
+    feed = data().feeds
+    found = {}
+    for cost in ("output", "block"):
+        options = options_of(avg_bits=5, cost=cost, data=feed, method="gptq", min_size=1, verify=False)
+        found[cost] = price_all(model_io.as_loaded(model), options)[0]
+        assert found[cost].cost == cost
+    for name, most in (("a", 0.5), ("b", 1.0)):
+        for scheme, plain in found["output"].costs[name].items():
+            assert found["block"].costs[name][scheme] <= most * plain
