@@ -34,7 +34,8 @@ def made_up_for(
     """For each two weights of a block, in the order of the graph.
 
     The first is quantized at the lower anchor width on `fit`, the second at the higher one on inputs as the first left
-    them, which it is fitted to; measured on `held`. The share hardly depends on the widths (docs/experiment-pairs.md).
+    them, which it is fitted to; measured on `held`. Where the second's own error hides little, the share hardly depends
+    on the width of the first (docs/experiment-pairs.md).
     Empty where the model does not run.
     """
     blocks = [block for block in find_blocks(model, sites, table) if len(block.sites) > 1]

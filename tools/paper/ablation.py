@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--bits", default="3,4")
     parser.add_argument("--rows", type=int, default=512, help="of calibration data")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--plans", default=",".join(PLANS))
     args = parser.parse_args(arguments)
     methods = args.methods.split(",")
     print(f"# Which part does what?\n\n{versions()}. SQNR of the logits in dB and top-1 on labelled data, one scale")
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
         reference = one.logits(one.path)
         plans = Plans(one, args.rows)
         for bits in (float(b) for b in args.bits.split(",")):
-            for label, plan in plans.at(bits, PLANS).items():
+            for label, plan in plans.at(bits, args.plans.split(",")).items():
                 shown = []
                 for place, method in enumerate(methods):
                     result = plans.run(plan, METHODS[method])
