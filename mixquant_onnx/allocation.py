@@ -94,12 +94,11 @@ def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = qu
     if options.cost != "output":
         shares = made_up_for(searched.table, loaded.model, searched.sites, fit, held, progress)
         found["block"] = measured.block(output, shares)
-    if options.cost == "auto":
-        found |= {"hessian": hessian, "even": measured.even(searched.table)}
+    if options.cost != "auto":
+        return [Priced(searched=searched, costs=found[options.cost], cost=options.cost)]
+    found |= {"hessian": hessian, "even": measured.even(searched.table)}
     made = [Priced(searched=searched, costs=costs, cost=name) for name, costs in found.items()]
-    if options.cost == "auto":
-        return [*made, by_energy(searched)]
-    return made[-1:]
+    return [*made, by_energy(searched)]
 
 
 def by_energy(searched: Searched) -> Priced:

@@ -19,7 +19,7 @@ from mixquant_onnx.oracle import editable_copy, put, replace_weight
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.quantizer import quantize_weight, quick
 from mixquant_onnx.runtime import RuntimeFailure, Session
-from mixquant_onnx.types import ErrorTable
+from mixquant_onnx.types import ErrorTable, Quantized
 from mixquant_onnx.verify import run_all
 
 Shares = Mapping[tuple[str, str], float]
@@ -67,20 +67,28 @@ class _Measured:
         members = [name for name in self._calibration.order if name in block.sites]
         for watched in (self._own, self._changed):
             self._calibration.pass_by(members[:1], watched)
-        coarse = {name: self._noise((name, 0)) for name in members[:-1]}
-        fine = {name: self._noise((name, -1)) for name in members[1:]}
-        return {(a, b): _share(coarse[a], fine[b], self._noise((a, 0), (b, -1))) for a, b in combinations(members, 2)}
+        coarse = {name: self._solved(name, 0) for name in members[:-1]}
+        before = {name: self._noise({name: q}) for name, q in coarse.items()}
+        alone = {name: self._noise({name: self._solved(name, -1)}) for name in members[1:]}
+        found = {}
+        for a, b in combinations(members, 2):
+            replace_weight(self._replaced[a], coarse[a])
+            both = self._noise({a: coarse[a], b: self._solved(b, -1)})
+            found[a, b] = _share(before[a], alone[b], both)
+        return found
 
-    def _noise(self, *chosen: tuple[str, int]) -> float:
-        """At the outputs, with some weights quantized, one after the other, each at one of its anchor widths."""
-        own, changed = self._own.fork(), self._changed.fork()
-        for name, anchor in chosen:
-            inputs = self._calibration.in_turn([name], own, changed).get(name)
-            scheme = quick(anchors(self._table[name])[anchor])
-            q = quantize_weight(self._sites[name].site, weight_values(self._sites[name]), scheme, inputs)
+    def _solved(self, name: str, anchor: int) -> Quantized:
+        """At one of its anchor widths, on inputs as they now are."""
+        inputs = self._calibration.in_turn([name], self._own.fork(), self._changed.fork()).get(name)
+        located, scheme = self._sites[name], quick(anchors(self._table[name])[anchor])
+        return quantize_weight(located.site, weight_values(located), scheme, inputs)
+
+    def _noise(self, quantized: Mapping[str, Quantized]) -> float:
+        """At the outputs, with some weights `quantized`, which are put back."""
+        for name, q in quantized.items():
             replace_weight(self._replaced[name], q)
         noise = relative_noise(self._reference, run_all(Session(self._current), self._held))
-        for name, _ in chosen:
+        for name in quantized:
             put(self._replaced[name], weight_values(self._sites[name]))
         return noise
 

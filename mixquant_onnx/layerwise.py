@@ -51,6 +51,7 @@ def quantize_layers(
     calibration = Calibration(model, sites, data, hold_back=by_blocks)
     current, replaced = editable_copy(model)
     own, changed = calibration.float_inputs(), calibration.watched(current)
+    stages = calibration.stages()
     blocks = Blockwise(planned, current, calibration, settings or Reconstruction())
     quantized: dict[str, Quantized] = {}
     short: list[str] = []
@@ -78,7 +79,7 @@ def quantize_layers(
 
     def block_of(name: str) -> dict[str, Quantized]:
         """All layers of a block: each on its own, then together."""
-        parts = [part for stage in calibration.stages() if (part := [n for n in stage if n in blocks.members(name)])]
+        parts = [part for stage in stages if (part := [n for n in stage if n in blocks.members(name)])]
         calibration.pass_by(parts[0], changed)
         made = blocks.kept(name)
         if made is None:
@@ -93,7 +94,7 @@ def quantize_layers(
         return made
 
     told = ""
-    for stage in calibration.stages():
+    for stage in stages:
         for name in stage:
             if name in blocks and name not in quantized:
                 quantized |= block_of(name)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from cases import Fails, classifier, files_under
 
+from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.cli import main
+from mixquant_onnx.second_moments import SecondMoments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +30,21 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "out.onnx"
+
+
+@pytest.fixture
+def samples_met(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Each weight that is calibrated in turn, and how many samples of its input it met."""
+    met: list[tuple[str, int]] = []
+    plain = Calibration.in_turn
+
+    def counted(self: Calibration, names: Sequence[str], *given: Any) -> dict[str, SecondMoments]:
+        found = plain(self, names, *given)
+        met.extend((name, found[name].samples if name in found else 0) for name in names)
+        return found
+
+    monkeypatch.setattr(Calibration, "in_turn", counted)
+    return met
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -11,7 +9,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from mixquant_onnx import costs, interactions
 from mixquant_onnx.allocation import price_all
 from mixquant_onnx.api import options_of
-from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import find, weight_values
@@ -50,20 +47,11 @@ def test_a_layer_makes_up_for_the_one_before_and_not_for_the_one_beside() -> Non
     assert abs(shares(network(SIDE))["a", "b"]) < 0.2
 
 
-def test_every_layer_of_a_pair_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_layer_of_a_pair_is_calibrated(samples_met: list[tuple[str, int]]) -> None:
     """Also those at the end of the network, whose inputs nothing else reads."""
-    samples: list[int] = []
-    plain = Calibration.in_turn
-
-    def counted(self: Calibration, *given: Any) -> dict[str, Any]:
-        found = plain(self, *given)
-        samples.extend(found[name].samples if name in found else 0 for name in given[0])
-        return found
-
-    monkeypatch.setattr(Calibration, "in_turn", counted)
     for nodes in (CHAIN, SIDE):
         shares(network(nodes))
-        assert samples and set(samples) == {400}
+        assert samples_met and {count for _, count in samples_met} == {400}
 
 
 def test_nothing_is_measured_where_the_model_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

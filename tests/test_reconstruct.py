@@ -430,24 +430,15 @@ def test_rows_are_held_back_where_enough_are_left(rows: int, held: int) -> None:
     assert sum(len(one["x"]) for one in calibration.feeds) == rows
 
 
-def test_a_weight_inside_a_block_that_is_not_of_it_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_inside_a_block_that_is_not_of_it_is_calibrated(samples_met: list[tuple[str, int]]) -> None:
     """Read by a layer of the block and by another one: reconstructed alone, from its inputs in the block."""
-    samples: dict[str, int] = {}
-    plain = Calibration.in_turn
-
-    def counted(self: Calibration, names: Any, *given: Any) -> dict[str, Any]:
-        found = plain(self, names, *given)
-        samples.update({name: one.samples for name, one in found.items()})
-        return found
-
-    monkeypatch.setattr(Calibration, "in_turn", counted)
     model = text(
         """agraph (float[n,16] x, float[16,16] a, float[16,16] w, float[16,16] c) => (float[n,16] y)
         { h = MatMul (x, a) i = MatMul (x, w) s = Add (h, i) r = Relu (s) z = MatMul (r, c)
           t = Relu (z) y = MatMul (t, w) }""", a=values(16, 16), w=values(16, 16), c=values(16, 16),
     )  # fmt: skip
     quantized(model, {"x": values(64, 16)}, "brecq", iterations=10)
-    assert samples["w"] == 64
+    assert dict(samples_met)["w"] == 64
 
 
 def test_a_weight_that_leads_nowhere_is_quantized_layer_by_layer() -> None:

@@ -103,7 +103,7 @@ def learn(
             program, output, soft, constants, samples, learned, iterations, random,
             {name: near * curvature for name, curvature in curvatures.items()},
         )  # fmt: skip
-        hard = {name: weight.at((weight.hidden.detach() > 0).float()) for name, weight in soft.items()}
+        hard = {name: weight.at(weight.decided()) for name, weight in soft.items()}
         after = _error(program, output, hard, constants, samples, judged)
         if after < before:
             break
@@ -149,13 +149,13 @@ def _curvatures(
     of the output, drawn by random directions of it."""
     total = {name: torch.zeros_like(value) for name, value in start.items()}
     for _ in range(_DRAWS):
-        given, target, importance = samples.batch(_drawn(learned, samples.at_once, random))
+        given, _, importance = samples.batch(_drawn(learned, samples.at_once, random))
         weights = {name: value.clone().requires_grad_(True) for name, value in start.items()}
         found = program.run({**constants, **given, **weights}, [output])[0]
         direction = torch.randn(found.shape, generator=random)
         if importance is not None:
             direction = direction * importance.sqrt()
-        places = found.numel() / found.shape[channel_axis(target)]
+        places = found.numel() / found.shape[channel_axis(found)]
         gradients = torch.autograd.grad(found, list(weights.values()), direction)
         for name, gradient in zip(weights, gradients, strict=True):
             total[name] += gradient**2 / (_DRAWS * places)

@@ -71,7 +71,10 @@ class SoftWeight:
         up = self.up()
         return float(((up > 0.01) & (up < 0.99)).float().mean())
 
+    def decided(self) -> Tensor:
+        """`up`, all of it at one of the two levels."""
+        return (self.hidden.detach() > 0).float()
+
     def hardened(self) -> Quantized:
-        up = (self.hidden.detach() > 0).float()
-        codes = (self._floor + up).clamp(max=self._highest).to(torch.uint8)
+        codes = (self._floor + self.decided()).clamp(max=self._highest).to(torch.uint8)
         return replace(self._q, codes=codes.numpy())

@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
     parser = options("ablation", __doc__)
     parser.add_argument("--bits", default="3,4")
     parser.add_argument("--rows", type=int, default=512, help="of calibration data")
+    parser.add_argument("--iterations", type=int, default=500, help="of adaround and brecq, a layer or block")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--plans", default=",".join(PLANS))
     args = parser.parse_args(arguments)
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
             for label, plan in plans.at(bits, args.plans.split(",")).items():
                 shown = []
                 for place, method in enumerate(methods):
-                    result = plans.run(plan, METHODS[method])
+                    result = plans.run(plan, METHODS[method], iterations=args.iterations)
                     top, _, error = one.figures(result.model, reference)
                     ratio = -10 * np.log10(error)
                     shown.append(f"{ratio:.1f} / {top:.1%}")
