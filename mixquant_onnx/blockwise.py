@@ -20,7 +20,7 @@ from mixquant_onnx.planning import Planned
 from mixquant_onnx.reconstruct.outcome import Outcome
 from mixquant_onnx.types import Quantized
 
-_WAY = 2
+_WAY = 3
 """Counts up where blocks are reconstructed in another way, so that older ones are not taken up."""
 
 _PARTS = ("codes", "scale", "zero_point")

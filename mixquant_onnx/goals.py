@@ -24,7 +24,7 @@ from mixquant_onnx.pipeline import RunResult, execute, size_of
 from mixquant_onnx.planning import Planned, planned_with
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.promises import Tell, check_judge, keep, least_bits, silent
-from mixquant_onnx.sizing import plan_of_size
+from mixquant_onnx.sizing import Added, added, plan_of_size
 from mixquant_onnx.types import Cell
 
 _UNIFORM = "uniform"
@@ -41,15 +41,16 @@ def plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) 
     rivals = price_all(loaded, options, progress)
     if len(rivals) > 1:
         rivals.append(replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM))
-    return winner(_ranked(rivals, lambda priced: _plan_of(priced, options), options, progress), options)
+    known = None if options.max_size is None else added(rivals[0].searched, options)
+    return winner(_ranked(rivals, lambda priced: _plan_of(priced, options, known), options, progress), options)
 
 
-def _plan_of(priced: Priced, options: Options) -> Planned:
+def _plan_of(priced: Priced, options: Options, known: Added | None) -> Planned:
     uniform = _uniform_plan(priced, options) if priced.cost == _UNIFORM else None
     if uniform is not None:
         return uniform
-    if options.max_size is not None:
-        return plan_of_size(priced, options, options.max_size)
+    if options.max_size is not None and known is not None:
+        return plan_of_size(priced, options, options.max_size, known)
     return plan_priced(priced, options)
 
 

@@ -189,18 +189,27 @@ def place(written: Sequence[Path], output: Path, loaded: model_io.Loaded) -> tup
     return tuple(reversed(placed))
 
 
-def size_of(planned: Planned, options: Options) -> int:
-    """Bytes of the file that `planned` makes. Codes do not change it, so they are the quickest ones."""
+def draft(planned: Planned, options: Options) -> ModelProto:
+    """A model as large as the one that `planned` makes. Codes do not change that, so they are the quickest ones."""
     quantized = {}
     for name, scheme in planned.plan.sites.items():
         located = planned.sites[name]
         quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
         quantized[name] = replace(quick, scheme=scheme)
-    model = _rewrite(planned.loaded.model, quantized, options.form)[0]
-    if not planned.loaded.external and model.ByteSize() < model_io.LARGEST_PROTOBUF:
+    return _rewrite(planned.loaded.model, quantized, options.form)[0]
+
+
+def size_of(planned: Planned, options: Options) -> int:
+    """Bytes of the file that `planned` makes."""
+    return stored_size(draft(planned, options), planned.loaded)
+
+
+def stored_size(model: ModelProto, loaded: model_io.Loaded) -> int:
+    """Bytes of `model` in a file, or in files where `loaded` was in several."""
+    if not loaded.external and model.ByteSize() < model_io.LARGEST_PROTOBUF:
         return int(model.ByteSize())
     with tempfile.TemporaryDirectory() as folder:
-        files = model_io.save(model, Path(folder) / "model.onnx", planned.loaded.external, _LONG_NAME)
+        files = model_io.save(model, Path(folder) / "model.onnx", loaded.external, _LONG_NAME)
         return sum(file.stat().st_size for file in files)
 
 

@@ -2,74 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from mixquant_onnx.allocation import Priced, plan_within
-from mixquant_onnx.allocators.budget import Choice
+from onnx import ModelProto
+
+from mixquant_onnx.allocation import Priced
+from mixquant_onnx.allocators.budget import Choices
+from mixquant_onnx.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.options import Options, size_limit
-from mixquant_onnx.pipeline import size_of
-from mixquant_onnx.planning import Planned, planned_with
+from mixquant_onnx.pipeline import draft, size_of, stored_size
+from mixquant_onnx.planning import Planned, Searched, planned_with
 from mixquant_onnx.types import Scheme
 
 _SIZE_TURNS = 8
-_SIZE_WITHIN = 0.99
 
 
-def plan_of_size(priced: Priced, options: Options, text: str) -> Planned:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Added:
+    """Bytes that a file takes beside codes, scales and zero points, by width."""
+
+    site: Mapping[int, int]
+    """Of each weight: nodes, names, shapes."""
+
+    once: Mapping[int, int]
+    """Of the functions that unpack."""
+
+
+def added(searched: Searched, options: Options) -> Added:
+    """Found out by giving all weights one width, for each width."""
+    floats = {name: searched.sites[name].source.tensor.ByteSize() for name in searched.table}
+    before, functions = searched.loaded.model.ByteSize(), _function_bytes(searched.loaded.model)
+    site, once = {}, {}
+    for bits in sorted({c.scheme.bits for errors in searched.table.values() for c in errors.cells}):
+        cells = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in searched.table.items()}
+        planned = planned_with(searched, {n: c.scheme for n, c in cells.items()}, options, "budget")
+        model = draft(planned, options)
+        once[bits] = _function_bytes(model) - functions
+        without = before + once[bits] + sum(cells[n].nbytes - floats[n] for n in planned.plan.sites)
+        site[bits] = (stored_size(model, searched.loaded) - without) // max(len(planned.plan.sites), 1)
+    return Added(site=site, once=once)
+
+
+def _function_bytes(model: ModelProto) -> int:
+    return sum(function.ByteSize() for function in model.functions)
+
+
+def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> Planned:
     """The least cost in a file of at most the given size. Raises OptionError naming the smallest possible size."""
     limit = size_limit(text, priced.searched.loaded.nbytes)
-    choices = _with_nodes(priced, options)
-    smallest = min(
-        (plan_within(priced, options, by, 0) for by in (choices, priced.choices())),
-        key=lambda made: size_of(made, options),
-    )
-    least = size_of(smallest, options)
+    choices = {
+        name: [replace(c, nbytes=c.nbytes + known.site[c.scheme.bits]) for c in own if c.scheme is not None]
+        for name, own in priced.choices().items()
+    }
+    best, least, predicted = _plan(priced, options, choices, 0, known)
     if least > limit:
         raise OptionError(
             f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
             f"allow fewer bits with --bits or a coarser --granularity"
         )
-    best, taken = smallest, least
-    for pool in (choices, None):
-        if pool is None:
-            widths = {scheme.bits for scheme in best.plan.sites.values()}
-            pool = {n: [c for c in own if c.scheme and c.scheme.bits in widths] for n, own in choices.items()}
-        target = limit - (taken - _predicted(best, choices))
-        for _ in range(_SIZE_TURNS):
-            found = plan_within(priced, options, pool, target)
-            size, predicted = size_of(found, options), _predicted(found, choices)
-            if taken < size <= limit:
-                best, taken = found, size
-            if taken >= _SIZE_WITHIN * limit or (size <= limit and predicted == target):
-                return best
-            target = predicted + limit - size
+    size = least
+    tried: set[tuple[Scheme, ...]] = set()
+    for _ in range(_SIZE_TURNS):
+        found, size, predicted = _plan(priced, options, choices, predicted + limit - size, known)
+        if size <= limit and _cost(priced, found) < _cost(priced, best):
+            best = found
+        schemes = tuple(found.plan.sites.values())
+        if schemes in tried:
+            break
+        tried.add(schemes)
     return best
 
 
-def _predicted(planned: Planned, choices: Mapping[str, Sequence[Choice]]) -> int:
-    """Bytes that the sites of `choices` take under a plan, other than by making the file."""
-    total = 0
-    for name, own in choices.items():
-        scheme = planned.plan.sites.get(name)
-        stays = planned.sites[name].source.tensor.ByteSize()
-        total += next((c.nbytes for c in own if c.scheme == scheme), stays)
-    return total
+def _plan(priced: Priced, options: Options, choices: Choices, limit: int, known: Added) -> tuple[Planned, int, int]:
+    """The least cost within `limit`, the bytes of its file, and how many were predicted."""
+    chosen = best_within_charged(choices, limit, known.once)
+    schemes = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
+    planned = planned_with(priced.searched, schemes, options, "budget")
+    return planned, size_of(planned, options), total_bytes(chosen, known.once)
 
 
-def _with_nodes(priced: Priced, options: Options) -> dict[str, list[Choice]]:
-    """The candidates with all that they add to a file: nodes, names and shapes, which differ by width."""
-    searched = priced.searched
-    floats = {name: searched.sites[name].source.tensor.ByteSize() for name in searched.table}
-    extra: dict[int, int] = {}
-    for bits in sorted({c.scheme.bits for errors in searched.table.values() for c in errors.cells}):
-        cells = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in searched.table.items()}
-        schemes: dict[str, Scheme] = {name: cell.scheme for name, cell in cells.items()}
-        planned = planned_with(searched, schemes, options, "budget")
-        without = searched.loaded.model.ByteSize() + sum(cells[n].nbytes - floats[n] for n in planned.plan.sites)
-        extra[bits] = (size_of(planned, options) - without) // max(len(planned.plan.sites), 1)
-    return {
-        name: [replace(c, nbytes=c.nbytes + extra[c.scheme.bits]) for c in own if c.scheme is not None]
-        for name, own in priced.choices().items()
-    }
+def _cost(priced: Priced, planned: Planned) -> float:
+    return sum(priced.costs[name][scheme] for name, scheme in planned.plan.sites.items())

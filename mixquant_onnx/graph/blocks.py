@@ -2,7 +2,8 @@
 
 Such a part has a single entry and a single exit (SESE) as far as quantization can reach: masks, shapes and the like,
 which no weight changes, may go around it. A residual block ends at its Add; where a network is a plain chain, up to
-three layers make a block (the inverted residual without its shortcut).
+three layers make a block (the inverted residual without its shortcut). The last layer belongs to the block before it:
+what that gives is judged by the network's output.
 """
 
 from __future__ import annotations
@@ -113,18 +114,27 @@ def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
 def _joined(
     parts: Sequence[list[int]], owners: Mapping[int, list[str]], alone: set[str], results: Collection[int]
 ) -> list[list[int]]:
-    """Parts without a weight go to the one before; single layers join up to three at a time. None joins one that makes
-    an output of the network (one of the nodes `results`): a block has one exit."""
+    """Parts without a weight go to the one before, and so does a last layer alone; single layers join up to three at a
+    time. None joins one that makes an output of the network (one of the nodes `results`): a block has one exit."""
 
     def count(part: list[int]) -> int:
         return sum(name not in alone for k in part for name in owners.get(k, []))
 
+    def ends(part: list[int]) -> bool:
+        return not set(part).isdisjoint(results)
+
+    whole: list[list[int]] = []
+    for part in parts:
+        if whole and count(part) == 0 and not ends(whole[-1]):
+            whole[-1] = whole[-1] + part
+        else:
+            whole.append(part)
     joined: list[list[int]] = []
     chained = False
-    for part in parts:
-        here = count(part)
-        closed = not joined or not set(joined[-1]).isdisjoint(results)
-        if not closed and (here == 0 or (chained and here == 1 and count(joined[-1]) < _CHAIN)):
+    for part in whole:
+        here, before = count(part), count(joined[-1]) if joined else 0
+        most = MOST_SITES if ends(part) else _CHAIN if chained else 0
+        if joined and here == 1 and before < most and not ends(joined[-1]):
             joined[-1] = joined[-1] + part
         else:
             joined.append(part)

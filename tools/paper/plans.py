@@ -18,7 +18,7 @@ from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning import Planned, planned_with, search
-from mixquant_onnx.sizing import plan_of_size
+from mixquant_onnx.sizing import Added, added, plan_of_size
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 from paper.subjects import Subject
 
@@ -40,6 +40,10 @@ class Plans:
     def _priced(self) -> Mapping[str, Priced]:
         """Minutes on a large model; the same bits for all, the rule and MixQuant do without."""
         return {p.cost: p for p in price_all(self.loaded, self._options)}
+
+    @cached_property
+    def _added(self) -> Added:
+        return added(self._searched, self._options)
 
     @property
     def loaded(self) -> model_io.Loaded:
@@ -79,7 +83,7 @@ class Plans:
             elif name == DEFAULT:
                 made[name] = mq.quantize(self.one.path, max_size=f"{limit}B", data=self.data, verify=False).plan
             else:
-                made[name] = plan_of_size(self._priced[name], self._options, f"{limit}B").plan
+                made[name] = plan_of_size(self._priced[name], self._options, f"{limit}B", self._added).plan
         return made
 
     def _rule(self, limit: int) -> BitPlan:
