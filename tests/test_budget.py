@@ -8,6 +8,7 @@ import pytest
 
 import mixquant_onnx as mq
 from mixquant_onnx.allocators.budget import Choice, best_within_bytes, hull, smallest_within_cost
+from mixquant_onnx.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.types import Grid, Scheme
 
@@ -46,6 +47,28 @@ def test_the_least_cost_within_bytes_is_near_that_of_all_plans(seed: int) -> Non
         assert sum(c.nbytes for c in chosen.values()) <= limit
         best = min(cost for cost, nbytes in plans if nbytes <= limit)
         assert best * (1 - 1e-9) <= sum(c.cost for c in chosen.values()) <= 1.01 * best
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_each_width_takes_once_is_counted(seed: int) -> None:
+    """As large as in a file of 10 kB, where the functions of five widths would take most of it."""
+    table = _random_table(seed, sites=4)
+    once = {2: 1452, 3: 3686, 4: 938, 5: 3172, 6: 2146, 7: 4384, 8: 236}
+    plans = []
+    for plan in itertools.product(*table.values()):
+        plans.append((sum(c.cost for c in plan), total_bytes(dict(zip(table, plan, strict=True)), once)))
+    for limit in np.quantile([nbytes for _, nbytes in plans], (0.05, 0.2, 0.5)).astype(int).tolist():
+        chosen = best_within_charged(table, limit, once)
+        assert total_bytes(chosen, once) <= limit
+        best = min(cost for cost, nbytes in plans if nbytes <= limit)
+        assert best * (1 - 1e-9) <= sum(c.cost for c in chosen.values()) <= 1.01 * best
+
+
+def test_widths_that_cost_nothing_once_change_nothing_and_no_limit_is_too_small() -> None:
+    table = _random_table(0)
+    assert best_within_charged(table, 50_000, {}) == best_within_bytes(table, 50_000)
+    least = best_within_charged(table, 0, {2: 10, 3: 5000})
+    assert {c.scheme.bits for c in least.values() if c.scheme} == {2}
 
 
 @pytest.mark.parametrize("seed", range(8))
