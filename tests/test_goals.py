@@ -14,7 +14,7 @@ from cases import Array, Fails, classifier, decibels, files_under, float_tensors
 from conftest import ROOT
 
 import mixquant_onnx as mq
-from mixquant_onnx import goals
+from mixquant_onnx import costs, goals
 from mixquant_onnx.api import options_of
 from mixquant_onnx.cli import main
 from mixquant_onnx.graph import model_io
@@ -63,6 +63,16 @@ def test_a_size_is_decimal_bytes(limit: str | int) -> None:
 def test_a_size_that_all_widths_fit_into_takes_the_most_bits(bits: tuple[int, ...], model_path: Path) -> None:
     plan = mq.inspect(model_path, max_size="90%", bits=bits).plan
     assert {scheme.bits for scheme in plan.sites.values()} == {max(bits)}
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_a_size_is_spent_no_worse_than_on_one_width(bits: int, model_path: Path) -> None:
+    """Though each further width brings functions into the file."""
+    one = mq.quantize(model_path, bits=[bits], method="mse", verify=False)
+    found = mq.inspect(model_path, max_size=f"{one.nbytes_after}B", method="mse")
+    cost = costs.energy(found.table, found.sites)
+    several = sum(cost[name][scheme] for name, scheme in found.plan.sites.items())
+    assert several <= sum(cost[name][scheme] for name, scheme in one.plan.sites.items())
 
 
 @pytest.mark.parametrize(("name", "few", "share"), [("cnn", (2, 4, 8), 0.22), ("transformer", (4, 8), 0.25)])
