@@ -55,7 +55,7 @@ def _plan_of(priced: Priced, options: Options, known: Added | None) -> Planned:
 
 
 def _uniform_plan(priced: Priced, options: Options) -> Planned | None:
-    """All weights at the most bits that fit; None where none does. No cost sees what a second width costs a file."""
+    """All weights at the most bits that fit; None where none does. Mixed widths must do better to be worth anything."""
     searched = priced.searched
     loaded, table = searched.loaded, searched.table
     for bits in sorted({c.scheme.bits for errors in table.values() for c in errors.cells}, reverse=True):
