@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mixquant_onnx import costs as measured
 from mixquant_onnx.allocators import qem as qem_rule
-from mixquant_onnx.allocators.budget import Choice, Choices, best_within_bytes, smallest_within_cost
+from mixquant_onnx.allocators.budget import Choice, best_within_bytes, smallest_within_cost
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.costs import Costs
 from mixquant_onnx.errors import OptionError
@@ -79,8 +79,14 @@ def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet)
 
 def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> list[Priced]:
     """At the cost of `options`; for `auto` with data at each that there is. Raises OptionError, DataError."""
+    options = with_data(loaded, options)
+    return price_searched(search(loaded, options, progress), options, progress)
+
+
+def price_searched(searched: Searched, options: Options, progress: Progress = quiet) -> list[Priced]:
+    """`price_all` of what is searched already."""
+    loaded = searched.loaded
     data = user_data(loaded, options)
-    searched = search(loaded, options, progress)
     if options.cost == "energy" or data is None or not searched.table:
         return [by_energy(searched)]
     sites = {name: searched.sites[name] for name in searched.table}
@@ -152,7 +158,7 @@ def plan_priced(priced: Priced, options: Options) -> Planned:
     choices = priced.choices()
     table = priced.searched.table
     allowed = options.qem * sum(_baseline_cost(table[name], priced.costs[name]) for name in table)
-    return planned_with(priced.searched, _schemes(smallest_within_cost(choices, allowed)), options, "qem-model")
+    return plan_of_choices(priced, options, smallest_within_cost(choices, allowed), "qem-model")
 
 
 def plan_of_bits(priced: Priced, options: Options, bits: float, floats: bool = False) -> Planned:
@@ -164,17 +170,15 @@ def plan_of_bits(priced: Priced, options: Options, bits: float, floats: bool = F
             f"--avg-bits {bits:g} is below the smallest possible, {least:.2f} with scales and zero points; "
             f"allow fewer bits with --bits or a coarser --granularity"
         )
-    return plan_within(priced, options, priced.choices(floats), limit)
+    return plan_of_choices(priced, options, best_within_bytes(priced.choices(floats), limit))
 
 
-def plan_within(priced: Priced, options: Options, choices: Choices, limit: int) -> Planned:
-    """The least cost of `choices` that take at most `limit` bytes, or the fewest bytes."""
-    chosen = best_within_bytes(choices, limit)
-    return planned_with(priced.searched, _schemes(chosen), options, "budget")
-
-
-def _schemes(chosen: Mapping[str, Choice]) -> dict[str, Scheme]:
-    return {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
+def plan_of_choices(
+    priced: Priced, options: Options, chosen: Mapping[str, Choice], allocator: str = "budget"
+) -> Planned:
+    """The plan in which each site is as it is `chosen`."""
+    schemes = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
+    return planned_with(priced.searched, schemes, options, allocator)
 
 
 def _baseline_cost(errors: SiteErrors, own: Mapping[Scheme, float]) -> float:

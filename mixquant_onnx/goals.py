@@ -21,10 +21,10 @@ from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options, size_limit
 from mixquant_onnx.pipeline import RunResult, execute, size_of
-from mixquant_onnx.planning import Planned, planned_with
+from mixquant_onnx.planning import Planned, Searched, planned_with, widths
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.promises import Tell, check_judge, keep, least_bits, silent
-from mixquant_onnx.sizing import Added, added, plan_of_size
+from mixquant_onnx.sizing import added, plan_of_size
 from mixquant_onnx.types import Cell
 
 _UNIFORM = "uniform"
@@ -41,24 +41,29 @@ def plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) 
     rivals = price_all(loaded, options, progress)
     if len(rivals) > 1:
         rivals.append(replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM))
-    known = None if options.max_size is None else added(rivals[0].searched, options)
-    return winner(_ranked(rivals, lambda priced: _plan_of(priced, options, known), options, progress), options)
+    spend = _spending(rivals[0].searched, options)
+    return winner(_ranked(rivals, lambda priced: _plan_of(priced, options, spend), options, progress), options)
 
 
-def _plan_of(priced: Priced, options: Options, known: Added | None) -> Planned:
+def _spending(searched: Searched, options: Options) -> Callable[[Priced], Planned]:
+    """What makes a plan that keeps to the budget of `options`."""
+    size = options.max_size
+    if size is None:
+        return lambda priced: plan_priced(priced, options)
+    known = added(searched, options)
+    return lambda priced: plan_of_size(priced, options, size, known)
+
+
+def _plan_of(priced: Priced, options: Options, spend: Callable[[Priced], Planned]) -> Planned:
     uniform = _uniform_plan(priced, options) if priced.cost == _UNIFORM else None
-    if uniform is not None:
-        return uniform
-    if options.max_size is not None and known is not None:
-        return plan_of_size(priced, options, options.max_size, known)
-    return plan_priced(priced, options)
+    return spend(priced) if uniform is None else uniform
 
 
 def _uniform_plan(priced: Priced, options: Options) -> Planned | None:
     """All weights at the most bits that fit; None where none does. Mixed widths must do better to be worth anything."""
     searched = priced.searched
     loaded, table = searched.loaded, searched.table
-    for bits in sorted({c.scheme.bits for errors in table.values() for c in errors.cells}, reverse=True):
+    for bits in reversed(widths(table)):
         cells = {n: min((c for c in e.cells if c.scheme.bits == bits), key=_nbytes) for n, e in table.items()}
         made = planned_with(searched, {n: c.scheme for n, c in cells.items()}, options, "budget")
         if options.max_size is not None:

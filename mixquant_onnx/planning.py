@@ -102,6 +102,11 @@ def search(loaded: model_io.Loaded, options: Options, progress: Progress = quiet
     return Searched(loaded=loaded, sites=found.sites, table=table, skipped=skipped)
 
 
+def widths(table: ErrorTable) -> list[int]:
+    """All bits that candidates have, fewest first."""
+    return sorted({c.scheme.bits for errors in table.values() for c in errors.cells})
+
+
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Options, allocator: str) -> Planned:
     """The plan of `chosen`; what would take as much as float stays float, and so do sites that are not in it."""
     skipped, kept = dict(searched.skipped), {}
@@ -121,7 +126,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Opti
         **({"max_size": options.max_size} if options.max_size is not None else {}),
         **({"qem": options.qem} if by_error else {}),
         "scope": options.scope if by_error else "model",
-        "bits": sorted({c.scheme.bits for errors in searched.table.values() for c in errors.cells}),
+        "bits": widths(searched.table),
         "granularity": str(options.search.grids[0]) if len(options.search.grids) == 1 else "auto",
         "method": options.search.method,
         "symmetric": options.search.symmetric,

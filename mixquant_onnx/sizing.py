@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
-from mixquant_onnx.allocation import Priced
+from mixquant_onnx.allocation import Priced, plan_of_choices
 from mixquant_onnx.allocators.budget import Choices
 from mixquant_onnx.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.options import Options, size_limit
 from mixquant_onnx.pipeline import draft, size_of, stored_size
-from mixquant_onnx.planning import Planned, Searched, planned_with
-from mixquant_onnx.types import Scheme
+from mixquant_onnx.planning import Planned, Searched, planned_with, widths
 
 _SIZE_TURNS = 8
 
@@ -35,7 +34,7 @@ def added(searched: Searched, options: Options) -> Added:
     floats = {name: searched.sites[name].source.tensor.ByteSize() for name in searched.table}
     before, functions = searched.loaded.model.ByteSize(), _function_bytes(searched.loaded.model)
     site, once = {}, {}
-    for bits in sorted({c.scheme.bits for errors in searched.table.values() for c in errors.cells}):
+    for bits in widths(searched.table):
         cells = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in searched.table.items()}
         planned = planned_with(searched, {n: c.scheme for n, c in cells.items()}, options, "budget")
         model = draft(planned, options)
@@ -56,31 +55,31 @@ def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> P
         name: [replace(c, nbytes=c.nbytes + known.site[c.scheme.bits]) for c in own if c.scheme is not None]
         for name, own in priced.choices().items()
     }
-    best, least, predicted = _plan(priced, options, choices, 0, known)
+    best, predicted = _plan(priced, options, choices, 0, known)
+    least = size_of(best, options)
     if least > limit:
         raise OptionError(
             f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
             f"allow fewer bits with --bits or a coarser --granularity"
         )
-    size = least
-    tried: set[tuple[Scheme, ...]] = set()
+    unforeseen = least - predicted
+    tried = [best.plan.sites]
     for _ in range(_SIZE_TURNS):
-        found, size, predicted = _plan(priced, options, choices, predicted + limit - size, known)
+        found, predicted = _plan(priced, options, choices, limit - unforeseen, known)
+        if found.plan.sites in tried:
+            break
+        tried.append(found.plan.sites)
+        size = size_of(found, options)
+        unforeseen = size - predicted
         if size <= limit and _cost(priced, found) < _cost(priced, best):
             best = found
-        schemes = tuple(found.plan.sites.values())
-        if schemes in tried:
-            break
-        tried.add(schemes)
     return best
 
 
-def _plan(priced: Priced, options: Options, choices: Choices, limit: int, known: Added) -> tuple[Planned, int, int]:
-    """The least cost within `limit`, the bytes of its file, and how many were predicted."""
+def _plan(priced: Priced, options: Options, choices: Choices, limit: int, known: Added) -> tuple[Planned, int]:
+    """The least cost within `limit`, and the bytes that its file is expected to take."""
     chosen = best_within_charged(choices, limit, known.once)
-    schemes = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
-    planned = planned_with(priced.searched, schemes, options, "budget")
-    return planned, size_of(planned, options), total_bytes(chosen, known.once)
+    return plan_of_choices(priced, options, chosen), total_bytes(chosen, known.once)
 
 
 def _cost(priced: Priced, planned: Planned) -> float:

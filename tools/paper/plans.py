@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.rule import smallest_qem
 
 import mixquant_onnx as mq
-from mixquant_onnx.allocation import Priced, price_all
+from mixquant_onnx.allocation import Priced, price_searched
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.measure import SearchOptions
@@ -39,7 +39,7 @@ class Plans:
     @cached_property
     def _priced(self) -> Mapping[str, Priced]:
         """Minutes on a large model; the same bits for all, the rule and MixQuant do without."""
-        return {p.cost: p for p in price_all(self.loaded, self._options)}
+        return {p.cost: p for p in price_searched(self._searched, self._options)}
 
     @cached_property
     def _added(self) -> Added:
