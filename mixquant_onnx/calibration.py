@@ -68,7 +68,7 @@ class Calibration:
         self, model: ModelProto, sites: Mapping[str, LocatedSite], data: Data, hold_back: bool = False
     ) -> None:
         self._model = model
-        self._synthetic = data.synthetic
+        self._noise = data.origin == "noise"
         found = {name: feature_of(located) for name, located in sites.items()}
         self.order = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
@@ -95,7 +95,7 @@ class Calibration:
         """
         all_found = self._all(names, False, every_feed)
         found = {name: one for name, one in all_found.items() if isinstance(one, Moments)}
-        return {name: one.of_generated_inputs() for name, one in found.items()} if self._synthetic else found
+        return {name: one.of_generated_inputs() for name, one in found.items()} if self._noise else found
 
     def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
         """For those of `names` that can be watched. Empty where the model does not run."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from onnx import ModelProto
@@ -33,11 +33,16 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Data:
-    """Feeds in order, and labels for all their rows where there are any."""
+    """Feeds in order, and labels for all their rows where there are any.
+
+    `origin`: given by the user; `proxy`: not the user's, but of the kind that the model reads; `noise`: random.
+    `name`: what the rows are called in messages.
+    """
 
     feeds: tuple[Mapping[str, FloatArray], ...]
     labels: FloatArray | None
-    synthetic: bool
+    origin: Literal["user", "proxy", "noise"] = "user"
+    name: str = "rows of your data"
 
 
 def model_inputs(model: ModelProto) -> list[Input]:
@@ -73,14 +78,14 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
     if labels is not None:
         found = [_read_labels(labels)]
     joined = np.concatenate([_classes(a, labels or path) for a in found]) if found else None
-    return Data(feeds=tuple(feeds), labels=joined, synthetic=False)
+    return Data(feeds=tuple(feeds), labels=joined)
 
 
 def data_of(feeds: Sequence[Mapping[str, FloatArray]], labels: Path | None, inputs: list[Input]) -> Data:
     """Feeds that the caller has in memory, checked and cut as those of files. Raises DataError."""
     made = [feed for given in feeds for feed in _cut(Path("data"), dict(given), inputs)]
     classes = None if labels is None else _classes(_read_labels(labels), labels)
-    return Data(feeds=tuple(made), labels=classes, synthetic=False)
+    return Data(feeds=tuple(made), labels=classes)
 
 
 def _read(file: Path) -> dict[str, FloatArray]:
@@ -201,7 +206,7 @@ def split(model: ModelProto, data: Data, every: int = 4) -> tuple[Data, Data]:
 
     def part(wanted: bool) -> Data:
         kept = tuple(feed for feed, h in zip(parts, held, strict=True) if h == wanted)
-        return Data(feeds=kept, labels=None if labels is None else labels[which == wanted], synthetic=data.synthetic)
+        return replace(data, feeds=kept, labels=None if labels is None else labels[which == wanted])
 
     return part(False), part(True)
 
@@ -213,7 +218,7 @@ def synthetic(model: ModelProto, count: int = 4) -> Iterator[Data]:
     for free in ((1, 16), (1, 224), (1, 64), (1, 320), (1, 32), (2, 128), (1, 512), (1, 1), (1, 48)):
         random = np.random.default_rng(SEED)
         feeds = [{i.name: _generate(i, free, limits, random) for i in inputs} for _ in range(count)]
-        yield Data(feeds=tuple(feeds), labels=None, synthetic=True)
+        yield Data(feeds=tuple(feeds), labels=None, origin="noise", name="rows of noise")
 
 
 def _generate(

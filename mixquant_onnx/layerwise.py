@@ -41,7 +41,7 @@ def quantize_layers(
     """Weights of calibrated methods one after another, the others at once; see `quantize_weight`."""
     plan, model = planned.plan, planned.loaded.model
     sites = {name: planned.sites[name] for name in plan.sites}
-    calibrated = data is not None and not data.synthetic
+    calibrated = data is not None and data.origin != "noise"
     in_turn = [n for n, scheme in plan.sites.items() if scheme.method in SOLVERS] if calibrated else []
     at_once = [name for name in plan.sites if name not in set(in_turn)]
     if not in_turn or data is None:

@@ -69,7 +69,7 @@ def prove(
         quality=quality,
         float_accuracy=accuracy,
         samples=0 if data is None else verify.sample_count(data),
-        synthetic=data is not None and data.synthetic,
+        synthetic=data is not None and data.origin != "user",
         notes=tuple(notes),
     )
 
@@ -82,6 +82,6 @@ def _doubts(quality: tuple[verify.Quality, ...], data: Data) -> list[str]:
     worst = min((q.sqnr_db for q in quality), default=_DOUBTFUL_DB)
     if worst >= _DOUBTFUL_DB:
         return []
-    if data.synthetic:
+    if data.origin != "user":
         return [f"only {worst:.1f} dB on generated inputs, which may be unlike yours: judge with --data and --labels"]
     return [f"only {worst:.1f} dB on your data: lower --qem, or allow more bits"]

@@ -134,7 +134,7 @@ def test_branches_that_are_taken_are_seen_and_others_are_not() -> None:
     x = RANDOM.standard_normal((4, 8)).astype(np.float32)
     sites = {n: s for n, s in find(model, 1).sites.items() if n.startswith("w")}
     feed = {"x": x, "first": np.array(True), "second": np.array(False)}
-    found = Calibration(model, sites, Data(feeds=(feed,), labels=None, synthetic=False)).second_moments(list(sites))
+    found = Calibration(model, sites, Data(feeds=(feed,), labels=None)).second_moments(list(sites))
     assert set(found) == {"wb"}
     positive = np.maximum(x, 0)
     np.testing.assert_allclose(found["wb"].matrix[0], positive.T @ positive / 4, rtol=1e-4, atol=1e-5)
@@ -143,7 +143,7 @@ def test_branches_that_are_taken_are_seen_and_others_are_not() -> None:
 def test_moments_are_means_over_all_feeds_and_agree_with_second_moments() -> None:
     model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 7], {"w": RANDOM.standard_normal((7, 4))})
     arrays = [RANDOM.standard_normal((5, 7)).astype(np.float32) + 1 for _ in range(3)]
-    data = Data(feeds=tuple({"x": a} for a in arrays), labels=None, synthetic=False)
+    data = Data(feeds=tuple({"x": a} for a in arrays), labels=None)
     calibration = Calibration(model, find(model, 1).sites, data)
     plain, second = calibration.moments(["w"])["w"], calibration.second_moments(["w"])["w"]
     both = np.concatenate(arrays)
@@ -159,7 +159,7 @@ def test_of_generated_inputs_only_the_sign_and_the_common_size_are_believed() ->
     x[:, 4:] -= 3 + 2 * (RANDOM.random((50, 3)) > 0.5).astype(np.float32)
     moments = {}
     for synthetic in (False, True):
-        data = Data(feeds=({"x": x},), labels=None, synthetic=synthetic)
+        data = Data(feeds=({"x": x},), labels=None, origin="noise" if synthetic else "user")
         moments[synthetic] = Calibration(model, find(model, 1).sites, data).moments(["w"])["w"]
     real, generated = moments[False], moments[True]
     np.testing.assert_allclose(generated.mean[0], [real.mean[0, :4].mean()] * 4 + list(real.mean[0, 4:]), rtol=1e-5)
@@ -183,7 +183,7 @@ def test_the_target_repeats_the_float_output_on_changed_inputs() -> None:
         else:
             current = made
     x = RANDOM.standard_normal((4000, 7)).astype(np.float32)
-    data = Data(feeds=({"x": x},), labels=None, synthetic=False)
+    data = Data(feeds=({"x": x},), labels=None)
     sites = {"w": find(original, 1).sites["w"]}
     calibration = Calibration(original, sites, data)
     found = calibration.in_turn(["w"], calibration.float_inputs(), calibration.watched(current))["w"]
@@ -196,9 +196,7 @@ def test_few_samples_are_believed_less() -> None:
     model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 64], {"w": RANDOM.standard_normal((64, 4))})
     doubts = []
     for count in (8, 64, 4096):
-        data = Data(
-            feeds=({"x": RANDOM.standard_normal((count, 64)).astype(np.float32)},), labels=None, synthetic=False
-        )
+        data = Data(feeds=({"x": RANDOM.standard_normal((count, 64)).astype(np.float32)},), labels=None)
         doubts.append(Calibration(model, find(model, 1).sites, data).second_moments(["w"])["w"])
     assert [round(d.doubt, 3) for d in doubts] == [0.889, 0.5, 0.03]
     assert np.linalg.eigvalsh(doubts[0].shrunk()[0].astype(np.float64)).min() > 0
@@ -209,7 +207,7 @@ def test_watching_changes_nothing_in_the_model() -> None:
     before = model.SerializeToString()
     sites = find(model, 1).sites
     feed = {"x": np.ones((4, 8), np.float32), "first": np.array(True), "second": np.array(True)}
-    assert Calibration(model, sites, Data(feeds=(feed,), labels=None, synthetic=False)).second_moments(list(sites))
+    assert Calibration(model, sites, Data(feeds=(feed,), labels=None)).second_moments(list(sites))
     assert model.SerializeToString() == before
 
 
@@ -226,7 +224,7 @@ def test_rows_are_cut_into_batches_only_where_every_input_and_output_names_them(
     model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), [first, 7], {"w": RANDOM.standard_normal((7, 4))})
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [first or None, 4]))
     x = RANDOM.standard_normal((40, 7)).astype(np.float32)
-    data = Data(feeds=({"x": x},), labels=np.arange(40), synthetic=False)
+    data = Data(feeds=({"x": x},), labels=np.arange(40))
     parts = batches(model, data)
     assert len(parts) == (2 if cut else 1)
     np.testing.assert_array_equal(np.concatenate([p["x"] for p in parts]), x)
@@ -248,4 +246,4 @@ def test_inputs_that_name_other_dimensions_are_not_cut() -> None:
     model = model_of(node, ["tokens", 7], {"w": RANDOM.standard_normal((7, 4))})
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, ["rows", 4]))
     feed = {"x": RANDOM.standard_normal((40, 7)).astype(np.float32)}
-    assert len(batches(model, Data(feeds=(feed,), labels=None, synthetic=False))) == 1
+    assert len(batches(model, Data(feeds=(feed,), labels=None))) == 1

@@ -34,7 +34,7 @@ def two_paths(gain: float) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-DATA = Data(feeds=({"x": RANDOM.standard_normal((256, 32)).astype(np.float32)},), labels=None, synthetic=False)
+DATA = Data(feeds=({"x": RANDOM.standard_normal((256, 32)).astype(np.float32)},), labels=None)
 
 
 def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:

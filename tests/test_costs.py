@@ -55,7 +55,7 @@ def output_costs(model: ModelProto, method: str = "mse") -> costs.Costs:
     sites = find(model, 256).sites
     options = SearchOptions(method=method)
     table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), options)
-    data = Data(feeds=(feed(),), labels=None, synthetic=False)
+    data = Data(feeds=(feed(),), labels=None)
     return costs.output(table, model, sites, data, data)[1]
 
 
@@ -102,7 +102,7 @@ def test_the_layer_error_from_moments_is_that_of_the_layer_on_the_data() -> None
     sites = find(model, 256).sites
     mixing = RANDOM.standard_normal((32, 32))
     x = (RANDOM.standard_normal((5000, 32)) @ mixing + 1).astype(np.float32)
-    data = Data(feeds=({"x": x},), labels=None, synthetic=False)
+    data = Data(feeds=({"x": x},), labels=None)
     moments = Calibration(model, sites, data).second_moments(["a"])["a"]
     weight = weight_values(sites["a"])
     other = weight + RANDOM.standard_normal(weight.shape).astype(np.float32) * 0.05

@@ -30,7 +30,7 @@ def network(nodes: list[tuple[str, list[str], list[str]]]) -> ModelProto:
 
 
 def data() -> Data:
-    return Data(feeds=({"x": RANDOM.standard_normal((400, 24)).astype(np.float32)},), labels=None, synthetic=False)
+    return Data(feeds=({"x": RANDOM.standard_normal((400, 24)).astype(np.float32)},), labels=None)
 
 
 def table_of(model: ModelProto) -> ErrorTable:

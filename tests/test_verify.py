@@ -276,4 +276,4 @@ def test_metrics_are_those_of_the_textbook() -> None:
 
 def test_samples_are_rows_of_the_first_input() -> None:
     feeds = ({"x": np.zeros((3, 2))}, {"x": np.zeros((4, 2))})
-    assert verify.sample_count(Data(feeds=feeds, labels=None, synthetic=True)) == 7
+    assert verify.sample_count(Data(feeds=feeds, labels=None, origin="noise")) == 7
