@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mixquant_onnx import costs as measured
 from mixquant_onnx.allocators import qem as qem_rule
 from mixquant_onnx.allocators.budget import Choice, best_within_bytes, smallest_within_cost
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.costs import Costs
+from mixquant_onnx.data.dataset import Data, DataSplit, undivided
+from mixquant_onnx.data.files import data_of, load_data
+from mixquant_onnx.data.signature import model_inputs
+from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.feeds import Data, data_of, load_data, model_inputs, split
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.interactions import made_up_for
-from mixquant_onnx.options import Options
+from mixquant_onnx.options import Given, Options
 from mixquant_onnx.planning import Planned, Searched, planned_with, search
 from mixquant_onnx.progress import Progress, quiet
+from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import Scheme, SiteErrors
+from mixquant_onnx.verify import usable_data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,19 +54,42 @@ class Priced:
         return sum(min(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
 
 
-def user_data(loaded: model_io.Loaded, options: Options) -> Data | None:
-    """The user's data, checked against the model. Raises DataError."""
-    if options.data is None or isinstance(options.data, Data):
+def divided(loaded: model_io.Loaded, options: Options) -> DataSplit | None:
+    """The user's data, checked against the model and divided; None where none was given. Raises DataError."""
+    if options.data is None or isinstance(options.data, DataSplit):
         return options.data
-    inputs = model_inputs(loaded.model)
-    if isinstance(options.data, tuple):
-        return data_of(options.data, options.labels, inputs)
-    return load_data(options.data, options.labels, inputs)
+    data, evaluation = _read(loaded, options.data, options.labels), _evaluation(loaded, options)
+    share = PROMISE_SHARE if options.promise.judged_by_data else SHARE
+    return split_data(loaded.model, data, options.compares_plans, evaluation, share)
 
 
 def with_data(loaded: model_io.Loaded, options: Options) -> Options:
-    """`options` with the data read, so that no later step reads it again. Raises DataError."""
-    return replace(options, data=user_data(loaded, options))
+    """`options` with the data read and divided, so that no later step does it again. Raises DataError."""
+    split = divided(loaded, options)
+    return replace(options, data=split, eval_data=_evaluation(loaded, options) if split is None else None)
+
+
+def stand_in(loaded: model_io.Loaded, options: Options, session: Session) -> DataSplit | None:
+    """Generated inputs in place of the user's data; what `--eval-data` gave is for evaluation. None without either.
+
+    Raises DataError.
+    """
+    noise, evaluation = usable_data(session, loaded.model), _evaluation(loaded, options)
+    if evaluation is None:
+        return None if noise is None else undivided(noise)
+    noise = noise or Data(feeds=(), labels=None, origin="noise", name="rows of noise")
+    return split_data(session, noise, False, evaluation)
+
+
+def _evaluation(loaded: model_io.Loaded, options: Options) -> Data | None:
+    return None if options.eval_data is None else _read(loaded, options.eval_data, None)
+
+
+def _read(loaded: model_io.Loaded, given: Given | Data, labels: Path | None) -> Data:
+    if isinstance(given, Data):
+        return given
+    inputs = model_inputs(loaded.model)
+    return data_of(given, labels, inputs) if isinstance(given, tuple) else load_data(given, labels, inputs)
 
 
 def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Priced:
@@ -86,11 +115,11 @@ def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = qu
 def price_searched(searched: Searched, options: Options, progress: Progress = quiet) -> list[Priced]:
     """`price_all` of what is searched already."""
     loaded = searched.loaded
-    data = user_data(loaded, options)
-    if options.cost == "energy" or data is None or not searched.table:
+    split = divided(loaded, options)
+    if options.cost == "energy" or split is None or not searched.table:
         return [by_energy(searched)]
     sites = {name: searched.sites[name] for name in searched.table}
-    fit, held = split(loaded.model, data)
+    fit, held = split.calibration, split.selection
     if options.cost == "hessian":
         seconds = Calibration(loaded.model, sites, fit).second_moments(list(sites))
         hessian = measured.hessian(searched.table, sites, seconds)
@@ -120,7 +149,7 @@ def by_rule(searched: Searched, options: Options) -> Planned:
 def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
     """Search and allocation: nothing is changed. Raises OptionError where a budget cannot be met, DataError."""
     if not options.budgeted:
-        user_data(loaded, options)
+        divided(loaded, options)
         return by_rule(search(loaded, options, progress), options)
     priced = price(loaded, options, progress)
     planned = plan_priced(priced, options)

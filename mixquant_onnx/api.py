@@ -53,6 +53,7 @@ def options_of(
     verify: bool = True,
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     labels: str | Path | None = None,
+    eval_data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     rounding: Literal["compensated", "nearest"] = "compensated",
     seed: int = 0,
     iterations: int = 500,
@@ -97,6 +98,7 @@ def options_of(
         verify=verify,
         data=_data(data),
         labels=None if labels is None else Path(labels),
+        eval_data=_data(eval_data),
         rounding=rounding,
         reconstruction=Reconstruction(
             seed=seed, iterations=iterations, resume=None if resume is None else Path(resume)
@@ -156,10 +158,10 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     ("energy", "hessian", "output", "block"), bits=(2..8), method="auto" ("minmax", "mse", "hqq", "gptq", "adaround",
     "brecq"), granularity="channel" ("tensor", "block:N", "auto"), symmetric=False, baseline="int8" ("same"),
     include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25),
-    verify=True, data=None, labels=None, rounding="compensated" ("nearest"), seed=0, iterations=500, resume=None,
-    allow_unchanged=False.
-    `data` is a path, a feed (arrays by input name) or a list of feeds. Raises a MixquantError (see `errors`); then
-    nothing was written.
+    verify=True, data=None, labels=None, eval_data=None, rounding="compensated" ("nearest"), seed=0,
+    iterations=500, resume=None, allow_unchanged=False.
+    `data` and `eval_data` are a path, a feed (arrays by input name) or a list of feeds. Raises a
+    MixquantError (see `errors`); then nothing was written.
     """
     chosen = _checked(options)
     path = None if output is None else Path(output)

@@ -9,7 +9,8 @@ from itertools import repeat
 from onnx import ModelProto
 
 from mixquant_onnx.activations import Activations
-from mixquant_onnx.feeds import Data, batches, row_count, split, thinned
+from mixquant_onnx.data.dataset import Data, batched, thinned
+from mixquant_onnx.data.split import held_out
 from mixquant_onnx.graph.inputs import Feature, feature_of, reading_order
 from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.graph.watch import Place, expose
@@ -61,7 +62,7 @@ class Calibration:
     """Reads the inputs of the sites of `model` on `data`. Never changes `model`.
 
     `feeds`: all that is run, of them the first `learned` to learn from and the others to judge by. With `hold_back`
-    there are such, if `data` can be cut.
+    there are such, if `data` can be cut (its `axes` say where).
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Calibration:
         found = {name: feature_of(located) for name, located in sites.items()}
         self.order = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
-        learned, held = _parts(model, data) if hold_back else (_batches(model, data), ())
+        learned, held = _parts(data) if hold_back else (_batches(data), ())
         self.feeds: tuple[Feed, ...] = (*learned, *held)
         self.learned = len(learned)
 
@@ -173,21 +174,21 @@ class Calibration:
                 total.add(rows, None if reference is None else feature.rows(reference[feature.place], count, seed))
 
 
-def _batches(model: ModelProto, data: Data) -> tuple[Feed, ...]:
-    feeds = batches(model, data)
-    if len(feeds) == 1:
-        feeds = batches(model, data, max(1, -(-row_count(feeds[0]) // 2)))
-    return thinned(feeds, _MOST_ROWS)
+def _batches(data: Data) -> tuple[Feed, ...]:
+    """In two batches at least, where they can be cut: one half tells how far the other is to be trusted."""
+    parts = batched(data)
+    if len(parts.feeds) == 1:
+        parts = batched(data, max(1, -(-data.rows // 2)))
+    return thinned(parts, _MOST_ROWS).feeds
 
 
-def _parts(model: ModelProto, data: Data) -> tuple[tuple[Feed, ...], tuple[Feed, ...]]:
+def _parts(data: Data) -> tuple[tuple[Feed, ...], tuple[Feed, ...]]:
     """What to learn from and what to judge by; all and nothing where `data` is not to be cut, or is little."""
-    learned, held = split(model, data, _HELD)
-    rows = [sum(map(row_count, part.feeds)) for part in (learned, held)]
-    few = learned is held or len(learned.feeds) + len(held.feeds) < _HELD
-    if few or rows[0] < _FEWEST_LEARNED or rows[1] * 2 * _HELD < sum(rows):
-        return _batches(model, data), ()
-    return thinned(learned.feeds, _MOST_ROWS * (_HELD - 1) // _HELD), thinned(held.feeds, _MOST_ROWS // _HELD)
+    learned, held = held_out(data, _HELD)
+    few = len(learned.feeds) + len(held.feeds) < _HELD or learned.rows < _FEWEST_LEARNED
+    if few or held.rows * 2 * _HELD < learned.rows + held.rows:
+        return _batches(data), ()
+    return thinned(learned, _MOST_ROWS * (_HELD - 1) // _HELD).feeds, thinned(held, _MOST_ROWS // _HELD).feeds
 
 
 def _full(found: Mapping[str, SecondMoments | Moments]) -> dict[str, SecondMoments]:

@@ -107,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     proof = parser.add_argument_group("proof and report")
     proof.add_argument("--data", type=Path, metavar="PATH", help=".npz with the inputs by name, or a folder of them")
     proof.add_argument("--labels", type=Path, metavar="FILE", help="classes of the rows of --data (or its key labels)")
+    proof.add_argument(
+        "--eval-data", type=Path, metavar="PATH",
+        help="rows to judge by, as --data, with labels in its key labels; else some rows of --data are held back",
+    )  # fmt: skip
     proof.add_argument("--no-verify", action="store_true", help="write without proof")
     proof.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     proof.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
@@ -130,7 +134,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         for name in (
             "qem", "scope", "avg_bits", "max_size", "max_drop", "min_sqnr", "min_agreement", "metric_key",
             "lower_is_better", "metric_timeout", "cost", "method", "granularity", "symmetric", "baseline",
-            "include", "exclude", "min_size", "target", "exact", "native_types", "data", "labels", "rounding",
+            "include", "exclude", "min_size", "target", "exact", "native_types", "data", "labels", "eval_data",
+            "rounding",
             "allow_unchanged", "seed", "iterations", "resume",
         )
     }  # fmt: skip

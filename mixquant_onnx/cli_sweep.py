@@ -69,7 +69,6 @@ def run_sweep(
     from mixquant_onnx.allocation import price, with_data
     from mixquant_onnx.api import options_of, read_json
     from mixquant_onnx.graph.model_io import check_writable, load
-    from mixquant_onnx.promises import check_labels
     from mixquant_onnx.report.terminal import show_sweep
     from mixquant_onnx.sweep import sweep, table_from_json, table_to_json
 
@@ -85,7 +84,6 @@ def run_sweep(
             check_writable(path)
     loaded = load(source)
     chosen = with_data(loaded, chosen)
-    check_labels(chosen.data)
     with progress_bar() as progress:
         if own.from_table is not None:
             read = read_json(own.from_table, "write a table with sweep --table FILE")

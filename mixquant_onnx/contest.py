@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixquant_onnx.allocation import Priced, disagreements
-from mixquant_onnx.feeds import Data, split, thinned
+from mixquant_onnx.data.dataset import Data, DataSplit, thinned
 from mixquant_onnx.layerwise import quantize_layers
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.options import Options
@@ -25,7 +25,7 @@ from mixquant_onnx.types import FloatArray
 from mixquant_onnx.verify import run_all
 
 MOST_ROWS = 128
-"""Held-back rows that decide."""
+"""Rows that decide, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,14 +40,14 @@ class Entry:
 def ranked(
     rivals: Sequence[Priced],
     make: Callable[[Priced], Planned],
-    data: Data,
+    split: DataSplit,
     compensated: bool,
     progress: Progress = quiet,
 ) -> list[Entry]:
-    """An entry for each of `rivals`, the least noise first; quantized on one part of `data`, judged on the other."""
+    """An entry for each of `rivals`, the least noise first; quantized on the calibration rows, judged on those for
+    selection."""
     loaded = rivals[0].searched.loaded
-    fit, held = split(loaded.model, data)
-    held = replace(held, feeds=thinned(held.feeds, MOST_ROWS))
+    fit, held = split.calibration, thinned(split.selection, MOST_ROWS)
     try:
         reference = run_all(Session(loaded.model), held)
     except RuntimeFailure:
@@ -56,7 +56,7 @@ def ranked(
     for position, priced in enumerate(rivals):
         planned = make(priced)
         same = next((e.noise for e in entries if e.planned.plan.sites == planned.plan.sites), None)
-        noise = _noise(planned, fit, held, reference, compensated) if same is None else same
+        noise = noise_of(planned, fit, held, reference, compensated) if same is None else same
         entries.append(Entry(priced=priced, planned=planned, noise=noise))
         progress("compare plans", position + 1, len(rivals))
     return sorted(entries, key=lambda entry: entry.noise)
@@ -72,7 +72,8 @@ def winner(entries: Sequence[Entry], options: Options) -> Planned:
     return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, options)))
 
 
-def _noise(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
+def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
+    """Noise of the outputs on `held`, as a share, quantized on `fit` by quick methods; inf where it does not run."""
     model, places = editable_copy(planned.loaded.model)
     sites = {name: quick(scheme) for name, scheme in planned.plan.sites.items()}
     planned = replace(planned, plan=replace(planned.plan, sites=sites))

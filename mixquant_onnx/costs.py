@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.allocators.budget import relative_error
 from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.feeds import Data, thinned
+from mixquant_onnx.data.dataset import Data, thinned
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.integer import row_errors
 from mixquant_onnx.methods import minmax
@@ -154,7 +153,7 @@ def balanced(first: Costs, second: Costs) -> Costs:
 
 def few(held: Data) -> Data:
     """As many of the held-back rows as are run for every site."""
-    return replace(held, feeds=thinned(held.feeds, _MOST_ROWS))
+    return thinned(held, _MOST_ROWS)
 
 
 def anchors(errors: SiteErrors) -> list[Scheme]:

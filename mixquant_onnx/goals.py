@@ -16,8 +16,8 @@ from mixquant_onnx.allocation import (
 )
 from mixquant_onnx.bisection import first_bits
 from mixquant_onnx.contest import Entry, ranked, winner
+from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options, size_limit
 from mixquant_onnx.pipeline import RunResult, execute, size_of
@@ -82,7 +82,7 @@ def _nbytes(cell: Cell) -> int:
 def _ranked(
     rivals: Sequence[Priced], make: Callable[[Priced], Planned], options: Options, progress: Progress
 ) -> list[Entry]:
-    if len(rivals) == 1 or not isinstance(options.data, Data):
+    if len(rivals) == 1 or not isinstance(options.data, DataSplit):
         return [Entry(priced=priced, planned=make(priced), noise=0.0) for priced in rivals[:1]]
     return ranked(rivals, make, options.data, options.rounding == "compensated", progress)
 
@@ -102,11 +102,8 @@ def run(
     if not options.promise.wanted:
         planned = plan(loaded, options, progress)
         return planned, execute(planned, options, output, name, progress)
-    check_judge(loaded, options)
-    searching = options
-    if options.promise.judged_by_data and isinstance(options.data, Data):
-        searching = replace(options, data=split(loaded.model, options.data)[0])
-    rivals = price_all(loaded, searching, progress)
+    check_judge(options)
+    rivals = price_all(loaded, options, progress)
     bits = first_bits(least_bits(rivals[0]))
-    entries = _ranked(rivals, lambda priced: plan_of_bits(priced, options, bits), searching, progress)
+    entries = _ranked(rivals, lambda priced: plan_of_bits(priced, options, bits), options, progress)
     return keep([entry.priced for entry in entries], options, output, name, progress, tell)

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.costs import anchors, few
-from mixquant_onnx.feeds import Data
+from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.graph.blocks import Block, find_blocks
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.metrics import relative_noise

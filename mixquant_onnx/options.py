@@ -12,15 +12,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mixquant_onnx.data.dataset import Data, DataSplit
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.feeds import Data
 from mixquant_onnx.measure import SearchOptions
 from mixquant_onnx.quantizer import SOLVERS
 from mixquant_onnx.types import ALL_BITS, FloatArray
 
 Cost = Literal["auto", "energy", "hessian", "output", "block"]
 COSTS: tuple[str, ...] = get_args(Cost)
+
+Given = Path | tuple[Mapping[str, FloatArray], ...]
+"""Where rows are read from, or feeds in memory."""
 
 Metric = Callable[[Path], float]
 """A figure for the model at a path."""
@@ -64,7 +67,7 @@ class Promise:
 
     @property
     def judged_by_data(self) -> bool:
-        """Whether a part of --data must be held back to judge the file."""
+        """Whether the file is judged on rows of --data or --eval-data."""
         return self.wanted and self.metric is None
 
 
@@ -89,7 +92,10 @@ class Reconstruction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Every choice of a run. Patterns match tensor, site and node names (fnmatch)."""
+    """Every choice of a run. Patterns match tensor, site and node names (fnmatch).
+
+    `data`: as the user gave it, until `with_data` (allocation) has read and divided it, once.
+    """
 
     qem: float = 2.0
     scope: Literal["layer", "model"] = "layer"
@@ -104,12 +110,12 @@ class Options:
     exclude: tuple[str, ...] = ()
     min_size: int = 256
     verify: bool = True
-    data: Path | tuple[Mapping[str, FloatArray], ...] | Data | None = None
+    data: Given | Data | DataSplit | None = None
     labels: Path | None = None
+    eval_data: Given | Data | None = None
     rounding: Literal["compensated", "nearest"] = "compensated"
     reconstruction: Reconstruction = field(default_factory=Reconstruction)
     allow_unchanged: bool = False
-    hold_back: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.qem) and self.qem > 0):
@@ -137,6 +143,11 @@ class Options:
             raise OptionError("--native-types leaves no width: allow 4 or 8 with --bits")
         if self.labels is not None and self.data is None:
             raise OptionError("--labels needs --data")
+
+    @property
+    def compares_plans(self) -> bool:
+        """Whether rows of data decide between plans: costs are measured on them, or several plans are judged."""
+        return self.budgeted and self.cost != "energy"
 
     @property
     def budgeted(self) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 from onnx import ModelProto
 
 from mixquant_onnx import verify
-from mixquant_onnx.allocation import user_data
+from mixquant_onnx.allocation import divided, stand_in
+from mixquant_onnx.crossfit import optimism_db
+from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import UnchangedError, writing
-from mixquant_onnx.feeds import Data, split
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
@@ -64,24 +65,26 @@ def execute(
     plan, original = planned.plan, planned.loaded.model
     if not plan.sites and not options.allow_unchanged:
         raise UnchangedError(f"{name}: nothing was quantized ({_why_unchanged(planned)}); see mixquant-onnx inspect")
-    data, refusal = _data_for(planned.loaded, options)
-    judged = data
-    if (options.hold_back or options.promise.judged_by_data) and data is not None:
-        data, judged = split(original, data)
-    layers = quantize_layers(planned, data, options.rounding == "compensated", progress, options.reconstruction)
+    split, refusal = _data_for(planned.loaded, options)
+    compensated = options.rounding == "compensated"
+    fitting = None if split is None else split.fitting
+    layers = quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
     quantized = layers.quantized
+    optimism = None
+    if options.verify and refusal is None and split is not None and split.in_sample:
+        optimism = optimism_db(planned, split, quantized, compensated)
     model, rewritten = _rewrite(original, quantized, options.form)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
     proof: verify.Verification | None = None
     if output is None:
         size = model.ByteSize()
         if options.verify:
-            proof = prove(original, model, planned.sites, quantized, rewritten, model, judged, refusal, progress)
+            proof = _prove(planned, model, quantized, rewritten, model, split, refusal, optimism, progress)
         files: tuple[Path, ...] = ()
     else:
         with writing(output):
             files, size, proof = _write(
-                planned, model, quantized, rewritten, output, options, judged, refusal, progress
+                planned, model, quantized, rewritten, output, options, split, refusal, optimism, progress
             )
     return RunResult(
         model=model,
@@ -124,19 +127,32 @@ def _rewrite(
         folded |= late
 
 
-def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[Data | None, str | None]:
+def _prove(
+    planned: Planned, saved: ModelProto, quantized: Mapping[str, Quantized], rewritten: Rewritten,
+    source: ModelProto | Path, split: DataSplit | None, refusal: str | None, optimism: float | None,
+    progress: Progress,
+) -> verify.Verification:  # fmt: skip
+    """The proof, on the rows for evaluation."""
+    return prove(
+        planned.loaded.model, saved, planned.sites, quantized, rewritten, source,
+        None if split is None else split.evaluation, refusal, progress,
+        in_sample=split is not None and split.in_sample, optimism_db=optimism,
+    )  # fmt: skip
+
+
+def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | None, str | None]:
     """The user's data, or generated inputs; and why the float model does not load, if it does not.
 
     Raises DataError for data that does not fit the model.
     """
-    given = user_data(loaded, options)
+    given = divided(loaded, options)
     if not options.verify and options.rounding == "nearest" and options.search.method not in SOLVERS:
         return given, None
     try:
         session = Session(loaded.model)
     except RuntimeFailure as failure:
         return given, str(failure)
-    return given or verify.usable_data(session, loaded.model), None
+    return given or stand_in(loaded, options, session), None
 
 
 def _why_unchanged(planned: Planned) -> str:
@@ -154,8 +170,9 @@ def _write(
     rewritten: Rewritten,
     output: Path,
     options: Options,
-    data: Data | None,
+    split: DataSplit | None,
     refusal: str | None,
+    optimism: float | None,
     progress: Progress,
 ) -> tuple[tuple[Path, ...], int, verify.Verification | None]:
     """Save beside `output` under a temporary name, prove what was saved, then rename."""
@@ -168,9 +185,7 @@ def _write(
         proof = None
         if options.verify:
             saved = model_io.load(written[0]).model
-            proof = prove(
-                planned.loaded.model, saved, planned.sites, quantized, rewritten, written[0], data, refusal, progress
-            )
+            proof = _prove(planned, saved, quantized, rewritten, written[0], split, refusal, optimism, progress)
         size = sum(file.stat().st_size for file in written)
         return place(written, output, planned.loaded), size, proof
 

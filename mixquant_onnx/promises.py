@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixquant_onnx.allocation import Priced, plan_of_bits, user_data
+from mixquant_onnx.allocation import Priced, plan_of_bits
 from mixquant_onnx.bisection import MOST_BITS, Verdict, bisect
+from mixquant_onnx.data.dataset import Data, DataSplit
+from mixquant_onnx.data.split import FEWEST_ROWS
 from mixquant_onnx.errors import DataError, MetricError, PromiseError, writing
-from mixquant_onnx.feeds import Data
 from mixquant_onnx.figures import figure_of
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options
@@ -19,7 +20,6 @@ from mixquant_onnx.pipeline import RunResult, execute, place
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress
 from mixquant_onnx.types import Scheme
-from mixquant_onnx.verify import sample_count
 
 Tell = Callable[[str], None]
 """Called with a line on what was tried."""
@@ -82,23 +82,22 @@ class _Prober:
             shutil.rmtree(useless.result.files[0].parent, ignore_errors=True)
 
 
-def check_judge(loaded: model_io.Loaded, options: Options) -> None:
-    """Before anything takes long: is there something to judge by? Raises DataError."""
+def check_judge(options: Options) -> None:
+    """Before anything takes long: are there rows to judge by, which nothing is fitted to? Raises DataError."""
     promise = options.promise
     if promise.metric is not None:
         return
-    data = user_data(loaded, options)
-    if data is None:
-        raise DataError("a promise needs --data to be judged on (or --metric-command)")
-    if promise.max_drop is not None and data.labels is None:
-        raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
-    check_labels(data)
-
-
-def check_labels(data: object) -> None:
-    """Raises DataError where data that was read has labels, but not one for each row."""
-    if isinstance(data, Data) and data.labels is not None and len(data.labels) != sample_count(data):
-        raise DataError(f"{len(data.labels)} labels for {sample_count(data)} rows of data; give one label a row")
+    split = options.data if isinstance(options.data, DataSplit) else None
+    evaluation = options.eval_data if split is None else split.evaluation
+    if evaluation is None or not isinstance(evaluation, Data) or evaluation.origin != "user":
+        raise DataError("a promise needs --data or --eval-data to be judged on (or --metric-command)")
+    if split is not None and split.in_sample:
+        raise DataError(
+            f"a promise needs rows that nothing is fitted to: {split.reason}; give others with --eval-data, or in "
+            f"--data at least {FEWEST_ROWS} rows (several .npz files, where a batch cannot be cut)"
+        )
+    if promise.max_drop is not None and evaluation.labels is None:
+        raise DataError("--max-drop needs labels: --labels FILE, the key labels in the .npz, or --metric-command")
 
 
 def least_bits(priced: Priced) -> float:

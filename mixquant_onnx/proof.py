@@ -28,10 +28,14 @@ def prove(
     data: Data | None,
     refusal: str | None = None,
     progress: Progress = quiet,
+    *,
+    in_sample: bool = False,
+    optimism_db: float | None = None,
 ) -> verify.Verification:
     """Run every check on `saved` (at `source`). Raises ProofError.
 
-    `refusal`: why ONNX Runtime does not load the float model, where it does not.
+    `refusal`: why ONNX Runtime does not load the float model, where it does not. `in_sample`: weights were
+    fitted to the rows of `data`; `optimism_db`: how much better than true the figures are, where that is known.
     """
     notes: list[str] = []
     progress("proof", 0, 4)
@@ -61,6 +65,9 @@ def prove(
             notes.append("the model gives other outputs at every run; they are not compared with its oracle")
         quality = tuple(verify.quality_of(reference, session, data) for session in sessions)
         notes += _doubts(quality, data)
+    if in_sample and quality:
+        known = "by an unknown amount" if optimism_db is None else f"by about {optimism_db:.1f} dB (two halves)"
+        notes.append(f"the rows judged are those fitted to, so that the figures are too good {known}: give --eval-data")
     progress("proof", 4, 4)
     return verify.Verification(
         codes=len(quantized),
@@ -71,6 +78,8 @@ def prove(
         samples=0 if data is None else verify.sample_count(data),
         synthetic=data is not None and data.origin != "user",
         notes=tuple(notes),
+        in_sample=in_sample,
+        optimism_db=optimism_db,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from mixquant_onnx.errors import DataError, ProofError
-from mixquant_onnx.feeds import Data, row_count, synthetic
+from mixquant_onnx.feeds import Data, synthetic
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
 from mixquant_onnx.oracle import put, replace_weight
@@ -45,6 +45,8 @@ class Verification:
     samples: int
     synthetic: bool
     notes: tuple[str, ...]
+    in_sample: bool = False
+    optimism_db: float | None = None
 
     @property
     def deployed(self) -> Quality | None:
@@ -96,7 +98,7 @@ def float_accuracy(reference: list[list[FloatArray]], data: Data) -> float | Non
 
 def sample_count(data: Data) -> int:
     """Rows over all feeds."""
-    return sum(map(row_count, data.feeds))
+    return data.rows
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.feeds import Data, batches, split
+from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.graph.inputs import feature_of, reading_order
 from mixquant_onnx.graph.sites import find, weight_values
 from mixquant_onnx.grid import to_rows
@@ -217,33 +217,3 @@ def test_weights_are_taken_in_the_order_of_the_graph() -> None:
     model = model_of(nodes[0], [2, 8], weights)
     model.graph.node.append(nodes[1])
     assert reading_order(model, find(model, 1).sites) == ["late", "early"]
-
-
-@pytest.mark.parametrize(("first", "cut"), [("n", True), (40, False), ("", False)])
-def test_rows_are_cut_into_batches_only_where_every_input_and_output_names_them(first: int | str, cut: bool) -> None:
-    model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), [first, 7], {"w": RANDOM.standard_normal((7, 4))})
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [first or None, 4]))
-    x = RANDOM.standard_normal((40, 7)).astype(np.float32)
-    data = Data(feeds=({"x": x},), labels=np.arange(40))
-    parts = batches(model, data)
-    assert len(parts) == (2 if cut else 1)
-    np.testing.assert_array_equal(np.concatenate([p["x"] for p in parts]), x)
-    fit, held = split(model, data)
-    if not cut:
-        assert fit is held is data
-        return
-    assert fit.labels is not None
-    assert held.labels is not None
-    for part in (fit, held):
-        rows = np.concatenate([feed["x"] for feed in part.feeds])
-        np.testing.assert_array_equal(rows, x[part.labels])
-    assert sorted([*fit.labels, *held.labels]) == list(range(40))
-    assert len(held.labels) == 8
-
-
-def test_inputs_that_name_other_dimensions_are_not_cut() -> None:
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    model = model_of(node, ["tokens", 7], {"w": RANDOM.standard_normal((7, 4))})
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, ["rows", 4]))
-    feed = {"x": RANDOM.standard_normal((40, 7)).astype(np.float32)}
-    assert len(batches(model, Data(feeds=(feed,), labels=None))) == 1

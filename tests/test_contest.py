@@ -12,7 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import mixquant_onnx as mq
 from mixquant_onnx import contest
 from mixquant_onnx.allocation import Priced, plan_of_bits, price_all
-from mixquant_onnx.feeds import Data
+from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.split import split_data
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options
 
@@ -35,12 +36,13 @@ def two_paths(gain: float) -> ModelProto:
 
 
 DATA = Data(feeds=({"x": RANDOM.standard_normal((256, 32)).astype(np.float32)},), labels=None)
+SPLIT = split_data(two_paths(30.0), DATA, wants_selection=True)
 
 
 def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:
     options = Options(avg_bits=5.5, data=DATA)
     rivals = changes.get("rivals") or price_all(model_io.as_loaded(model), options)
-    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, options, 5.5), DATA, True)
+    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, options, 5.5), SPLIT, True)
 
 
 def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
@@ -97,7 +99,7 @@ def test_one_width_for_all_is_among_the_plans_where_it_fits_exactly(monkeypatch:
         uniform = mq.quantize(model, bits=bits, data=feed, verify=False)
         planned = mq.inspect(model, max_size=f"{uniform.nbytes_after}B", data=feed)
         assert "uniform" in planned.notes[0] or {s.bits for s in planned.plan.sites.values()} == {bits}
-    monkeypatch.setattr(contest, "_noise", lambda planned, *rest: len({s.bits for s in planned.plan.sites.values()}))
+    monkeypatch.setattr(contest, "noise_of", lambda planned, *rest: len({s.bits for s in planned.plan.sites.values()}))
     cnn = Path(__file__).resolve().parent.parent / "models" / "digits_cnn"
     data = {"input": np.load(cnn / "calib.npz")["input"][:32]}
     size = mq.quantize(cnn / "model.onnx", bits=4, method="mse", verify=False).nbytes_after

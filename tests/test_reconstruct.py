@@ -424,7 +424,7 @@ def test_a_refused_block_gets_what_gptq_makes_of_all_rows(
 @pytest.mark.parametrize(("rows", "held"), [(16, 0), (29, 0), (32, 4), (40, 4), (64, 8)])
 def test_rows_are_held_back_where_enough_are_left(rows: int, held: int) -> None:
     model, feed = two_layers(rows=rows)
-    data = Data(feeds=(feed,), labels=None)
+    data = Data(feeds=(feed,), labels=None, axes={"x": 0})
     calibration = Calibration(model, find(model, 1).sites, data, hold_back=True)
     assert sum(len(one["x"]) for one in calibration.feeds[calibration.learned :]) == held
     assert sum(len(one["x"]) for one in calibration.feeds) == rows

@@ -1,0 +1,230 @@
+"""The division of a data set, made once, at the start of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from mixquant_onnx.data.dataset import Axes, Data, DataSplit, batched, rows_of, take
+from mixquant_onnx.data.rows import find_axes
+from mixquant_onnx.errors import DataError
+from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
+
+FEWEST_ROWS = 16
+"""With fewer rows in all, none are spared for evaluation."""
+
+SHARE = 8
+"""Of so many rows one is for evaluation: few rows calibrate badly."""
+
+PROMISE_SHARE = 4
+"""The same where a promise is judged by them."""
+
+_HANDFUL = 8
+"""Rows for evaluation, at least, where they are not more than a quarter of all."""
+
+_ENOUGH = 768
+"""Rows to fit to, beyond which more tell little: the others are for evaluation, up to half of all."""
+
+_SELECTED = 4
+"""Of so many rows left one is for selection."""
+
+_FEEDS = 8
+"""With so many feeds they are divided as they are: rows of one file may be of one recording."""
+
+_RUN = 4
+"""Neighbouring rows that stay together, at most: they are often alike."""
+
+_SEED = 0
+"""Of the places at which rows are taken, one in each stretch of equal length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Units:
+    """What can be put into one part or another: rows, or whole feeds. `where`: (feed, row) of each, row None: all.
+
+    `labels`: those of each, or None.
+    """
+
+    data: Data
+    where: tuple[tuple[int, int | None], ...]
+    sizes: NDArray[np.int64]
+    labels: list[NDArray[np.int64]] | None
+
+    def part(self, chosen: NDArray[np.bool_]) -> Data:
+        """The units that are `chosen`, in their order, in feeds as large as they may be."""
+        feeds: list[Feed] = []
+        axes = self.data.axes
+        for number, feed in enumerate(self.data.feeds):
+            rows = [row for k, (of, row) in enumerate(self.where) if of == number and chosen[k]]
+            if rows and (axes is None or None in rows):
+                feeds.append(feed)
+            elif rows and axes is not None:
+                feeds.append(take(feed, axes, [row for row in rows if row is not None]))
+        labels = None if self.labels is None else [own for own, c in zip(self.labels, chosen, strict=True) if c]
+        joined = None if labels is None else np.concatenate(labels) if labels else np.zeros(0, np.int64)
+        return batched(replace(self.data, feeds=tuple(feeds), labels=joined))
+
+
+def split_data(
+    model: ModelProto | Session, data: Data, wants_selection: bool, evaluation: Data | None = None, share: int = SHARE
+) -> DataSplit:
+    """`data` divided into rows to fit to, rows to select by where `wants_selection`, and rows to evaluate on.
+
+    Rows are found by running `model`; several feeds, and feeds that cannot be cut, are divided as feeds. `evaluation`:
+    rows of the user's own to evaluate on, so that none are spared. `share`: of so many rows one is for evaluation, and
+    a handful at least. Labels are divided with their rows, and each part has its share of every label.
+    Raises DataError where there are not as many labels as rows.
+    """
+    session = _session(model)
+    data = with_axes(session, data)
+    units = _units(data)
+    if evaluation is not None:
+        evaluation = batched(with_axes(session, evaluation))
+        check_labels(evaluation)
+        return _divided(units, np.zeros(len(units.where), np.bool_), wants_selection, evaluation)
+    reason = _too_few(units)
+    if reason:
+        whole = batched(data)
+        divided = _divided(units, np.zeros(len(units.where), np.bool_), wants_selection, whole)
+        return replace(divided, in_sample=True, reason=reason)
+    wanted = evaluation_rows(data.rows, share)
+    count = max(1, round(len(units.where) * wanted / data.rows))
+    chosen = _spread(units, np.ones(len(units.where), np.bool_), count)
+    return _divided(units, chosen, wants_selection, units.part(chosen))
+
+
+def evaluation_rows(rows: int, share: int = SHARE) -> int:
+    """How many of `rows` rows are for evaluation."""
+    return max(rows // share, min(_HANDFUL, rows // 4), min(rows - _ENOUGH, rows // 2))
+
+
+def halves(data: Data) -> tuple[Data, Data] | None:
+    """`data` in two parts of about as many rows; None where it cannot be cut."""
+    units = _units(data)
+    if len(units.where) < 2:
+        return None
+    chosen = _spread(units, np.ones(len(units.where), np.bool_), len(units.where) // 2)
+    return units.part(~chosen), units.part(chosen)
+
+
+def held_out(data: Data, every: int, run: int = _RUN) -> tuple[Data, Data]:
+    """(to learn from, to judge by): of each `every` runs of `run` neighbouring rows the last is held out."""
+    parts = batched_by(data, run)
+    held = [k % every == every - 1 for k in range(len(parts.feeds))]
+    learned, judged = (
+        replace(data, feeds=tuple(f for f, h in zip(parts.feeds, held, strict=True) if h == wanted), labels=None)
+        for wanted in (False, True)
+    )
+    return learned, judged
+
+
+def batched_by(data: Data, rows: int) -> Data:
+    """`data` in feeds of exactly `rows` rows, the last of each feed fewer, where they can be cut."""
+    if not data.axes:
+        return data
+    cut = [
+        take(feed, data.axes, slice(first, first + rows))
+        for feed in data.feeds
+        for first in range(0, rows_of(feed, data.axes), rows)
+    ]
+    return replace(data, feeds=tuple(cut))
+
+
+def with_axes(session: Session | None, data: Data) -> Data:
+    """`data` with its batch axes, found by running; as it is where they are known, or the model does not load."""
+    if session is None or data.axes is not None:
+        return data
+    return replace(data, axes=find_axes(session, data.feeds))
+
+
+def check_labels(data: Data) -> None:
+    """Raises DataError where rows have labels, but not one each (or as many for each)."""
+    if data.labels is not None:
+        _labels_each(data)
+
+
+def _labels_each(data: Data) -> list[int]:
+    """How many labels each feed has."""
+    assert data.labels is not None
+    count = len(data.labels)
+    if data.rows and count and count % data.rows == 0:
+        return [rows_of(feed, data.axes) * (count // data.rows) for feed in data.feeds]
+    if data.axes is None and count and count % len(data.feeds) == 0:
+        return [count // len(data.feeds)] * len(data.feeds)
+    raise DataError(f"{count} labels for {data.rows} rows of data; give one label a row")
+
+
+def _session(model: ModelProto | Session) -> Session | None:
+    if isinstance(model, Session):
+        return model
+    try:
+        return Session(model)
+    except RuntimeFailure:
+        return None
+
+
+def _units(data: Data) -> _Units:
+    axes: Axes | None = data.axes if len(data.feeds) < _FEEDS else None
+    where: list[tuple[int, int | None]] = []
+    sizes: list[int] = []
+    labels: list[NDArray[np.int64]] = []
+    each = None if data.labels is None else np.split(data.labels, np.cumsum(_labels_each(data))[:-1])
+    for number, feed in enumerate(data.feeds):
+        rows = rows_of(feed, data.axes)
+        where += [(number, row) for row in range(rows)] if axes else [(number, None)]
+        sizes += [1] * rows if axes else [rows]
+        if each is not None:
+            labels += np.split(each[number], rows) if axes else [each[number]]
+    known = None if each is None else labels
+    return _Units(data=data, where=tuple(where), sizes=np.array(sizes, np.int64), labels=known)
+
+
+def _too_few(units: _Units) -> str:
+    """Why no rows can be spared; empty where they can."""
+    rows = int(units.sizes.sum())
+    if rows < FEWEST_ROWS:
+        return f"{rows} {'row is' if rows == 1 else 'rows are'} too few to spare any"
+    if len(units.where) < 2:
+        return "the model's rows depend on each other, so that one batch cannot be cut"
+    return ""
+
+
+def _divided(units: _Units, held: NDArray[np.bool_], wants_selection: bool, evaluation: Data) -> DataSplit:
+    """Of the units that are not `held`, some for selection where that is wanted and there are four or more."""
+    left = ~held
+    fitting = units.part(left)
+    count = int(left.sum()) // _SELECTED
+    if not wants_selection or not count:
+        return DataSplit(calibration=fitting, selection=fitting, fitting=fitting, evaluation=evaluation)
+    selected = _spread(units, left, count)
+    return DataSplit(
+        calibration=units.part(left & ~selected),
+        selection=units.part(selected),
+        fitting=fitting,
+        evaluation=evaluation,
+    )
+
+
+def _spread(units: _Units, among: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """`count` of the units `among`: one run of neighbours in each of as many equal stretches, where it is drawn.
+
+    In the order of their labels where each has one, and then no runs.
+    """
+    order = np.flatnonzero(among)
+    run = max(1, min(_RUN, count // 4))
+    if units.labels is not None and all(len(own) == 1 for own in units.labels):
+        classes = np.array([int(units.labels[k][0]) for k in order])
+        order, run = order[np.argsort(classes, kind="stable")], 1
+    random = np.random.default_rng(_SEED)
+    runs = -(-count // run)
+    chosen = np.zeros(len(among), np.bool_)
+    left = count
+    for stretch in np.array_split(order, runs):
+        taken = min(run, left, len(stretch))
+        first = int(random.integers(0, len(stretch) - taken + 1))
+        chosen[stretch[first : first + taken]] = True
+        left -= taken
+    return chosen
