@@ -1,0 +1,111 @@
+"""Signals made by formulas: speech-like and tone-like waves, smooth frames, token ids, plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.types import FloatArray
+
+RATE = 16000
+"""Samples a second of the waves."""
+
+_VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
+"""The first three formants in Hz (Peterson and Barney 1952, table II, men: AA, IY, UW, EH, AO)."""
+
+_LOUDEST = 0.3
+
+
+def wave(random: np.random.Generator, kind: int, samples: int) -> NDArray[np.float32]:
+    """`samples` values in -1..1: speech-like for most of `kind`, else tones, noise or near silence."""
+    length = max(samples, RATE // 10)
+    made = (_speech, _speech, _speech, _tones, _speech, _tones, _speech, _hiss)[kind % 8](random, length)
+    start = int(random.integers(0, length - samples + 1))
+    return np.asarray(made[start : start + samples] * random.uniform(0.2, 1) * _LOUDEST, np.float32)
+
+
+def _speech(random: np.random.Generator, length: int) -> FloatArray:
+    """Harmonics of a moving pitch under moving formants, in syllables, with noise between them."""
+    time = np.arange(length) / RATE
+    turns = max(2, int(length / RATE * 5))
+    track = np.linspace(0, turns - 1, length)
+    pitch = np.interp(track, np.arange(turns), random.uniform(90, 240, turns))
+    vowels = np.array([_VOWELS[k] for k in random.integers(0, len(_VOWELS), turns)], np.float64)
+    formants = [np.interp(track, np.arange(turns), vowels[:, k]) for k in range(3)]
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    total = np.zeros(length)
+    for harmonic in range(1, 31):
+        frequency = harmonic * pitch
+        gain = sum(np.exp(-(((frequency - f) / (60 + 0.06 * f)) ** 2)) / (k + 1) for k, f in enumerate(formants))
+        total += (gain + 0.02 / harmonic) * np.sin(harmonic * phase) * (frequency < RATE / 2)
+    syllables = np.clip(np.sin(2 * np.pi * (random.uniform(2.5, 5) * time + random.uniform())), 0, 1)
+    breath = np.diff(random.standard_normal(length + 1)) * 0.05 * (1 - syllables)
+    total = total / max(float(np.abs(total).max()), 1e-9) * syllables + breath
+    return np.asarray(total)
+
+
+def _tones(random: np.random.Generator, length: int) -> FloatArray:
+    time = np.arange(length) / RATE
+    total = np.zeros(length)
+    for note in 440 * 2 ** (random.integers(-24, 24, 4) / 12):
+        decay = np.exp(-random.uniform(1, 6) * ((time - random.uniform()) % 1.0))
+        total += decay * sum(np.sin(2 * np.pi * k * note * time) / k for k in range(1, 5) if k * note < RATE / 2)
+    return np.asarray(total / max(float(np.abs(total).max()), 1e-9))
+
+
+def _hiss(random: np.random.Generator, length: int) -> FloatArray:
+    return np.asarray(random.standard_normal(length) * random.choice([0.003, 0.1]))
+
+
+def frames(random: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Values of `shape` that change slowly along each axis but the first, as features of neighbouring frames do."""
+    made = random.standard_normal(shape)
+    for axis in range(1, len(shape)):
+        if shape[axis] >= 4:
+            made = made + np.roll(made, 1, axis) + np.roll(made, 2, axis)
+            made /= max(float(made.std()), 1e-9)
+    return np.asarray(made, np.float32)
+
+
+_SPECIAL = {30522: (101, 102), 28996: (101, 102), 50265: (0, 2), 250002: (0, 2), 32128: (-1, 1), 49408: (49406, 49407)}
+"""Ids that begin and end a text, by the size of the vocabulary: BERT (uncased, cased), RoBERTa, XLM-R, T5, CLIP."""
+
+_BYTES = range(128, 384)
+"""Sizes of vocabularies that are taken for bytes."""
+
+_ZIPF = 1.1
+
+_TEXT = (
+    "The model was trained on pictures of streets, houses and people; it is used to read signs.\n"
+    "In 2019 about 1,250 copies were sold for $12.50 each, which is less than half of what they cost to make.\n"
+    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)\n"
+    '{"name": "example", "size": [12, 7], "tags": ["red", "small"], "price": 3.75, "sold": true}\n'
+    "<p class='note'>Please send your answer to <a href='mailto:office@example.org'>our office</a> by Friday.</p>\n"
+    "How long does it take to get there? Not more than twenty minutes, she said, unless it rains again.\n"
+)
+
+
+def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
+    """Ids below `limit`: bytes of text for vocabularies of that size, else by Zipf's law, with special ids in place.
+
+    Vocabularies list frequent tokens first, behind special and single-letter ones.
+    """
+    length = shape[-1] if shape else 1
+    rows = max(1, int(np.prod(shape[:-1])))
+    if limit in _BYTES:
+        text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
+        starts = random.integers(0, len(_TEXT), rows)
+        made = np.stack([text[s : s + length] for s in starts]).astype(np.int64) % limit
+    elif limit <= 64:
+        made = random.integers(0, max(limit, 1), (rows, length))
+    else:
+        first = min(limit // 15, 2000)
+        made = first + (random.zipf(_ZIPF, (rows, length)) - 1) % (limit - first)
+        begin, end = _SPECIAL.get(limit, (-1, -1))
+        if begin >= 0 and length > 1:
+            made[:, 0] = begin
+        if end >= 0 and length > 1:
+            made[:, -1] = end
+    return np.asarray(made.reshape(shape), np.int64)

@@ -1,0 +1,131 @@
+"""In which range a network wants its pictures: what its own constants tell, else the usual ranges by turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from mixquant_onnx.activations import Activations
+from mixquant_onnx.runtime import Feed, RuntimeFailure
+from mixquant_onnx.types import FloatArray
+
+_MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+"""Of the colours of ImageNet's pictures in 0..1, red first: what most training code subtracts and divides by."""
+
+RANGES: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "mean and deviation": lambda pixels: (pixels - _of(pixels, _MEAN)) / _of(pixels, _DEVIATION),
+    "-1..1": lambda pixels: pixels * 2 - 1,
+    "0..1": lambda pixels: pixels,
+    "0..255": lambda pixels: pixels * 255,
+    "-127.5..127.5": lambda pixels: pixels * 255 - 127.5,
+}
+"""Of pixels [..., colours] in 0..1."""
+
+USUAL = ("mean and deviation", "-1..1", "0..1")
+
+_SMALLEST_DEVIATION = 0.05
+"""Of the first convolution's outputs on pictures in -1..1: a network that wants 0..255 has some 0.01, others 0.2 to
+2.7 (the labelled models of docs/accuracy.md)."""
+
+_THROUGH = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Concat"})
+
+
+def _of(pixels: FloatArray, colours: FloatArray) -> FloatArray:
+    return colours if pixels.shape[-1] == 3 else np.asarray(colours.mean())
+
+
+def ranges_of(model: ModelProto, name: str, feeds_in: Callable[[str], list[Feed]]) -> tuple[str, ...]:
+    """Names of `RANGES` to use by turns for the input `name`; `feeds_in` gives a few pictures in a range.
+
+    The statistics of a BatchNormalization behind the first convolution tell it; constants that pictures are divided
+    by or shifted with do; a first convolution that hardly reacts to -1..1 wants 0..255.
+    """
+    first = _beginning(model, name)
+    if first is None:
+        return USUAL
+    if first.scaled:
+        return ("0..255",) if first.large else ("0..1",)
+    found = {r: _statistics(model, first.value, feeds_in(r)) for r in RANGES}
+    if any(one is None for one in found.values()):
+        return USUAL
+    known = {r: one for r, one in found.items() if one is not None}
+    if first.normalization is not None:
+        return (_nearest(known, first.normalization, model),)
+    deviation = float(np.median(known["-1..1"][1]))
+    return ("0..255", "-127.5..127.5") if deviation < _SMALLEST_DEVIATION else USUAL
+
+
+class _Beginning:
+    """What comes first behind an input: constants that scale it, its first convolution, and what normalizes that."""
+
+    def __init__(self, value: str, normalization: NodeProto | None, scaled: bool, large: bool) -> None:
+        self.value, self.normalization, self.scaled, self.large = value, normalization, scaled, large
+
+
+_LARGE_SHIFT = 4.0
+"""A constant that is subtracted, or divided by, beyond which pictures are in 0..255."""
+
+
+def _beginning(model: ModelProto, name: str) -> _Beginning | None:
+    constants = _constants(model)
+    scaled = large = False
+    for _ in range(12):
+        readers = [node for node in model.graph.node if name in node.input]
+        if len(readers) != 1:
+            return None
+        node = readers[0]
+        if node.op_type == "Conv":
+            after = [n for n in model.graph.node if node.output[0] in n.input]
+            normal = after[0] if len(after) == 1 and after[0].op_type == "BatchNormalization" else None
+            return _Beginning(node.output[0], normal, scaled, large)
+        if node.op_type in ("Sub", "Add", "Mul", "Div"):
+            size = max((float(np.abs(constants[i]).max()) for i in node.input if i in constants), default=0.0)
+            if not size:
+                return None
+            scaled = True
+            large |= size > _LARGE_SHIFT if node.op_type != "Mul" else size < 1 / _LARGE_SHIFT / 8
+        elif node.op_type not in _THROUGH:
+            return None
+        name = node.output[0]
+    return None
+
+
+def _constants(model: ModelProto) -> Mapping[str, FloatArray]:
+    """The small ones of the main graph."""
+    stored: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            stored[node.output[0]] = node.attribute[0].t
+    return {name: numpy_helper.to_array(t) for name, t in stored.items() if 0 < int(np.prod(t.dims)) <= 16}
+
+
+def _statistics(model: ModelProto, value: str, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
+    """Mean and deviation of each channel of `value`; None where the model does not run."""
+    try:
+        found = [next(iter(one.values())) for one in Activations(model, [value], feeds).values([value])]
+    except RuntimeFailure:
+        return None
+    flat = np.concatenate([np.moveaxis(a, 1, -1).reshape(-1, a.shape[1]) for a in found]).astype(np.float64)
+    return flat.mean(0), flat.std(0)
+
+
+def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: NodeProto, model: ModelProto) -> str:
+    """The range whose statistics are nearest to those that the network was trained with (a Gaussian likelihood)."""
+    stored = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            stored[node.output[0]] = node.attribute[0].t
+    if any(name not in stored for name in normalization.input[3:5]):
+        return USUAL[0]
+    mean, variance = (numpy_helper.to_array(stored[n]).astype(np.float64) for n in normalization.input[3:5])
+    live = variance > 1e-3 * np.median(variance)
+
+    def distance(name: str) -> float:
+        own_mean, own = found[name]
+        ratio = np.maximum(own[live] ** 2, 1e-12) / variance[live]
+        shift = (own_mean[live] - mean[live]) ** 2 / variance[live]
+        return float(np.median(np.maximum(ratio, 1 / ratio) + shift))
+
+    return min(found, key=distance)
