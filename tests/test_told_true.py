@@ -24,10 +24,10 @@ def told_and_true(model: ModelProto, name: str, rows: Array, fresh: Array, **opt
 
 
 def mlp(random: np.random.Generator) -> ModelProto:
-    shapes = ((64, 128), (128, 128), (128, 10))
+    shapes = ((32, 64), (64, 64), (64, 10))
     weights = {f"w{k}": (random.standard_normal(s) / np.sqrt(s[0])).astype(np.float32) for k, s in enumerate(shapes)}
     return text(
-        """g (float[n,64] x, float[64,128] w0, float[128,128] w1, float[128,10] w2) => (float[other,10] y)
+        """g (float[n,32] x, float[32,64] w0, float[64,64] w1, float[64,10] w2) => (float[other,10] y)
         { a = MatMul (x, w0) b = Relu (a) c = MatMul (b, w1) d = Relu (c) y = MatMul (d, w2) }""", **weights,
     )  # fmt: skip
 
@@ -38,14 +38,13 @@ def check(found: list[tuple[float, float]]) -> None:
     assert abs(difference.mean()) < 1.5, found
 
 
-@pytest.mark.parametrize("bits", [3, 4])
 @pytest.mark.parametrize("count", [32, 64, 256])
-def test_what_is_told_of_a_small_net_is_true(count: int, bits: int) -> None:
+def test_what_is_told_of_a_small_net_is_true(count: int) -> None:
     random = np.random.default_rng(count)
     found = []
     for _ in range(2 * DRAWS):
-        rows, fresh = (random.standard_normal((n, 64)).astype(np.float32) for n in (count, 1000))
-        found.append(told_and_true(mlp(random), "x", rows, fresh, bits=bits))
+        rows, fresh = (random.standard_normal((n, 32)).astype(np.float32) for n in (count, 1000))
+        found.append(told_and_true(mlp(random), "x", rows, fresh, bits=3))
     check(found)
 
 
