@@ -117,7 +117,9 @@ class Activations:
         part.graph.node.extend(nodes)
         for name in sorted(read - made):
             value = self._known[0].get(name)
-            if value is not None:
+            if isinstance(value, list):
+                part.graph.input.extend(given for given in graph.input if given.name == name)
+            elif value is not None:
                 kind = helper.np_dtype_to_tensor_dtype(value.dtype)
                 part.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
             elif name in self._stored:

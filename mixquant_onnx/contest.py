@@ -63,12 +63,14 @@ def ranked(
 
 
 def winner(entries: Sequence[Entry], options: Options) -> Planned:
-    """The plan of the first of `entries`, with notes on how the others fared and where costs disagree."""
+    """The plan of the first of `entries`, with notes on how the others fared and where costs disagree.
+
+    No absolute figure: the best of several on the same rows is too good to be true."""
     best = entries[0]
     if len({id(e.planned) for e in entries}) == 1:
         return best.planned
-    others = ", ".join(f"{e.priced.cost} {_decibels(e.noise):.1f}" for e in entries[1:])
-    note = f"cost '{best.priced.cost}' does best on rows held back: {_decibels(best.noise):.1f} dB ({others})"
+    others = ", ".join(f"{e.priced.cost} {_worse(best.noise, e.noise)}" for e in entries[1:])
+    note = f"cost '{best.priced.cost}' does best on the rows for selection ({others})"
     return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, options)))
 
 
@@ -86,5 +88,7 @@ def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[Float
     return noise if np.isfinite(noise) else float("inf")
 
 
-def _decibels(noise: float) -> float:
-    return float("inf") if noise == 0 else -10 * float(np.log10(noise))
+def _worse(best: float, noise: float) -> str:
+    if not np.isfinite(noise) or best == noise:
+        return "as good" if best == noise else "did not run"
+    return f"{10 * np.log10(noise / best):.1f} dB less" if best > 0 else "less"

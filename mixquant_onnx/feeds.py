@@ -9,7 +9,6 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data as Data
 from mixquant_onnx.data.dataset import row_count as row_count
-from mixquant_onnx.data.files import load_data as load_data
 from mixquant_onnx.data.signature import Input, model_inputs
 from mixquant_onnx.graph.scopes import walk
 from mixquant_onnx.types import FloatArray

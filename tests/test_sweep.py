@@ -21,6 +21,8 @@ import mixquant_onnx as mq
 from mixquant_onnx import allocation, costs, planning
 from mixquant_onnx.cli import main
 from mixquant_onnx.cli_sweep import numbers
+from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.split import split_data
 from mixquant_onnx.sweep import Point, marked
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
@@ -146,15 +148,17 @@ def test_each_row_is_what_a_run_of_that_plan_gives(
 def test_quality_is_measured_on_data_that_was_held_back(tmp_path: Path, sweep: Sweep) -> None:
     data, output = tmp_path / "some.npz", tmp_path / "out.onnx"
     with np.load(CNN.with_name("eval.npz")) as all_rows:
-        values, labels = all_rows["input"][:64], all_rows["labels"][:64]
+        values, labels = all_rows["input"][:256], all_rows["labels"][:256]
     np.savez(data, input=values, labels=labels)
     fixed = ["--method", "mse", "--cost", "energy", "--rounding", "nearest"]
     (row,) = sweep(CNN, "--avg-bits", "2.6", "--data", data, *fixed)
     assert main([str(CNN), str(output), "--avg-bits", "2.6", "--no-verify", *fixed]) == 0
-    held = np.arange(64) // 4 % 4 == 3
-    wanted, got = (onnxruntime.InferenceSession(p).run(None, {"input": values[held]})[0] for p in (CNN, output))
+    whole = Data(feeds=({"input": values},), labels=labels)
+    held = split_data(onnx.load(CNN), whole, wants_selection=False).evaluation
+    assert held.labels is not None and len(held.labels) == 32
+    wanted, got = (onnxruntime.InferenceSession(p).run(None, dict(held.feeds[0]))[0] for p in (CNN, output))
     assert row["sqnr_db"] == pytest.approx(decibels(wanted, got), abs=0.01)
-    assert row["accuracy"] == np.mean(got.argmax(1) == labels[held]) < 1
+    assert row["accuracy"] == np.mean(got.argmax(1) == held.labels) < 1
     assert row["top1_agreement"] == np.mean(got.argmax(1) == wanted.argmax(1))
 
 

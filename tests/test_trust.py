@@ -91,7 +91,7 @@ def test_data_in_one_batch_is_cut_so_that_there_are_halves() -> None:
         "g (float[N,8] x, float[8,4] w) => (float[N,4] y) { y = MatMul (x, w) }", w=np.ones((8, 4), np.float32)
     )
     rows = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float32)
-    calibration = Calibration(model, find(model, 1).sites, Data(feeds=({"x": rows},), labels=None))
+    calibration = Calibration(model, find(model, 1).sites, Data(feeds=({"x": rows},), labels=None, axes={"x": 0}))
     assert [len(feed["x"]) for feed in calibration.feeds] == [11, 10]
     own = calibration.float_inputs()
     halves = calibration.in_turn(["w"], own, own.fork())["w"].halves

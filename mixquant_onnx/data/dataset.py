@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -93,8 +92,8 @@ def batched(data: Data, rows: int = BATCH) -> Data:
     cut: list[Feed] = []
     for feed in data.feeds:
         count = rows_of(feed, axes)
-        ends = np.linspace(0, count, max(1, -(-count // rows)) + 1).astype(int)
-        cut += [take(feed, axes, slice(int(a), int(b))) for a, b in pairwise(ends)]
+        for part in np.array_split(np.arange(count), max(1, -(-count // rows))):
+            cut.append(take(feed, axes, slice(int(part[0]), int(part[-1]) + 1)))
     return replace(data, feeds=tuple(cut))
 
 

@@ -18,7 +18,10 @@ import onnx
 import mixquant_onnx as mq
 from benchmarks.rule import smallest_qem
 from benchmarks.timing import table, versions
-from mixquant_onnx.feeds import Data, load_data, model_inputs, split
+from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.files import load_data
+from mixquant_onnx.data.signature import model_inputs
+from mixquant_onnx.data.split import PROMISE_SHARE, split_data
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
@@ -72,8 +75,11 @@ def _sqnr(model: onnx.ModelProto, data: Data, reference: list[list[np.ndarray]])
 def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: bool) -> list[list[object]]:
     """SQNR on held-back data at the size of uniform bits: uniform, the rule, ours; calibrated or data-free."""
     loaded = onnx.load(model)
-    fit, held = split(loaded, load_data(calibration, None, model_inputs(loaded)))
     session = Session(loaded)
+    parts = split_data(
+        session, load_data(calibration, None, model_inputs(loaded)), wants_selection=False, share=PROMISE_SHARE
+    )
+    fit, held = parts.fitting, parts.evaluation
     reference = [session.run(feed) for feed in held.feeds]
     errors = mq.inspect(model, method="mse").table
     elements = sum(e.elements for e in errors.values())
@@ -82,7 +88,7 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
         uniform = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in errors.items()}
         average = 8 * sum(c.nbytes for c in uniform.values()) / elements
         rule = _rule(errors, average * elements / 8)
-        data = {"data": list(fit.feeds)} if given else {}
+        data = {"data": list(fit.feeds), "eval_data": list(held.feeds)} if given else {}
         nearest = [
             _sqnr(mq.apply_plan(model, BitPlan(sites=plan), verify=False, rounding="nearest").model, held, reference)
             for plan in ({n: c.scheme for n, c in uniform.items()}, rule)

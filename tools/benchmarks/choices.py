@@ -16,7 +16,10 @@ import onnx
 import mixquant_onnx as mq
 from benchmarks.models import ROOT, sources
 from benchmarks.timing import table, versions
-from mixquant_onnx.feeds import Data, load_data, model_inputs, split
+from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.files import load_data
+from mixquant_onnx.data.signature import model_inputs
+from mixquant_onnx.data.split import PROMISE_SHARE, split_data
 from mixquant_onnx.metrics import relative_noise
 from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import FloatArray
@@ -48,8 +51,10 @@ def case(path: Path, data_root: Path | None) -> Case | None:
     session = Session(model)
     for folder in (path.parent, (data_root or ROOT) / path.parent.name):
         if (folder / "calib.npz").is_file():
-            fit, held = split(model, load_data(folder / "calib.npz", None, model_inputs(model)))
-            return Case(path=path, fit=fit, held=held, reference=run_all(session, held))
+            data = load_data(folder / "calib.npz", None, model_inputs(model))
+            parts = split_data(session, data, wants_selection=False, share=PROMISE_SHARE)
+            held = parts.evaluation
+            return Case(path=path, fit=parts.fitting, held=held, reference=run_all(session, held))
     held_ = usable_data(session, model)
     return None if held_ is None else Case(path=path, fit=None, held=held_, reference=run_all(session, held_))
 
@@ -72,7 +77,7 @@ def _granularities(cases: dict[str, Case], widths: Sequence[float]) -> list[list
         for bits in widths:
             found: list[str] = []
             for granularity in GRANULARITIES:
-                given = {} if one.fit is None else {"data": list(one.fit.feeds)}
+                given = {} if one.fit is None else {"data": list(one.fit.feeds), "eval_data": list(one.held.feeds)}
                 try:
                     made = mq.quantize(one.path, avg_bits=bits, granularity=granularity, verify=False, **given)
                     found.append(f"{one.sqnr(made.model):.1f}")

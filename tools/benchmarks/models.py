@@ -17,7 +17,8 @@ import onnx
 
 import mixquant_onnx as mq
 from benchmarks.timing import ratios, session, table, versions
-from mixquant_onnx.feeds import load_data, model_inputs
+from mixquant_onnx.data.files import load_data
+from mixquant_onnx.data.signature import model_inputs
 from mixquant_onnx.runtime import Session
 from mixquant_onnx.verify import usable_data
 

@@ -26,13 +26,19 @@ UNIFORM, RULE, DEFAULT = "uniform", "rule", "MixQuant"
 
 
 class Plans:
-    """The searches of one model, made once; `rows` of its data calibrate."""
+    """The searches of one model, made once; `rows` of its data calibrate, all of them: others judge."""
 
     def __init__(self, one: Subject, rows: int) -> None:
         self.one = one
         self.data = ({one.input: one.calibration[:rows]},)
+        self.judge = ({one.input: one.inputs[:8]},)
         self._options = Options(
-            avg_bits=4.0, data=self.data, search=SearchOptions(method="mse"), rounding="nearest", verify=False
+            avg_bits=4.0,
+            data=self.data,
+            eval_data=self.judge,
+            search=SearchOptions(method="mse"),
+            rounding="nearest",
+            verify=False,
         )
         self._searched = search(model_io.load(one.path), self._options)
 
@@ -81,7 +87,8 @@ class Plans:
             elif name == RULE:
                 made[name] = self._rule(limit)
             elif name == DEFAULT:
-                made[name] = mq.quantize(self.one.path, max_size=f"{limit}B", data=self.data, verify=False).plan
+                given = {"data": self.data, "eval_data": self.judge}
+                made[name] = mq.quantize(self.one.path, max_size=f"{limit}B", verify=False, **given).plan
             else:
                 made[name] = plan_of_size(self._priced[name], self._options, f"{limit}B", self._added).plan
         return made
@@ -99,7 +106,7 @@ class Plans:
         sites = {name: replace(scheme, method=method) for name, scheme in plan.sites.items()}
         given: dict[str, Any] = {}
         if method not in ("minmax", "mse"):
-            given = {"data": self.data, "seed": seed, "iterations": iterations}
+            given = {"data": self.data, "eval_data": self.judge, "seed": seed, "iterations": iterations}
         return mq.apply_plan(
             self.one.path, replace(plan, sites=sites), verify=False, rounding="nearest" if not given else "compensated",
             **given,
