@@ -13,15 +13,17 @@ from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.costs import Costs
 from mixquant_onnx.data.dataset import Data, DataSplit, undivided
 from mixquant_onnx.data.files import data_of, load_data
+from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.signature import model_inputs
 from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import DataError, OptionError
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.interactions import made_up_for
 from mixquant_onnx.options import Given, Options
 from mixquant_onnx.planning import Planned, Searched, planned_with, search
 from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.quantizer import SOLVERS
+from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import Scheme, SiteErrors
 from mixquant_onnx.verify import usable_data
 
@@ -64,17 +66,40 @@ def divided(loaded: model_io.Loaded, options: Options) -> DataSplit | None:
 
 
 def with_data(loaded: model_io.Loaded, options: Options) -> Options:
-    """`options` with the data read and divided, so that no later step does it again. Raises DataError."""
+    """`options` with the data read or made, and divided, so that no later step does it again. Raises DataError."""
     split = divided(loaded, options)
-    return replace(options, data=split, eval_data=_evaluation(loaded, options) if split is None else None)
+    if split is None and options.needs_inputs:
+        split = stand_in(loaded, options)
+    calibrated = split is not None and split.fitting.origin != "noise"
+    method = options.search.method
+    if not calibrated and method in SOLVERS:
+        if options.method_chosen:
+            raise DataError(f"--method {method} needs --data: what this model reads is not known, or it does not run")
+        method = "mse" if options.budgeted else "minmax"
+    if not calibrated and options.cost in ("hessian", "output", "block"):
+        raise DataError(f"--cost {options.cost} needs --data: what this model reads is not known, or it does not run")
+    return replace(
+        options,
+        data=split,
+        eval_data=_evaluation(loaded, options) if split is None else None,
+        search=replace(options.search, method=method),
+    )
 
 
-def stand_in(loaded: model_io.Loaded, options: Options, session: Session) -> DataSplit | None:
-    """Generated inputs in place of the user's data; what `--eval-data` gave is for evaluation. None without either.
+def stand_in(loaded: model_io.Loaded, options: Options) -> DataSplit | None:
+    """Proxy inputs in place of the user's data, or else noise; what `--eval-data` gave is for evaluation.
 
-    Raises DataError.
+    None where the model does not run on any of them. Raises DataError.
     """
-    noise, evaluation = usable_data(session, loaded.model), _evaluation(loaded, options)
+    evaluation = _evaluation(loaded, options)
+    try:
+        session = Session(loaded.model)
+    except RuntimeFailure:
+        return None
+    proxies = None if options.data_free else proxy_data(loaded.model, session)
+    if proxies is not None:
+        return split_data(session, proxies, options.compares_plans and options.cost != "auto", evaluation)
+    noise = usable_data(session, loaded.model)
     if evaluation is None:
         return None if noise is None else undivided(noise)
     noise = noise or Data(feeds=(), labels=None, origin="noise", name="rows of noise")
@@ -97,7 +122,8 @@ def price(loaded: model_io.Loaded, options: Options, progress: Progress = quiet)
 
     The default with data is output balanced with energy.
     """
-    if options.cost != "auto" or options.data is None:
+    options = with_data(loaded, options)
+    if options.cost != "auto" or options.origin != "user":
         return price_all(loaded, options, progress)[0]
     output = price_all(loaded, replace(options, cost="output"), progress)[0]
     if output.cost != "output":
@@ -116,7 +142,9 @@ def price_searched(searched: Searched, options: Options, progress: Progress = qu
     """`price_all` of what is searched already."""
     loaded = searched.loaded
     split = divided(loaded, options)
-    if options.cost == "energy" or split is None or not searched.table:
+    measured_by_default = split is not None and split.fitting.origin == "user"
+    chosen = options.cost if options.cost != "auto" or measured_by_default else "energy"
+    if chosen == "energy" or split is None or not searched.table:
         return [by_energy(searched)]
     sites = {name: searched.sites[name] for name in searched.table}
     fit, held = split.calibration, split.selection
@@ -148,8 +176,8 @@ def by_rule(searched: Searched, options: Options) -> Planned:
 
 def make_plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
     """Search and allocation: nothing is changed. Raises OptionError where a budget cannot be met, DataError."""
+    options = with_data(loaded, options)
     if not options.budgeted:
-        divided(loaded, options)
         return by_rule(search(loaded, options, progress), options)
     priced = price(loaded, options, progress)
     planned = plan_priced(priced, options)

@@ -59,6 +59,8 @@ def options_of(
     iterations: int = 500,
     resume: str | Path | None = None,
     allow_unchanged: bool = False,
+    data_free: bool = False,
+    rule: Literal["safe", "paper"] = "safe",
 ) -> Options:
     """The options of a run, checked. Raises OptionError."""
     promise = Promise(
@@ -104,9 +106,13 @@ def options_of(
             seed=seed, iterations=iterations, resume=None if resume is None else Path(resume)
         ),
         allow_unchanged=allow_unchanged,
+        data_free=data_free,
+        rule=rule,
+        method_chosen=method != "auto",
     )
     if method == "auto":
-        method = "gptq" if data is not None else ("mse" if chosen.budgeted else "minmax")
+        inputs = data is not None or not data_free
+        method = "gptq" if inputs else ("mse" if chosen.budgeted else "minmax")
     known_method(method)
     search = SearchOptions(
         bits=(bits,) if isinstance(bits, int) else tuple(sorted(set(bits))),
@@ -188,7 +194,7 @@ def check_data(plan: BitPlan, options: Options) -> None:
     """Raises OptionError where `plan` has methods that need data and `options` give none."""
     if any(scheme.method == RECONSTRUCTED for scheme in plan.sites.values()):
         need_torch()
-    if options.data is None:
+    if options.data is None and options.data_free:
         for name, scheme in plan.sites.items():
             if scheme.method in SOLVERS:
                 raise OptionError(f"the plan's method for '{name}', '{scheme.method}', needs --data; give it again")

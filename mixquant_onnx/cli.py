@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         "--scope", default="layer", choices=("layer", "model"),
         help="layer (default): the rule for each tensor; model: the same sum of relative errors, spent at fewest bytes",
     )  # fmt: skip
+    search.add_argument(
+        "--rule", default="safe", choices=("safe", "paper"),
+        help="safe (default): no tensor below what its outputs can stand; paper: the rule to the letter",
+    )  # fmt: skip
     search.add_argument("--bits", default="2-8", help="allowed widths: 2-8 (default), or a list such as 4,8")
     search.add_argument(
         "--method", default="auto",
@@ -111,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
         "--eval-data", type=Path, metavar="PATH",
         help="rows to judge by, as --data, with labels in its key labels; else some rows of --data are held back",
     )  # fmt: skip
+    proof.add_argument(
+        "--data-free", action="store_true",
+        help="without --data: no proxy inputs (photographs, texts, sounds that stand in for yours), only noise",
+    )  # fmt: skip
     proof.add_argument("--no-verify", action="store_true", help="write without proof")
     proof.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     proof.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
@@ -136,7 +144,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
             "lower_is_better", "metric_timeout", "cost", "method", "granularity", "symmetric", "baseline",
             "include", "exclude", "min_size", "target", "exact", "native_types", "data", "labels", "eval_data",
             "rounding",
-            "allow_unchanged", "seed", "iterations", "resume",
+            "allow_unchanged", "data_free", "rule", "seed", "iterations", "resume",
         )
     }  # fmt: skip
     options["bits"] = _widths(args.bits)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from mixquant_onnx.data.dataset import Data, DataSplit
+from mixquant_onnx.data.dataset import Data, DataSplit, Origin
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.measure import SearchOptions
@@ -94,7 +94,8 @@ class Reconstruction:
 class Options:
     """Every choice of a run. Patterns match tensor, site and node names (fnmatch).
 
-    `data`: as the user gave it, until `with_data` (allocation) has read and divided it, once.
+    `data`: as the user gave it, until `with_data` (allocation) has read and divided it, once; or what stands in for it.
+    `data_free`: nothing but noise does. `method_chosen`: the method was named, and is not to be changed.
     """
 
     qem: float = 2.0
@@ -113,6 +114,9 @@ class Options:
     data: Given | Data | DataSplit | None = None
     labels: Path | None = None
     eval_data: Given | Data | None = None
+    data_free: bool = False
+    rule: Literal["safe", "paper"] = "safe"
+    method_chosen: bool = False
     rounding: Literal["compensated", "nearest"] = "compensated"
     reconstruction: Reconstruction = field(default_factory=Reconstruction)
     allow_unchanged: bool = False
@@ -129,10 +133,14 @@ class Options:
             size_limit(self.max_size, 1)
         if not 0 < self.metric_timeout <= _LONGEST:
             raise OptionError(f"--metric-timeout takes seconds, more than 0 and at most {_LONGEST}")
-        if self.cost in ("hessian", "output", "block") and self.data is None:
-            raise OptionError(f"--cost {self.cost} needs --data")
-        if self.search.method in SOLVERS and self.data is None:
-            raise OptionError(f"--method {self.search.method} needs --data (mse is the best without)")
+        if self.data_free and self.data is None:
+            if self.cost in ("hessian", "output", "block"):
+                raise OptionError(f"--cost {self.cost} needs --data, or proxy inputs: leave --data-free out")
+            if self.search.method in SOLVERS:
+                raise OptionError(
+                    f"--method {self.search.method} needs --data, or proxy inputs: leave --data-free out (mse is the "
+                    f"best without)"
+                )
         if self.search.method == RECONSTRUCTED:
             need_torch()
         if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):
@@ -143,6 +151,16 @@ class Options:
             raise OptionError("--native-types leaves no width: allow 4 or 8 with --bits")
         if self.labels is not None and self.data is None:
             raise OptionError("--labels needs --data")
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether anything is fitted to inputs, or compared on them."""
+        return self.verify or self.rounding != "nearest" or self.search.method in SOLVERS
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the rows are from that `with_data` has read or made; None before, and where none were made."""
+        return self.data.fitting.origin if isinstance(self.data, DataSplit) else None
 
     @property
     def compares_plans(self) -> bool:

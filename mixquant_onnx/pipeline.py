@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from mixquant_onnx import verify
-from mixquant_onnx.allocation import divided, stand_in
+from mixquant_onnx.allocation import with_data
 from mixquant_onnx.crossfit import optimism_db
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.encodings.forms import FormOptions
@@ -23,7 +23,7 @@ from mixquant_onnx.options import Options
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.proof import prove
-from mixquant_onnx.quantizer import SOLVERS, quantization_error, quantize_weight
+from mixquant_onnx.quantizer import quantization_error, quantize_weight
 from mixquant_onnx.runtime import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
 
@@ -145,14 +145,14 @@ def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | No
 
     Raises DataError for data that does not fit the model.
     """
-    given = divided(loaded, options)
-    if not options.verify and options.rounding == "nearest" and options.search.method not in SOLVERS:
-        return given, None
-    try:
-        session = Session(loaded.model)
-    except RuntimeFailure as failure:
-        return given, str(failure)
-    return given or stand_in(loaded, options, session), None
+    given = with_data(loaded, options).data
+    split = given if isinstance(given, DataSplit) else None
+    if options.verify and (split is None or split.fitting.origin == "user"):
+        try:
+            Session(loaded.model)
+        except RuntimeFailure as failure:
+            return split, str(failure)
+    return split, None
 
 
 def _why_unchanged(planned: Planned) -> str:

@@ -39,7 +39,7 @@ def posed(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
 def trust(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
     """As how many independent samples each of `inputs` counts: what does best on one half, learned from the other."""
     if inputs.halves is None or inputs.width < _NO_DOUBT * inputs.samples * min(_FACTORS):
-        return _FACTORS[0]
+        return inputs.trust
     fit, held = inputs.halves
     every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
     some = rows[:, ::every]

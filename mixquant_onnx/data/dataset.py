@@ -18,6 +18,9 @@ Axes = Mapping[str, int]
 """The batch axis of each input that has one; the other inputs are shared by all rows."""
 
 
+Origin = Literal["user", "proxy", "noise"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Data:
     """Feeds in order, and labels for all their rows where there are any.
@@ -29,7 +32,7 @@ class Data:
 
     feeds: tuple[Feed, ...]
     labels: FloatArray | None
-    origin: Literal["user", "proxy", "noise"] = "user"
+    origin: Origin = "user"
     name: str = "rows of your data"
     axes: Axes | None = None
 

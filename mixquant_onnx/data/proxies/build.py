@@ -233,12 +233,12 @@ class _Maker:
             made.append(self._scaled(pixels, role, row))
         stacked = np.stack(made)
         stacked = stacked if role.channels in (2, 3) else stacked.transpose(0, 3, 1, 2)
-        return stacked.reshape(shape)
+        return np.asarray(stacked.reshape(shape))
 
     def _scaled(self, pixels: FloatArray, role: Role, row: int) -> FloatArray:
         if role.input.dtype.kind != "f":
             return np.rint(pixels * 255)
-        return RANGES[self.ranges[row // 2 % len(self.ranges)]](pixels)
+        return np.asarray(RANGES[self.ranges[row // 2 % len(self.ranges)]](pixels))
 
     def _tokens(self, role: Role, first: int, random: np.random.Generator) -> FloatArray:
         return signals.tokens(random, self._shape(role), role.limit)

@@ -50,7 +50,7 @@ def photograph(number: int, height: int, width: int) -> Pixels:
     left, top = (picture.width - wide) / 2, (picture.height - high) / 2
     box = (left, top, left + wide, top + high)
     made = picture.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-    return np.asarray(made, np.float32) / 255
+    return np.asarray(np.asarray(made, np.float32) / np.float32(255))
 
 
 def characters(random: np.random.Generator, height: int, width: int) -> Pixels:

@@ -80,7 +80,7 @@ _ZIPF = 1.1
 _TEXT = (
     "The model was trained on pictures of streets, houses and people; it is used to read signs.\n"
     "In 2019 about 1,250 copies were sold for $12.50 each, which is less than half of what they cost to make.\n"
-    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)\n"
+    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total\n"
     '{"name": "example", "size": [12, 7], "tags": ["red", "small"], "price": 3.75, "sold": true}\n'
     "<p class='note'>Please send your answer to <a href='mailto:office@example.org'>our office</a> by Friday.</p>\n"
     "How long does it take to get there? Not more than twenty minutes, she said, unless it rains again.\n"
