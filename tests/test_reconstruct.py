@@ -459,8 +459,8 @@ def test_blocks_of_an_earlier_run_on_other_feeds_are_not_taken_up(tmp_path: Path
     count = len(list(tmp_path.iterdir()))
     halves = [{"x": feed["x"][32:]}, {"x": feed["x"][:32]}]
     mq.quantize(
-        model, method="brecq", data=halves, eval_data=feed, exact=True, verify=False, min_size=1, bits=3, iterations=5, resume=tmp_path,
-        rounding="nearest",
+        model, method="brecq", data=halves, eval_data=feed, exact=True, verify=False, min_size=1, bits=3,
+        iterations=5, resume=tmp_path, rounding="nearest",
     )  # fmt: skip
     assert len(list(tmp_path.iterdir())) == 2 * count > 0
 
