@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--metric-timeout", type=float, default=1800.0, metavar="S", help="seconds for a command (1800)")
     goal.add_argument(
         "--cost", default="auto", choices=("auto", "energy", "hessian", "output", "block"),
-        help="what a budget minimises; auto (default): whichever does best on rows of --data held back, else energy",
+        help="what a budget minimises; auto (default): whichever does best on some rows of --data, else energy",
     )  # fmt: skip
     form = parser.add_argument_group("form of the file")
     form.add_argument(

@@ -1,4 +1,4 @@
-"""Which cost a budget is spent by: each makes its plan, and the plan that does best on rows held back is taken.
+"""Which cost a budget is spent by: each makes its plan, and the plan that does best on rows for selection is taken.
 
 No cost is the best on every model (docs/accuracy.md): a layer's measured effect does not know what later layers make
 up for, and a data-free one knows no effects. One run of each plan tells.

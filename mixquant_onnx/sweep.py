@@ -53,7 +53,7 @@ def sweep(
 ) -> list[Point]:
     """A point for each of `qems` (by the scope of `options`) and each of `bits`, smallest first.
 
-    With `options.verify` each is run, on data held back from calibration. Bits that are too few are left out, and
+    With `options.verify` each is run, on rows that nothing was fitted to. Bits that are too few are left out, and
     told. Raises OptionError where no point is left.
     """
     plans = [(f"qem {qem:g}", _by_error(priced, replace(options, qem=qem, avg_bits=None))) for qem in qems]

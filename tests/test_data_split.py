@@ -66,7 +66,7 @@ def test_without_selection_its_rows_are_to_calibrate_with() -> None:
 
 
 def test_each_label_has_its_share_of_every_part() -> None:
-    labels = np.repeat(np.arange(8), 16)
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 16))
     split = split_data(MODEL, one_feed(128, labels), wants_selection=True)
     for part, each in ((split.evaluation, 2), (split.selection, 3)):
         assert part.labels is not None
@@ -188,6 +188,8 @@ def test_what_is_told_is_of_rows_that_no_other_step_has_met(
     if goal:
         selected = set().union(*seen.selected)
         assert selected and not selected & seen.told and not selected & seen.fitted[0]
+    if "avg_bits" in goal:
+        assert not any(selected & fitted for fitted in seen.fitted[:-1])
 
 
 def test_a_figure_on_rows_fitted_to_says_so_and_by_how_much_it_is_too_good() -> None:
