@@ -53,10 +53,12 @@ def checked(reference: ModelProto, saved: ModelProto, ran: ModelProto) -> float 
     return verify.check_oracle(saved, reference, Session(ran, "exact"), data, {"float32"})
 
 
-def test_another_weight_between_roundings_is_not_excused() -> None:
+@pytest.mark.parametrize("shift", [0.02, 0.001])
+def test_another_weight_between_roundings_is_not_excused(shift: float) -> None:
+    """Also where the difference is less than a step."""
     right = quantized_before()
     values = WEIGHTS["v"].copy()
-    values[3] += 0.02
+    values[3] += shift
     wrong = quantized_before(v=values)
     with pytest.raises(ProofError, match=r"first different at 'm' \(Conv\)"):
         checked(right, wrong, wrong)
