@@ -70,6 +70,8 @@ WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
     ("", "Gemm"): _GEMM,
     ("", "MatMul"): _PRODUCT,
     ("", "Gather"): (_TABLE,),
+    ("", "GatherND"): (WeightInput(index=0, layout=_rows_first(1)),),
+    ("", "GatherElements"): (WeightInput(index=0, layout=_rows_first(1)),),
     ("", "LSTM"): _RECURRENT,
     ("", "GRU"): _RECURRENT,
     ("", "RNN"): _RECURRENT,
@@ -85,6 +87,7 @@ WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
         WeightInput(index=3, layout=_columns_last),
     ),
     ("com.microsoft", "LongformerAttention"): (WeightInput(index=1, layout=_columns_last),),
+    ("com.microsoft", "MoE"): tuple(WeightInput(index=index, layout=_rows_first(2)) for index in (2, 4, 6)),
     ("com.microsoft", "EmbedLayerNormalization"): tuple(
         WeightInput(index=index, layout=_rows_first(1)) for index in (2, 3, 4)
     ),
@@ -105,6 +108,9 @@ FOLLOWED = frozenset(
     }
 )
 """Operators through which a constant is still a weight. Slice and Concat: gates of an LSTM put in order."""
+
+SCALED = frozenset({"Mul", "Div", "Add", "Sub"})
+"""Operators that make another weight of the larger of two operands: weight norm, modulation, LoRA."""
 
 
 def domain_of(node: NodeProto) -> str:
