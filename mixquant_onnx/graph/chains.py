@@ -94,8 +94,6 @@ def _at_most(other: Shape | None, shape: tuple[int, ...]) -> bool:
 
 
 def _styles(other: Shape | None, shape: tuple[int, ...]) -> bool:
-    if sum(n > 1 for n in shape) < 2:
-        return False
     if other is None:
         return True
     aligned = (1,) * (len(shape) - len(other)) + other[max(len(other) - len(shape), 0) :]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
 from mixquant_onnx.graph.operators import domain_of
 from mixquant_onnx.graph.scopes import Scope
@@ -117,8 +117,8 @@ def _of_tensor(name: str, reason: str, tensor: TensorProto) -> Fixed:
     return Fixed(name=name, reason=reason, elements=elements_of(tensor), nbytes=nbytes)
 
 
-def float_nbytes(model: ModelProto, scopes: list[Scope]) -> dict[str, int]:
-    """Bytes of every float constant of `model`, by the names of `find`, small ones too. `scopes`: those of `walk`."""
+def float_nbytes(scopes: list[Scope]) -> dict[str, int]:
+    """Bytes of every float constant of a model, small ones too, by the names of `find`. `scopes`: those of `walk`."""
     names = names_of(scopes)
     found: dict[str, int] = {}
     for scope in scopes:
