@@ -166,22 +166,20 @@ class Paths:
     def _returned(self, at: _At) -> Iterator[Reader]:
         """Out of a function to where it is called, and out of a branch of If."""
         body = at.scope.body
+        steps: tuple[Step, ...] = ()
+        calls = at.calls
         if isinstance(body, FunctionProto):
-            callers = [at.calls[-1]] if at.calls else self._calls[id(at.scope)]
-            names = list(body.output)
-        elif id(body) in self._owners:
-            callers = [self._owners[id(body)]]
-            names = [value.name for value in body.output]
-            if callers[0][1].op_type != "If":
-                return
+            callers = [calls[-1]] if calls else self._calls[id(at.scope)]
+            calls, names = calls[:-1], list(body.output)
+        elif id(body) in self._owners and self._owners[id(body)][1].op_type == "If":
+            callers, names = [self._owners[id(body)]], [value.name for value in body.output]
+            steps = (Step("If", lambda x: x),)
         else:
             return
-        out = Step("Return", lambda x: x)
-        calls = at.calls[:-1] if isinstance(body, FunctionProto) else at.calls
         for scope, node in callers:
             for name, output in zip(names, node.output, strict=False):
                 if name == at.name and output:
-                    yield from self._from(replace(at.then(scope, output, out), calls=calls))
+                    yield from self._from(replace(at.then(scope, output, *steps), calls=calls))
 
     def constant(self, scope: Scope, name: str) -> TensorProto | None:
         home = scope.resolve(name)
