@@ -74,7 +74,11 @@ def check_oracle(saved: ModelProto, reference: ModelProto, exact: Session, data:
     limit = min((ORACLE_SQNR_DB[name] for name in types), default=ORACLE_SQNR_DB["float32"])
     oracle_session = Session(reference, "exact")
     wanted = run_all(oracle_session, data)
-    ratio, _ = compare(wanted, run_all(exact, data))
+    try:
+        got = run_all(exact, data)
+    except RuntimeFailure as failure:
+        raise ProofError(f"proof failed: ONNX Runtime does not run the result ({failure}); report it") from failure
+    ratio, _ = compare(wanted, got)
     if not ratio >= limit:
         if not compare(wanted, run_all(oracle_session, data))[0] >= limit:
             return None

@@ -75,7 +75,7 @@ WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
     ("", "LSTM"): _RECURRENT,
     ("", "GRU"): _RECURRENT,
     ("", "RNN"): _RECURRENT,
-    ("", "Einsum"): (WeightInput(index=0, layout=_whole), WeightInput(index=1, layout=_whole)),
+    ("", "Einsum"): tuple(WeightInput(index=index, layout=_whole) for index in range(4)),
     ("com.microsoft", "FusedMatMul"): _GEMM,
     ("com.microsoft", "TransposeMatMul"): _GEMM,
     ("com.microsoft", "FusedGemm"): _GEMM,

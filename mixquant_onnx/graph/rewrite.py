@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -13,6 +13,7 @@ from mixquant_onnx.encodings.encoder import Encoded, encode_folded, encode_matmu
 from mixquant_onnx.encodings.forms import FormOptions, Kernel, kernel_for, matmul_shape
 from mixquant_onnx.encodings.native import encode_native, opset_for
 from mixquant_onnx.errors import ModelError
+from mixquant_onnx.graph.integer_kernels import cannot_be_fused, dequantized_values
 from mixquant_onnx.graph.operators import attributes
 from mixquant_onnx.graph.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.graph.scopes import Scope, used_names
@@ -80,10 +81,12 @@ def rewrite(
     forms: dict[str, str] = {}
     values: dict[str, str] = {}
     domains: list[Scope] = []
+    beside = dequantized_values(model, [sites[n].source.name for n in quantized]) if options.target == "qdq" else ()
     for name, q in quantized.items():
         located = sites[name]
         kernel = kernels[name] if opset >= 21 else None
-        encoded, forms[name] = _encode(model, located, q, kernel, options, opset, names.fresh)
+        form = replace(options, target="ort") if cannot_be_fused(located, q.scheme, beside) else options
+        encoded, forms[name] = _encode(model, located, q, kernel, form, opset, names.fresh)
         for function in encoded.functions:
             _add_function(model, function, encoded.nodes)
         _insert(located, encoded)
