@@ -165,3 +165,26 @@ def test_the_graph_of_a_report_is_written_in_any_width(case: str, target: str) -
         result = mq.quantize(model_of(case), target=target, bits=[bits], min_size=256)
         onnx.checker.check_model(result.model)
         assert result.verification is not None and result.verification.codes == len(result.plan.sites) > 0
+
+
+MOVES = {
+    "directly": "b = Identity (a)",
+    "behind Reshape": "b = Reshape (a, r)",
+    "behind Transpose": "b = Transpose (a)",
+}
+SIDES = {"on the left": "y = MatMul (v, b)", "on the right": "y = MatMul (b, v)", "both": "y = MatMul (v, v)"}
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "block:16"])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("move", MOVES)
+def test_a_product_of_two_dequantized_values_runs(move: str, side: str, granularity: str) -> None:
+    """ONNX Runtime makes it an integer product, whichever scales there are."""
+    model = text(f"""g (float[64,64] x, float s, uint8 z, int64[2] r, float[64,64] v) => (float[64,64] y)
+        {{ q = QuantizeLinear (x, s, z) a = DequantizeLinear (q, s, z) {MOVES[move]} {SIDES[side]} }}""",
+                 s=np.array(0.03, np.float32), z=np.array(128, np.uint8), r=np.array([64, 64]),
+                 v=weight(64, 64))  # fmt: skip
+    result = quantize(model, target="qdq", granularity=granularity)
+    assert not float_tensors(result.model)
+    fused = granularity == "tensor" or (granularity == "channel" and side == "on the right")
+    assert set(result.rewritten.forms.values()) == {"DequantizeLinear" if fused else "folded"}
