@@ -188,3 +188,22 @@ def test_a_product_of_two_dequantized_values_runs(move: str, side: str, granular
     assert not float_tensors(result.model)
     fused = granularity == "tensor" or (granularity == "channel" and side == "on the right")
     assert set(result.rewritten.forms.values()) == {"DequantizeLinear" if fused else "folded"}
+
+
+BEFORE = {
+    "of fixed scale": "q = QuantizeLinear (x, s, z) a = DequantizeLinear (q, s, z)",
+    "of a scale for each run": "q, t, o = DynamicQuantizeLinear (x) a = DequantizeLinear (q, t, o)",
+}
+
+
+@pytest.mark.parametrize("bits", [4, 5, 8])
+@pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm <transB=1>"])
+@pytest.mark.parametrize("activations", BEFORE)
+def test_a_large_weight_behind_quantized_activations_is_not_fused(activations: str, op: str, bits: int) -> None:
+    """The integer product that ONNX Runtime makes of such activations takes no blocks, and fails when it is run."""
+    model = text(f"""g (float[8,512] x, float s, uint8 z, float[512,512] v) => (float[8,512] y)
+        {{ {BEFORE[activations]} y = {op} (a, v) }}""", opset=21, ir=10,
+                 s=np.array(0.03, np.float32), z=np.array(128, np.uint8), v=weight(512, 512))  # fmt: skip
+    result = mq.quantize(model, bits=[bits])
+    assert result.rewritten.forms == {"v": "folded"}
+    assert result.verification is not None and result.verification.oracle_sqnr_db is not None

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.graph.operators import domain_of
 from mixquant_onnx.graph.scopes import walk
-from mixquant_onnx.graph.sites import LocatedSite
+from mixquant_onnx.graph.sites import LocatedSite, Reader
 from mixquant_onnx.types import Scheme
 
 _MOVES = frozenset(
@@ -33,15 +33,16 @@ def dequantized_values(model: ModelProto, weights: Collection[str]) -> frozenset
     return frozenset(found)
 
 
+def meets_dequantized(reader: Reader, dequantized: Collection[str]) -> bool:
+    """Whether the other operand of the product that `reader` is was dequantized."""
+    product = reader.node.op_type in ("MatMul", "Gemm") and reader.index < 2
+    return product and reader.node.input[1 - reader.index] in dequantized
+
+
 def cannot_be_fused(located: LocatedSite, scheme: Scheme, dequantized: Collection[str]) -> bool:
     """Whether a DequantizeLinear of this weight would be fused into a product that does not run."""
-    for reader in located.readers:
-        if (
-            reader.node.op_type != "MatMul"
-            or reader.index > 1
-            or reader.node.input[1 - reader.index] not in dequantized
-        ):
-            continue
-        if scheme.grid.per == "block" or (reader.index == 0 and scheme.grid.per != "tensor"):
-            return True
-    return False
+    return any(
+        scheme.grid.per == "block" or (reader.index == 0 and scheme.grid.per != "tensor")
+        for reader in located.readers
+        if meets_dequantized(reader, dequantized)
+    )

@@ -13,7 +13,7 @@ from mixquant_onnx.encodings.encoder import Encoded, encode_folded, encode_matmu
 from mixquant_onnx.encodings.forms import FormOptions, Kernel, kernel_for, matmul_shape
 from mixquant_onnx.encodings.native import encode_native, opset_for
 from mixquant_onnx.errors import ModelError
-from mixquant_onnx.graph.integer_kernels import cannot_be_fused, dequantized_values
+from mixquant_onnx.graph.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
 from mixquant_onnx.graph.operators import attributes
 from mixquant_onnx.graph.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.graph.scopes import Scope, used_names
@@ -71,7 +71,8 @@ def rewrite(
     before = opset_of(model)
     sites = find(model, min_size).sites
     kernels = {n: kernel_for(sites[n].site, q.scheme, options) for n, q in quantized.items()}
-    kernels = {n: k if n not in folded and _fusable(sites[n]) else None for n, k in kernels.items()}
+    beside = dequantized_values(model, [sites[n].source.name for n in quantized] if options.target == "qdq" else ())
+    kernels = {n: k if n not in folded and _fusable(sites[n], beside) else None for n, k in kernels.items()}
     _raise(model, _wanted_opsets(sites, quantized, kernels, options), names.fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM:
@@ -81,7 +82,6 @@ def rewrite(
     forms: dict[str, str] = {}
     values: dict[str, str] = {}
     domains: list[Scope] = []
-    beside = dequantized_values(model, [sites[n].source.name for n in quantized]) if options.target == "qdq" else ()
     for name, q in quantized.items():
         located = sites[name]
         kernel = kernels[name] if opset >= 21 else None
@@ -125,9 +125,11 @@ def _transposed(sites: Mapping[str, LocatedSite], values: Mapping[str, str]) -> 
     return frozenset(name for name, value in values.items() if value != sites[name].source.name)
 
 
-def _fusable(located: LocatedSite) -> bool:
+def _fusable(located: LocatedSite, dequantized: Collection[str]) -> bool:
     """Every reader is a node of the graph that holds the weight (a function's cannot be changed for one call)."""
     if located.source.scope.in_function or any(r.scope.in_function for r in located.readers):
+        return False
+    if any(meets_dequantized(reader, dequantized) for reader in located.readers):
         return False
     gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
     if gemms and (len(gemms) != len(located.readers) or not all(_plain(node) for node in gemms)):
