@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from cases import Array, float_tensors, put, quantize, text, weight
-from onnx import ModelProto
+from cases import Array, decibels, float_tensors, put, quantize, run, text, weight
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.report.summary import plan_summary
 
 TARGETS = pytest.mark.parametrize("target", ["ort", "qdq"])
 LOCAL = ', "local" : 1, "com.microsoft" : 1'
@@ -207,3 +209,86 @@ def test_a_large_weight_behind_quantized_activations_is_not_fused(activations: s
     result = mq.quantize(model, bits=[bits])
     assert result.rewritten.forms == {"v": "folded"}
     assert result.verification is not None and result.verification.oracle_sqnr_db is not None
+
+
+SEQUENCES = {
+    "a sequence is given": "(seq(float[2,64]) x, float[64,32] w) => (float[2,32] y) "
+    "{ k = Constant <value=int64 {0}> () a = SequenceAt (x, k) y = MatMul (a, w) }",
+    "a sequence comes out": "(float[4,64] x, float[64,32] w) => (seq(float[2,32]) y) "
+    "{ h = MatMul (x, w) k = Constant <value=int64 {2}> () y = SplitToSequence <axis=0> (h, k) }",
+    "an optional comes out": "(float[2,64] x, float[64,32] w) => (optional(float[2,32]) y) "
+    "{ h = MatMul (x, w) y = Optional (h) }",
+}
+
+
+@TARGETS
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_a_model_with_sequences_is_quantized(case: str, target: str) -> None:
+    model = text(f"g {SEQUENCES[case]}", w=weight(64, 32))
+    result = mq.quantize(model, target=target, bits=[8])
+    assert list(result.plan.sites) == ["w"] and not float_tensors(result.model)
+    x = weight(4, 64, seed=1)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    answers = []
+    for one in (model, result.model):
+        session = onnxruntime.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        given = [x[:2], x[2:]] if "given" in case else x if "sequence" in case else x[:2]
+        answers.append(np.asarray(session.run(None, {"x": given})[0], np.float32))
+    assert decibels(*answers) > 35
+
+
+@TARGETS
+def test_a_model_of_strings_is_quantized(target: str) -> None:
+    """Words in, numbers of words to an embedding, classes out by their names."""
+    known = {"domain": "ai.onnx.ml"}
+    nodes = [
+        helper.make_node("LabelEncoder", ["s"], ["i"], keys_strings=["a", "b"], values_int64s=[1, 2], **known),
+        helper.make_node("Abs", ["i"], ["p"]),
+        helper.make_node("Gather", ["e", "p"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+        helper.make_node("ArgMax", ["y"], ["m"], axis=1, keepdims=0),
+        helper.make_node("LabelEncoder", ["m"], ["n"], keys_int64s=[0, 1], values_strings=["yes", "no"], **known),
+    ]
+    inputs = [helper.make_tensor_value_info("s", TensorProto.STRING, ["N"])]
+    outputs = [helper.make_tensor_value_info("n", TensorProto.STRING, ["N"]),
+               helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32])]  # fmt: skip
+    stored = [numpy_helper.from_array(weight(100, 64), "e"), numpy_helper.from_array(weight(64, 32), "w")]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    result = mq.quantize(model, target=target, bits=[8])
+    assert set(result.plan.sites) == {"e", "w"} and not float_tensors(result.model)
+    feed = {"s": np.array(["a", "b", "c"], object)}
+    assert decibels(run(model, feed)[1], run(result.model, feed)[1]) > 35
+
+
+@TARGETS
+def test_a_sparse_initializer_beside_weights_is_listed_with_its_bytes(target: str) -> None:
+    model = text("g (float[N,64] x, float[64,32] w) => (float[N,32] y) { h = MatMul (x, s) y = MatMul (h, w) }",
+                 w=weight(64, 32))  # fmt: skip
+    values = numpy_helper.from_array(weight(600), "s")
+    places = numpy_helper.from_array(np.arange(0, 3600, 6, dtype=np.int64), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [64, 64]))
+    quantize(model, target=target)
+    summary = plan_summary(mq.inspect(model))
+    assert summary["skipped"] == [{"name": "s", "reason": "sparse initializer", "nbytes": 2400}]
+    assert summary["left_float"]["nbytes"] == 2400
+
+
+@TARGETS
+def test_names_that_the_rewrite_would_give_are_left_to_their_owners(target: str) -> None:
+    """Values, value_info and nodes that are called as new initializers and nodes would be."""
+    model = text("""g (float[N,64] x, float[64,64] w, float[64,64] v) => (float[N,64] y) {
+        a = MatMul (x, w) b = Relu (a) y = MatMul (b, v) }""", w=weight(64, 64), v=weight(64, 64))  # fmt: skip
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for position, name in enumerate(names):
+                names[position] = {"a": "w.scale", "b": "w.codes"}.get(name, name)
+    model.graph.node[0].name = "w.dequantize"
+    model.graph.value_info.append(helper.make_tensor_value_info("w.scale", TensorProto.FLOAT, ["N", 64]))
+    model.graph.value_info.append(helper.make_tensor_value_info("w.codes", TensorProto.FLOAT, ["N", 64]))
+    result = quantize(model, target=target)
+    assert set(result.plan.sites) == {"w", "v"}
+    stored = [tensor.name for tensor in result.model.graph.initializer]
+    assert not {"w.scale", "w.codes"} & set(stored) and len(stored) == len(set(stored))
