@@ -216,6 +216,15 @@ def test_the_weights_of_experts_are_quantized(target: str) -> None:
     assert not float_tensors(result.model)
 
 
+@pytest.mark.parametrize(("op", "indices"), [("GatherND", "N,1"), ("GatherElements", "900,4")])
+def test_a_table_of_coordinates_stays_float(op: str, indices: str) -> None:
+    graph = f"""(int64[{indices}] i, float[900,4] w, float[64,8] v, float[8,64] x) => (float[A,4] y, float[8,8] z)
+        {{ y = {op} (w, i) z = MatMul (x, v) }}"""
+    result = quantize(filled(graph, {"w": weight(900, 4), "v": weight(64, 8)}))
+    assert list(result.plan.sites) == ["v"]
+    assert dict(result.plan.skipped) == {"w": f"input 0 of {op} is not a weight"}
+
+
 def test_floats_in_attributes_are_listed_with_their_node() -> None:
     model = text("g (float[N,64] x, float[64,64] w) => (float[N,8] y) { h = MatMul (x, w) y = Identity (h) }",
                  imports=', "ai.onnx.ml" : 1', w=weight(64, 64))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import onnx
 import pytest
 from cases import Array, agreement, float_tensors, nodes, optimized, put, quantize, text, weight
 from onnx import ModelProto, helper
+from rich.console import Console
 
 import mixquant_onnx as mq
 from mixquant_onnx.graph.inputs import feature_of
 from mixquant_onnx.graph.sites import find
 from mixquant_onnx.report.summary import plan_summary
+from mixquant_onnx.report.terminal import show_plan
 
 TARGETS = pytest.mark.parametrize("target", ["ort", "qdq"])
 
@@ -189,3 +192,6 @@ def test_the_summary_says_how_many_bytes_stay_float() -> None:
     summary = plan_summary(mq.inspect(model))
     assert summary["skipped"] == [{"name": "b", "reason": "input 1 of Add is not a weight", "nbytes": 2048}]
     assert summary["left_float"] == {"nbytes": 2048, "share": 2048 / model.ByteSize()}
+    shown = StringIO()
+    show_plan(summary, Console(file=shown, width=120))
+    assert f"left as float: {2048 / model.ByteSize():.1%} of the file's bytes" in shown.getvalue()

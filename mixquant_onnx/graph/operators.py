@@ -18,8 +18,11 @@ LayoutRule = Callable[[int, Attributes], Layout]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInput:
+    """`narrowest`: fewest elements along the last axis; a table of coordinates or bounds is no weight."""
+
     index: int
     layout: LayoutRule
+    narrowest: int = 1
 
 
 def _rows_first(leading: int) -> LayoutRule:
@@ -70,8 +73,8 @@ WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
     ("", "Gemm"): _GEMM,
     ("", "MatMul"): _PRODUCT,
     ("", "Gather"): (_TABLE,),
-    ("", "GatherND"): (WeightInput(index=0, layout=_rows_first(1)),),
-    ("", "GatherElements"): (WeightInput(index=0, layout=_rows_first(1)),),
+    ("", "GatherND"): (WeightInput(index=0, layout=_rows_first(1), narrowest=8),),
+    ("", "GatherElements"): (WeightInput(index=0, layout=_rows_first(1), narrowest=8),),
     ("", "LSTM"): _RECURRENT,
     ("", "GRU"): _RECURRENT,
     ("", "RNN"): _RECURRENT,

@@ -55,7 +55,7 @@ def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
         after = shape_after(shape, reader.steps)
     except ValueError:
         return _outputs_first(shape) if kernel else Layout(r=len(shape))
-    if not after:
+    if not after or after[-1] < row.narrowest:
         return None
     layout = row.layout(len(after), attributes(reader.node))
     return layout_before(shape, reader.steps, layout) if reader.steps else layout
