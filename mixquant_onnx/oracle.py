@@ -26,3 +26,5 @@ def put(located: LocatedSite, value: FloatArray) -> None:
     """Put `value` (of the site's shape and type) where `located` is stored."""
     tensor = located.source.tensor
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    if located.source.floats is not None:
+        located.source.floats.floats[:] = value.tolist()

@@ -1,4 +1,5 @@
-"""ONNX Runtime sessions. Profile `deployed` has the default options, `exact` float activations in MatMulNBits."""
+"""ONNX Runtime sessions. Profile `deployed` has the default options, `exact` float activations in MatMulNBits,
+`as_written` computes every QuantizeLinear and DequantizeLinear by itself, without integer kernels."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from onnx import ModelProto
 
 from mixquant_onnx.types import FloatArray
 
-Profile = Literal["exact", "deployed"]
+Profile = Literal["exact", "deployed", "as_written"]
 Feed = Mapping[str, FloatArray]
 
 _CONFIG: dict[Profile, dict[str, str]] = {
     "deployed": {},
     "exact": {"session.qdq_matmulnbits_accuracy_level": "1"},
+    "as_written": {"session.disable_quant_qdq": "1"},
 }
 
 

@@ -53,7 +53,8 @@ def test_the_summary_is_written_as_json(model: Path, output: Path, tmp_path: Pat
     assert tensor["name"] == "v" and tensor["shape"] == [64, 64] and tensor["nodes"] == ["first"]
     assert tensor["scheme"] == f"w{tensor['bits']}.channel.minmax" and tensor["bits"] in (4, 5, 6)
     assert list(tensor["qe_by_bits"]) == ["4", "5", "6"]
-    assert summary["skipped"] == [{"name": "w", "reason": "excluded"}]
+    assert summary["skipped"] == [{"name": "w", "reason": "excluded", "nbytes": 64 * 10 * 4}]
+    assert summary["left_float"] == {"nbytes": 2560, "share": 2560 / summary["nbytes_before"]}
     assert summary["bits"] == {str(tensor["bits"]): 1} and summary["weights"] == 64 * 64
     assert summary["average_bits"] == 8 * tensor["nbytes"] / (64 * 64)
     assert summary["nbytes_before"] == model.stat().st_size

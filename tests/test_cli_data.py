@@ -52,7 +52,7 @@ def test_an_edited_plan_is_followed(plan: dict[str, Any], model: Path, output: P
     assert main([str(model), str(output), *arguments]) == 0
     written = json.loads(summary.read_text(encoding="utf8"))
     assert [(t["name"], t["scheme"]) for t in written["tensors"]] == [("v", "w3.b16.minmax.sym")]
-    assert written["skipped"] == [{"name": "w", "reason": "not in the plan"}]
+    assert written["skipped"] == [{"name": "w", "reason": "not in the plan", "nbytes": 64 * 10 * 4}]
 
 
 @pytest.mark.parametrize("method", ["gptq", "adaround"])

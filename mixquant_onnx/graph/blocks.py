@@ -79,7 +79,8 @@ def find_blocks(
     for name, located in sites.items():
         places = [at.get(r.node.output[0]) if r.scope.parent is None else None for r in located.readers]
         known = {place for place in places if place is not None}
-        usable = len(places) == len(known) == 1 and all(r.node.op_type in PRODUCTS for r in located.readers)
+        plain = all(r.node.op_type in PRODUCTS and all(s.moves_only for s in r.steps) for r in located.readers)
+        usable = len(places) == len(known) == 1 and plain
         if not usable:
             alone.add(name)
         for place in known:

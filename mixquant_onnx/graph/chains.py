@@ -1,7 +1,8 @@
-"""Constants behind Identity, Transpose, Reshape and the like: shapes and axes through such a chain."""
+"""Constants behind Transpose, Reshape, Mul and the like: shapes and axes through such a chain."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from mixquant_onnx.graph.operators import attributes
+from mixquant_onnx.graph.operators import FOLLOWED, attributes
+from mixquant_onnx.graph.shapes import Shape
 from mixquant_onnx.types import Layout
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -21,6 +23,13 @@ class Step:
 
     op: str
     apply: Callable[[NDArray[np.int32]], NDArray[np.int32]]
+    guessed: bool = False
+    """The other operand's shape is not known: it may be the larger one."""
+
+    @property
+    def moves_only(self) -> bool:
+        """Whether what comes out are the stored numbers, whichever way the graph goes."""
+        return self.op in FOLLOWED
 
 
 def shape_after(shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[int, ...]:
@@ -48,7 +57,7 @@ def step_of(node: NodeProto, constant: Callable[[str], TensorProto | None]) -> S
     if values is None and len(node.input) > 1 and node.input[1]:
         tensor = constant(node.input[1])
         if tensor is None:
-            return None
+            return Step("Reshape", _unknown) if node.op_type == "Reshape" else None
         values = numpy_helper.to_array(tensor).reshape(-1).tolist()
     if node.op_type == "Squeeze":
         return Step("Squeeze", lambda x: x.squeeze(None if values is None else tuple(values)))
@@ -61,6 +70,35 @@ def step_of(node: NodeProto, constant: Callable[[str], TensorProto | None]) -> S
         "Reshape",
         lambda x: x.reshape([x.shape[i] if n == 0 and keep else n for i, n in enumerate(values)]),
     )
+
+
+def _unknown(_: NDArray[np.int32]) -> NDArray[np.int32]:
+    raise ValueError("the shape is computed at run time")
+
+
+def scaling_step(op: str, shape: tuple[int, ...], other: Shape | None, constant: bool) -> Step | None:
+    """The step of a weight of `shape` that `op` (Mul, Div, Add, Sub) joins with a value of shape `other`.
+
+    None where the weight is not the larger operand. `constant`: the other one depends on no input of the model. One
+    that does must be the same along some axis of the weight, and may be larger only where the weight is of size 1 (a
+    batch of styles).
+    """
+    if not (_at_most(other, shape) if constant else op in ("Mul", "Div") and _styles(other, shape)):
+        return None
+    dims = tuple(n or 1 for n in other or ())
+    return Step(op, lambda x: np.broadcast_to(x, np.broadcast_shapes(x.shape, dims)), other is None)
+
+
+def _at_most(other: Shape | None, shape: tuple[int, ...]) -> bool:
+    return other is None or None in other or math.prod(n or 1 for n in other) <= math.prod(shape)
+
+
+def _styles(other: Shape | None, shape: tuple[int, ...]) -> bool:
+    if other is None:
+        return True
+    aligned = (1,) * (len(shape) - len(other)) + other[max(len(other) - len(shape), 0) :]
+    wide = [(a, b) for a, b in zip(aligned, shape, strict=True) if b > 1]
+    return all(a in (1, b) for a, b in wide) and any(a == 1 for a, _ in wide)
 
 
 def layout_before(shape: tuple[int, ...], steps: tuple[Step, ...], layout: Layout) -> Layout:

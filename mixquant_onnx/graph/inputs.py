@@ -96,6 +96,8 @@ def _of_reader(located: LocatedSite, reader: Reader) -> Feature | None:
         return Feature(
             place=place, kind="conv", groups=groups, width=math.prod(shape[1:]), kernel=shape[2:], attributes=at
         )
+    if not all(step.moves_only for step in reader.steps):
+        return None  # what is multiplied with the stored numbers is not the input of this node
     if node.op_type in _RECURRENT and reader.index == 1 and home is not None and layout.s == 0 and layout.q == 0:
         return Feature(place=(home.path, node.input[0]), kind="last", groups=1, width=layout.sizes(shape)[1])
     if node.op_type not in _PRODUCTS or len(shape) != 2 or not ordered or reader.index > 1:

@@ -18,8 +18,11 @@ LayoutRule = Callable[[int, Attributes], Layout]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInput:
+    """`narrowest`: fewest elements along the last axis; a table of coordinates or bounds is no weight."""
+
     index: int
     layout: LayoutRule
+    narrowest: int = 1
 
 
 def _rows_first(leading: int) -> LayoutRule:
@@ -70,10 +73,12 @@ WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
     ("", "Gemm"): _GEMM,
     ("", "MatMul"): _PRODUCT,
     ("", "Gather"): (_TABLE,),
+    ("", "GatherND"): (WeightInput(index=0, layout=_rows_first(1), narrowest=8),),
+    ("", "GatherElements"): (WeightInput(index=0, layout=_rows_first(1), narrowest=8),),
     ("", "LSTM"): _RECURRENT,
     ("", "GRU"): _RECURRENT,
     ("", "RNN"): _RECURRENT,
-    ("", "Einsum"): (WeightInput(index=0, layout=_whole), WeightInput(index=1, layout=_whole)),
+    ("", "Einsum"): tuple(WeightInput(index=index, layout=_whole) for index in range(4)),
     ("com.microsoft", "FusedMatMul"): _GEMM,
     ("com.microsoft", "TransposeMatMul"): _GEMM,
     ("com.microsoft", "FusedGemm"): _GEMM,
@@ -85,6 +90,7 @@ WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
         WeightInput(index=3, layout=_columns_last),
     ),
     ("com.microsoft", "LongformerAttention"): (WeightInput(index=1, layout=_columns_last),),
+    ("com.microsoft", "MoE"): tuple(WeightInput(index=index, layout=_rows_first(2)) for index in (2, 4, 6)),
     ("com.microsoft", "EmbedLayerNormalization"): tuple(
         WeightInput(index=index, layout=_rows_first(1)) for index in (2, 3, 4)
     ),
@@ -105,6 +111,9 @@ FOLLOWED = frozenset(
     }
 )
 """Operators through which a constant is still a weight. Slice and Concat: gates of an LSTM put in order."""
+
+SCALED = frozenset({"Mul", "Div", "Add", "Sub"})
+"""Operators that make another weight of the larger of two operands: weight norm, modulation, LoRA."""
 
 
 def domain_of(node: NodeProto) -> str:

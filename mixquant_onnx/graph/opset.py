@@ -38,7 +38,7 @@ def _since(op: str, version: int) -> int:
 def _types(model: ModelProto) -> dict[str, ValueInfoProto]:
     """Inferred types by name, from a copy without the large constants."""
     skeleton = ModelProto()
-    skeleton.CopyFrom(_without_data(model))
+    skeleton.CopyFrom(without_data(model))
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # shape inference raises RuntimeError, ValueError and its own; types are optional here
@@ -51,7 +51,8 @@ def _types(model: ModelProto) -> dict[str, ValueInfoProto]:
     return found
 
 
-def _without_data(model: ModelProto) -> ModelProto:
+def without_data(model: ModelProto) -> ModelProto:
+    """A copy in which large constants have a type and a shape alone."""
     copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     copy.graph.CopyFrom(_graph_without_data(model.graph))
     return copy

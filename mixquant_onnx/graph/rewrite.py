@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -13,6 +13,7 @@ from mixquant_onnx.encodings.encoder import Encoded, encode_folded, encode_matmu
 from mixquant_onnx.encodings.forms import FormOptions, Kernel, kernel_for, matmul_shape
 from mixquant_onnx.encodings.native import encode_native, opset_for
 from mixquant_onnx.errors import ModelError
+from mixquant_onnx.graph.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
 from mixquant_onnx.graph.operators import attributes
 from mixquant_onnx.graph.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.graph.scopes import Scope, used_names
@@ -70,7 +71,8 @@ def rewrite(
     before = opset_of(model)
     sites = find(model, min_size).sites
     kernels = {n: kernel_for(sites[n].site, q.scheme, options) for n, q in quantized.items()}
-    kernels = {n: k if n not in folded and _fusable(sites[n]) else None for n, k in kernels.items()}
+    beside = dequantized_values(model, [sites[n].source.name for n in quantized] if options.target == "qdq" else ())
+    kernels = {n: k if n not in folded and _fusable(sites[n], beside) else None for n, k in kernels.items()}
     _raise(model, _wanted_opsets(sites, quantized, kernels, options), names.fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM:
@@ -83,7 +85,8 @@ def rewrite(
     for name, q in quantized.items():
         located = sites[name]
         kernel = kernels[name] if opset >= 21 else None
-        encoded, forms[name] = _encode(model, located, q, kernel, options, opset, names.fresh)
+        form = replace(options, target="ort") if cannot_be_fused(located, q.scheme, beside) else options
+        encoded, forms[name] = _encode(model, located, q, kernel, form, opset, names.fresh)
         for function in encoded.functions:
             _add_function(model, function, encoded.nodes)
         _insert(located, encoded)
@@ -122,9 +125,11 @@ def _transposed(sites: Mapping[str, LocatedSite], values: Mapping[str, str]) -> 
     return frozenset(name for name, value in values.items() if value != sites[name].source.name)
 
 
-def _fusable(located: LocatedSite) -> bool:
+def _fusable(located: LocatedSite, dequantized: Collection[str]) -> bool:
     """Every reader is a node of the graph that holds the weight (a function's cannot be changed for one call)."""
     if located.source.scope.in_function or any(r.scope.in_function for r in located.readers):
+        return False
+    if any(meets_dequantized(reader, dequantized) for reader in located.readers):
         return False
     gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
     if gemms and (len(gemms) != len(located.readers) or not all(_plain(node) for node in gemms)):

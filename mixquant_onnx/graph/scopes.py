@@ -9,7 +9,8 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 Body = GraphProto | FunctionProto
-FunctionKey = tuple[str, str]
+FunctionKey = tuple[str, str, str]
+"""Domain, name and overload."""
 
 
 @dataclass(eq=False)
@@ -67,13 +68,14 @@ def walk(model: ModelProto) -> list[Scope]:
     """Every scope of `model`, outer before inner."""
     scopes = list(_walk(model.graph, "", None))
     for function in model.functions:
-        scopes += _walk(function, f"{function.domain}::{function.name}", None)
+        name = f"{function.name}:{function.overload}" if function.overload else function.name
+        scopes += _walk(function, f"{function.domain}::{name}", None)
     return scopes
 
 
 def function_key(node: onnx.NodeProto | FunctionProto) -> FunctionKey:
     name = node.name if isinstance(node, FunctionProto) else node.op_type
-    return node.domain, name
+    return node.domain, name, node.overload
 
 
 def used_names(model: ModelProto) -> set[str]:

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto
 
-from mixquant_onnx.graph.chains import Step, layout_before, shape_after, step_of
-from mixquant_onnx.graph.operators import FOLLOWED, attributes, domain_of, weight_input
-from mixquant_onnx.graph.scopes import FunctionKey, Scope, function_key, walk
+from mixquant_onnx.graph.chains import layout_before, shape_after
+from mixquant_onnx.graph.constants import FLOAT_TYPES, Source, elements_of, fixed, label, names_of, sources
+from mixquant_onnx.graph.operators import attributes, weight_input
+from mixquant_onnx.graph.paths import Paths, Reader
 from mixquant_onnx.types import Layout, Use, WeightSite
 
-FLOAT_TYPES = {
-    int(TensorProto.FLOAT): "float32",
-    int(TensorProto.FLOAT16): "float16",
-    int(TensorProto.BFLOAT16): "bfloat16",
-    int(TensorProto.DOUBLE): "float64",
-}
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Source:
-    """Where a constant is stored. `node` is the Constant node, None for an initializer."""
-
-    scope: Scope
-    name: str
-    tensor: TensorProto
-    node: NodeProto | None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Reader:
-    """A node that reads a constant at the end of a chain of `steps` (none when it reads it directly)."""
-
-    scope: Scope
-    node: NodeProto
-    index: int
-    steps: tuple[Step, ...]
+__all__ = ["Found", "LocatedSite", "Reader", "Source", "find", "weight_values"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,55 +34,13 @@ class Found:
     skipped: dict[str, str]
 
 
-class _Index:
-    """Who reads which value, and which constants there are."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.scopes = walk(model)
-        self.functions: dict[FunctionKey, Scope] = {
-            function_key(s.body): s for s in self.scopes if isinstance(s.body, FunctionProto)
-        }
-        self.readers: dict[tuple[int, str], list[tuple[Scope, NodeProto, int]]] = defaultdict(list)
-        self.constants: dict[tuple[int, str], TensorProto] = {}
-        for scope in self.scopes:
-            for source in _sources(scope):
-                self.constants[id(scope), source.name] = source.tensor
-            for node in scope.body.node:
-                for index, name in enumerate(node.input):
-                    home = scope.resolve(name) if name else None
-                    if home is not None:
-                        self.readers[id(home), name].append((scope, node, index))
-
-    def constant(self, scope: Scope, name: str) -> TensorProto | None:
-        home = scope.resolve(name)
-        return None if home is None else self.constants.get((id(home), name))
-
-    def terminals(self, scope: Scope, name: str, steps: tuple[Step, ...] = ()) -> Iterator[Reader]:
-        for reader_scope, node, index in self.readers.get((id(scope), name), ()):
-            function = self.functions.get(function_key(node))
-            if function is not None:
-                if index < len(function.body.input):
-                    yield from self.terminals(function, function.body.input[index], steps)
-                continue
-            followed = domain_of(node) == "" and node.op_type in FOLLOWED and (index == 0 or node.op_type == "Concat")
-            step = step_of(node, partial(self.constant, reader_scope)) if followed else None
-            if step is None:
-                yield Reader(reader_scope, node, index, steps)
-            else:
-                for output in node.output:
-                    yield from self.terminals(reader_scope, output, (*steps, step))
+_KERNELS = frozenset({"Conv", "ConvTranspose", "DeformConv", "FusedConv"})
 
 
-def _sources(scope: Scope) -> Iterator[Source]:
-    body = scope.body
-    if isinstance(body, GraphProto):
-        for tensor in body.initializer:
-            yield Source(scope, tensor.name, tensor, None)
-    for node in body.node:
-        if node.op_type == "Constant" and domain_of(node) == "":
-            for attribute in node.attribute:
-                if attribute.name == "value" and attribute.HasField("t"):
-                    yield Source(scope, node.output[0], attribute.t, node)
+def _outputs_first(shape: tuple[int, ...]) -> Layout:
+    """Axes of a kernel that cannot be followed: outputs are the first axis of more than 1."""
+    first = next((axis for axis, size in enumerate(shape) if size > 1), 0)
+    return Layout(p=min(first + 1, len(shape) - 1), r=len(shape) - min(first + 1, len(shape) - 1))
 
 
 def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
@@ -117,72 +48,72 @@ def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
     row = weight_input(reader.node, reader.index)
     if row is None:
         return None
+    kernel = reader.node.op_type in _KERNELS and reader.index == 1
+    if any(step.guessed for step in reader.steps) and not kernel:
+        return None
     try:
         after = shape_after(shape, reader.steps)
     except ValueError:
-        return Layout(r=len(shape))
-    if not after:
+        return _outputs_first(shape) if kernel else Layout(r=len(shape))
+    if not after or after[-1] < row.narrowest:
         return None
     layout = row.layout(len(after), attributes(reader.node))
     return layout_before(shape, reader.steps, layout) if reader.steps else layout
 
 
-def label(node: NodeProto) -> str:
-    """What messages call a node: its name, or its operator and first output."""
-    return node.name or f"{node.op_type}->{next(iter(node.output), '')}"
-
-
-def _why_not(readers: list[Reader]) -> str:
+def _why_not(source: Source, readers: list[Reader]) -> str:
     if not readers:
-        return "no node reads it"
+        body = source.scope.body
+        results = {v.name for v in body.output} if isinstance(body, GraphProto) else set(body.output)
+        return "an output of its graph" if source.name in results else "no node reads it"
     first = readers[0]
+    if first.node.op_type in ("Loop", "Scan"):
+        return f"the start of a value that {first.node.op_type} changes"
     return f"input {first.index} of {first.node.op_type} is not a weight"
 
 
 def find(model: ModelProto, min_size: int) -> Found:
     """The weights of `model` with at least `min_size` elements, and why other float tensors are not."""
-    index = _Index(model)
+    paths = Paths(model)
     overridable = {v.name for v in model.graph.input} if model.ir_version >= 4 else set()
-    names: dict[str, int] = defaultdict(int)
-    for scope in index.scopes:
-        for source in _sources(scope):
-            names[source.name] += 1
+    names = names_of(paths.scopes)
     found, skipped = Found({}, {}), {}
-    for scope in index.scopes:
-        for source in _sources(scope):
-            tensor = source.tensor
-            shape = tuple(tensor.dims)
-            elements = int(np.prod(shape, dtype=np.int64))
-            if tensor.data_type not in FLOAT_TYPES or elements < max(min_size, 1):
+    least = max(min_size, 1)
+    for scope in paths.scopes:
+        for source in sources(scope):
+            if source.tensor.data_type not in FLOAT_TYPES or elements_of(source.tensor) < least:
                 continue
-            name = source.name if names[source.name] == 1 else f"{scope.path}::{source.name}"
+            name = names[id(scope), source.name]
             if scope.parent is None and not scope.is_function and source.name in overridable:
                 skipped[name] = "also a graph input: the caller may replace it"
                 continue
-            readers = list(index.terminals(scope, source.name))
-            layouts = [(reader, _use_layout(reader, shape)) for reader in readers]
-            uses = [(reader, layout) for reader, layout in layouts if layout is not None]
-            if not uses:
-                skipped[name] = _why_not(readers)
-                continue
-            site = WeightSite(
-                name=name,
-                tensor=source.name,
-                scope=scope.path,
-                shape=shape,
-                dtype=FLOAT_TYPES[tensor.data_type],
-                layout=uses[0][1],
-                uses=tuple(
-                    Use(node=label(r.node), op=r.node.op_type, input=r.index, direct=not r.steps) for r, _ in uses
-                ),
-            )
-            found.sites[name] = LocatedSite(site, source, tuple(readers))
+            readers = paths.readers_of(source)
+            site = _site(name, source, readers)
+            if site is None:
+                skipped[name] = _why_not(source, readers)
+            else:
+                found.sites[name] = LocatedSite(site, source, tuple(readers))
     found.skipped.update(skipped)
-    for scope in index.scopes:
-        if isinstance(scope.body, GraphProto):
-            for sparse in scope.body.sparse_initializer:
-                found.skipped[sparse.values.name] = "sparse initializer"
+    found.skipped.update({other.name: other.reason for other in fixed(paths.scopes) if other.elements >= least})
     return found
+
+
+def _site(name: str, source: Source, readers: list[Reader]) -> WeightSite | None:
+    """The site of a constant; None where no reader takes it as a weight."""
+    shape = tuple(source.tensor.dims)
+    layouts = [(reader, _use_layout(reader, shape)) for reader in readers]
+    uses = [(reader, layout) for reader, layout in layouts if layout is not None]
+    if not uses:
+        return None
+    return WeightSite(
+        name=name,
+        tensor=source.name,
+        scope=source.scope.path,
+        shape=shape,
+        dtype=FLOAT_TYPES[source.tensor.data_type],
+        layout=uses[0][1],
+        uses=tuple(Use(node=label(r.node), op=r.node.op_type, input=r.index, direct=not r.steps) for r, _ in uses),
+    )
 
 
 def weight_values(located: LocatedSite) -> np.ndarray:

@@ -11,6 +11,8 @@ import numpy as np
 import mixquant_onnx
 from mixquant_onnx.encodings.releases import Releases, releases_of
 from mixquant_onnx.graph.blocks import find_blocks
+from mixquant_onnx.graph.constants import float_nbytes
+from mixquant_onnx.graph.scopes import walk
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.reconstruct.known import is_known
@@ -81,6 +83,8 @@ def plan_summary(planned: Planned) -> dict[str, Any]:
             }
         )
     elements = {t["name"]: int(np.prod(t["shape"])) for t in tensors}
+    stored = float_nbytes(walk(planned.loaded.model))
+    left = sum(nbytes for name, nbytes in stored.items() if name not in planned.plan.sites)
     total = sum(elements.values())
     counted = Counter(t["bits"] for t in tensors)
     return {
@@ -92,7 +96,11 @@ def plan_summary(planned: Planned) -> dict[str, Any]:
         "average_bits": 8 * sum(t["nbytes"] for t in tensors) / total if total else 0.0,
         "bits": {str(bits): counted[bits] for bits in sorted(counted)},
         "tensors": tensors,
-        "skipped": [{"name": name, "reason": reason} for name, reason in planned.plan.skipped.items()],
+        "skipped": [
+            {"name": name, "reason": reason, "nbytes": stored.get(name, 0)}
+            for name, reason in planned.plan.skipped.items()
+        ],
+        "left_float": {"nbytes": left, "share": left / planned.loaded.nbytes},
         "notes": list(planned.notes),
     }
 

@@ -92,6 +92,7 @@ def show_plan(summary: dict[str, Any], console: Console) -> None:
             table.add_row(escape(reason), str(len(names)), escape(_short(names[0])))
         console.print(table)
         _left(console, len(by_reason), "reasons")
+    console.print(f"left as float: {summary['left_float']['share']:.1%} of the file's bytes, small tensors included")
 
 
 def show_blocks(blocks: Sequence[dict[str, Any]], console: Console) -> None:
