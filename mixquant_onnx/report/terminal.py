@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.report.quality import decibels as _decibels
+from mixquant_onnx.report.quality import show_quality
 from mixquant_onnx.report.summary import finite
 from mixquant_onnx.sweep import Point
 
@@ -18,12 +20,6 @@ SHOWN = 12
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
-
-
-def _decibels(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f} dB" if isinstance(value, float) else "exact"
 
 
 def _tensors(summary: dict[str, Any], title: str, width: int) -> Table:
@@ -148,21 +144,4 @@ def show_run(summary: dict[str, Any], console: Console) -> None:
         f"proof: codes of {proof['codes']} tensors decode exactly ({proof['decoder']}); against the float graph with "
         f"the same weights: {_decibels(proof['oracle_sqnr_db'])}"
     )
-    if proof["quality"]:
-        console.print(_quality(proof))
-
-
-def _quality(proof: dict[str, Any]) -> Table:
-    source = "synthetic inputs" if proof["synthetic"] else "samples of your data"
-    table = Table(
-        title=f"against the float model, {proof['samples']} {source}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for name in ("profile", "SQNR", "cosine", "top-1 agreement", "accuracy (float)"):
-        table.add_column(name, justify="left" if name == "profile" else "right")
-    for q in proof["quality"]:
-        agreement = "-" if q["top1_agreement"] is None else f"{q['top1_agreement']:.2%}"
-        accuracy = "-" if q["accuracy"] is None else f"{q['accuracy']:.2%} ({proof['float_accuracy']:.2%})"
-        table.add_row(q["profile"], _decibels(q["sqnr_db"]), f"{q['cosine']:.6f}", agreement, accuracy)
-    return table
+    show_quality(proof, console)
