@@ -69,5 +69,5 @@ def _independent(hits: NDArray[np.float64], counts: NDArray[np.float64], value: 
         return float(rows)
     deviation = float(np.sum((hits - value * counts) ** 2)) * rows / (rows - 1)
     if deviation <= 0:
-        return float(rows)
+        return total if 0 < value < 1 else float(rows)
     return min(total, max(rows, value * (1 - value) * total**2 / deviation))
