@@ -173,6 +173,6 @@ def _has_finite(outputs: Outputs) -> bool:
 
 def quality_of(reference: Outputs, session: Session, data: Data, axes: Mapping[str, int] | None = None) -> Quality:
     """`session` against the float outputs `reference` on the same `data`."""
-    return qualities.measure(
-        session.profile, reference, run_all(session, data), session.outputs, axes or {}, data.labels
-    )
+    rows = [row_count(feed) for feed in data.feeds]
+    got = run_all(session, data)
+    return qualities.measure(session.profile, reference, got, session.outputs, axes or {}, data.labels, rows)

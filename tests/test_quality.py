@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cases import Array, Fails, classifier, text, weight
+from cases import Array, Fails, classifier, put, text, weight
 from onnx import ModelProto, TensorProto, helper
 
 import mixquant_onnx as mq
@@ -82,8 +82,8 @@ def detector() -> ModelProto:
 def with_nms() -> ModelProto:
     """The number of rows is the number of detections."""
     return text(
-        """g (float[1,64] x, float[64,400] b, float[64,100] s, int64[3] k, int64[3] l, int64 most, float iou, float least)
-        => (int64[M,3] selected, float[M,4] found) {
+        """g (float[1,64] x, float[64,400] b, float[64,100] s, int64[3] k, int64[3] l, int64 most, float iou,
+        float least) => (int64[M,3] selected, float[M,4] found) {
         e = MatMul (x, b) f = Sigmoid (e) boxes = Reshape (f, k)
         m = MatMul (x, s) n = Sigmoid (m) scores = Reshape (n, l)
         selected = NonMaxSuppression (boxes, scores, most, iou, least)
@@ -177,10 +177,11 @@ def test_minus_infinity_in_logits_is_compared() -> None:
 
 def roots() -> tuple[ModelProto, Array]:
     """A model whose output is NaN below zero, and rows for which float's is not."""
-    model = text("g (float[N,64] x, float[64,1] w) => (float[N,1] y) { a = MatMul (x, w) y = Sqrt (a) }",
-                 w=weight(64, 1))  # fmt: skip
+    common = weight(64, 1) + 0.1 * weight(64, 32)
+    model = text("g (float[N,64] x, float[64,32] w) => (float[N,32] y) { a = MatMul (x, w) y = Sqrt (a) }",
+                 w=common)  # fmt: skip
     rows = normal(400, 64)
-    return model, rows[rows @ weight(64, 1)[:, 0] > 0]
+    return model, rows[(rows @ common > 0).all(1)]
 
 
 def test_nan_where_float_has_none_is_told_in_the_table_and_warned_of(
@@ -189,7 +190,7 @@ def test_nan_where_float_has_none_is_told_in_the_table_and_warned_of(
     model, rows = roots()
     onnx.save(model, tmp_path / "m.onnx")
     data = data_file(tmp_path, rows)
-    arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "2", "--min-size", "1"]
+    arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "2", "--rounding", "nearest"]
     assert main([*arguments, "--data", str(data), "--json", str(tmp_path / "s.json")]) == 0
     proof = json.loads((tmp_path / "s.json").read_text())["verification"]
     assert proof["quality"][1]["sqnr_db"] == "-inf" and proof["quality"][1]["outputs"][0]["nan"] > 0
@@ -200,7 +201,7 @@ def test_nan_where_float_has_none_is_told_in_the_table_and_warned_of(
 def test_no_promise_is_kept_by_nan(tmp_path: Path, output: Path, fails: Fails) -> None:
     model, rows = roots()
     onnx.save(model, tmp_path / "m.onnx")
-    quick = ("--data", data_file(tmp_path, rows), "--bits", "2", "--min-size", "1", "--method", "mse")
+    quick = ("--data", data_file(tmp_path, rows), "--bits", "2", "--method", "mse")
     line = fails(9, tmp_path / "m.onnx", output, "--min-sqnr", "-300", "--cost", "energy", *quick)
     assert "NaN in output 'y'" in line
 
@@ -295,14 +296,16 @@ CLASSES: dict[str, tuple[str, dict[str, Array], tuple[int, ...], int | None]] = 
 @pytest.mark.parametrize("case", CLASSES)
 def test_the_axis_of_classes_is_found(case: str) -> None:
     graph, weights, shape, axis = CLASSES[case]
-    model = text(graph, **weights)
+    model = text(graph)
+    for key, value in weights.items():
+        put(model, key, value)
     session = Session(model)
     outputs = [session.run({"x": normal(*shape)})]
     assert class_axes(model, outputs, session.outputs) == ({} if axis is None else {session.outputs[0]: axis})
 
 
 def test_frames_that_change_are_counted_and_promised(tmp_path: Path) -> None:
-    graph, weights, _, _ = CLASSES["frames x classes, Softmax"]
+    graph, _, _, _ = CLASSES["frames x classes, Softmax"]
     model = text(graph.replace("8", "32").replace("5", "12"), w=weight(32, 12))
     data = data_file(tmp_path, normal(80, 4, 32))
     result = mq.quantize(model, bits=[3], data=data, min_size=1)
@@ -338,8 +341,7 @@ def test_rows_that_differ_in_one_feed_count_as_lost_and_not_as_infinite() -> Non
 
 
 def test_the_interval_is_wilsons() -> None:
-    low, high = wilson(0.9, 10)
-    assert (low, high) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+    assert wilson(0.9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)
     assert wilson(1.0, 4)[0] == pytest.approx(0.5101, abs=1e-4) and wilson(1.0, 4)[1] == 1
     assert wilson(0.0, 0) == (0, 1)
 
@@ -374,10 +376,10 @@ def test_noise_tells_nothing_of_accuracy_and_the_title_says_so(
 
 def test_figures_in_sample_are_called_so() -> None:
     planned = mq.inspect(classifier())
-    result = mq.quantize(classifier(), bits=[8])
+    result = mq.quantize(classifier())
     data = Data(feeds=({"x": normal(30, 64)},), labels=None)
     proof = prove(
-        planned.loaded.model, result.model, {}, {}, result.rewritten, result.model, data,
+        planned.loaded.model, planned.loaded.model, {}, {}, result.rewritten, planned.loaded.model, data,
         in_sample=True, optimism_db=6.25,
     )  # fmt: skip
     summary = run_summary(replace(result, verification=proof), planned)["verification"]

@@ -76,7 +76,8 @@ def _axis(name: str, array: Array, graph: _Graph | None) -> int | None:
     if _NO_CLASSES.search(name) or _unit_rows(values):
         return None
     if array.ndim == 2:
-        return 1 if array.shape[1] > 1 else None
+        counted = graph is not None and graph.counts_rows
+        return 1 if array.shape[1] > 1 and not counted else None
     return _by_layer(name, array, graph)
 
 
@@ -136,7 +137,13 @@ class _Graph:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.HasField("t"):
                     self._shapes[node.output[0]] = list(attribute.t.dims)
+        self._operators = {node.op_type for node in model.graph.node}
         self._argmax = {n.input[0]: _attribute(n, "axis", 0) for n in model.graph.node if n.op_type == "ArgMax"}
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether rows of outputs may be detections."""
+        return bool(self._operators & {"NonMaxSuppression", "NonZero"})
 
     def argmax_axis(self, name: str, rank: int) -> int | None:
         """The axis along which an ArgMax reads the value `name`."""

@@ -120,23 +120,27 @@ def measure(
     names: Sequence[str],
     axes: Mapping[str, int],
     labels: Array | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Quality:
-    """`other` against the float outputs `reference`. `axes`: where classes are (`classes.class_axes`)."""
-    outputs = tuple(_output(pair, axes.get(pair.name)) for pair in pairs_of(reference, other, names))
+    """`other` against the float outputs `reference`. `axes`: where classes are (`classes.class_axes`).
+
+    `rows`: of each feed. An output with another first dimension is one row a feed where its decisions are counted.
+    """
+    outputs = tuple(_output(pair, axes.get(pair.name), rows) for pair in pairs_of(reference, other, names))
     return Quality(profile=profile, outputs=outputs, accuracy_share=accuracy(other, names, axes, labels))
 
 
-def _output(pair: Pair, axis: int | None) -> OutputQuality:
+def _output(pair: Pair, axis: int | None, rows: Sequence[int] | None) -> OutputQuality:
     invalid = sum(int(np.sum(np.isnan(b) & ~np.isnan(a))) for a, b in pair.same_shape if b.dtype.kind == "f")
     parts: tuple[Part, ...] = ()
     decisions, cosine = None, None
     if pair.numbers:
         noises = [n for n in noises_of(pair) if n.signal > 0 or n.noise > 0]
-        parts = tuple(_part(n, pair) for n in noises)
-        decisions = None if axis is None else _top1(pair, axis)
+        parts = tuple(_part(n, pair, rows) for n in noises)
+        decisions = None if axis is None else _top1(pair, axis, rows)
         cosine = _cosine(pair) if noises else None
     else:
-        decisions = _by_row(pair)
+        decisions = _by_row(pair, rows)
     what: Literal["top-1", "values", ""] = "values" if not pair.numbers else "" if decisions is None else "top-1"
     return OutputQuality(
         name=pair.name,
@@ -150,16 +154,16 @@ def _output(pair: Pair, axis: int | None) -> OutputQuality:
     )
 
 
-def _part(noise: PartNoise, pair: Pair) -> Part:
+def _part(noise: PartNoise, pair: Pair, rows: Sequence[int] | None) -> Part:
     scores = None
     if noise.part.scores:
-        same, total = [], []
-        for a, b in pair.same_shape:
-            over, now = (_rows(np.asarray(noise.part.of(x) > THRESHOLD)) for x in (a, b))
-            for before, after in zip(over, now, strict=True):
-                same.append(int(np.sum(before & after)))
-                total.append(int(np.sum(before | after)))
-        scores = share_of(same, total)
+        counted = _Counted()
+        for k, (a, b) in enumerate(zip(pair.reference, pair.other, strict=True)):
+            before = np.asarray(noise.part.of(a) > THRESHOLD)
+            same = b is not None and b.shape == a.shape
+            after = np.asarray(noise.part.of(b) > THRESHOLD) if same and b is not None else np.zeros_like(before)
+            counted.add(before & after, before | after, _given(rows, k))
+        scores = counted.share()
     return Part(
         slices=noise.part.words,
         sqnr_db=noise.sqnr_db,
@@ -169,37 +173,47 @@ def _part(noise: PartNoise, pair: Pair) -> Part:
     )
 
 
-def _rows(array: Array) -> Array:
-    """`array` as [rows, values]."""
-    return array.reshape(len(array), -1) if array.ndim and len(array) else array.reshape(1, -1)
+class _Counted:
+    """Decisions by row: `hits` of `counts`."""
+
+    def __init__(self) -> None:
+        self._hits: list[int] = []
+        self._counts: list[int] = []
+
+    def add(self, hits: Array, decisions: Array, rows: int | None) -> None:
+        """Of one feed of `rows` rows; all of it is one row where the first dimension is another."""
+        by_row = hits.ndim > 0 and len(hits) > 0 and rows in (None, len(hits))
+        shape = (len(hits), -1) if by_row else (1, -1)
+        self._hits += [int(n) for n in hits.reshape(shape).sum(1)]
+        self._counts += [int(n) for n in decisions.reshape(shape).sum(1)]
+
+    def share(self) -> Share:
+        return share_of(self._hits, self._counts)
 
 
-def _top1(pair: Pair, axis: int) -> Share:
-    same, total = [], []
-    for a, b in zip(pair.reference, pair.other, strict=True):
-        wanted = _rows(np.argmax(a, axis))
-        if b is None or a.shape != b.shape:
-            same += [0] * len(wanted)
-        else:
-            broken = np.asarray(np.isnan(b).any(axis))
-            hits = (_rows(np.argmax(b, axis)) == wanted) & ~_rows(broken)
-            same += [int(n) for n in hits.sum(1)]
-        total += [wanted.shape[1]] * len(wanted)
-    return share_of(same, total)
+def _given(rows: Sequence[int] | None, feed: int) -> int | None:
+    return None if rows is None else rows[feed]
 
 
-def _by_row(pair: Pair) -> Share | None:
-    same, total = [], []
-    for a, b in zip(pair.reference, pair.other, strict=True):
+def _top1(pair: Pair, axis: int, rows: Sequence[int] | None) -> Share:
+    counted = _Counted()
+    for k, (a, b) in enumerate(zip(pair.reference, pair.other, strict=True)):
+        wanted = np.asarray(np.argmax(a, axis))
+        hits = np.zeros(wanted.shape, np.bool_)
         if b is not None and a.shape == b.shape:
-            hits = _rows(np.asarray(a == b))
-            same += [int(n) for n in hits.sum(1)]
-            total += [hits.shape[1]] * len(hits)
-        else:
-            rows = _rows(a)
-            same += [0] * len(rows)
-            total += [max(rows.shape[1], 1)] * len(rows)
-    return share_of(same, total) if sum(total) else None
+            hits = np.asarray((np.argmax(b, axis) == wanted) & ~np.isnan(b).any(axis))
+        counted.add(hits, np.ones_like(hits), _given(rows, k))
+    return counted.share()
+
+
+def _by_row(pair: Pair, rows: Sequence[int] | None) -> Share | None:
+    """Equal values; a feed in which the shape differs has none."""
+    counted = _Counted()
+    for k, (a, b) in enumerate(zip(pair.reference, pair.other, strict=True)):
+        hits = np.asarray(a == b) if b is not None and a.shape == b.shape else np.zeros(a.shape, np.bool_)
+        counted.add(hits, np.ones_like(hits), _given(rows, k))
+    share = counted.share()
+    return share if share.count else None
 
 
 def _cosine(pair: Pair) -> float | None:
