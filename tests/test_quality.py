@@ -26,6 +26,7 @@ from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import share_of, wilson
+from mixquant_onnx.verify import check_oracle
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
@@ -361,17 +362,22 @@ def test_from_few_rows_no_share_is_told_but_a_count(tmp_path: Path, capsys: pyte
         assert main([*arguments, "--json", str(tmp_path / "s.json")]) == 0
         deployed = json.loads((tmp_path / "s.json").read_text())["verification"]["quality"][1]
         printed = capsys.readouterr().out
-        assert (deployed["top1_agreement"] is not None) == told == ("100.00%" in printed)
-        assert deployed["agreement"]["count"] == rows and (f"{rows} of {rows}" in printed) == (not told)
+        assert (deployed["agreement"]["share"] is not None) == told == ("100.00%" in printed)
+        assert (
+            deployed["top1_agreement"] == 1
+            and deployed["agreement"]["count"] == rows
+            and (f"{rows} of {rows}" in printed) == (not told)
+        )
 
 
 def test_noise_tells_nothing_of_accuracy_and_the_title_says_so(
     model: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(model), str(output)]) == 0
-    assert "4 rows of noise: tells that the rewrite is right, nothing of accuracy" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    summary = output.with_suffix(".json")
+    assert main([str(model), str(output), "--json", str(summary)]) == 0
+    assert json.loads(summary.read_text())["verification"]["quality"][1]["top1_agreement"] is None
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "4 rows of noise: tells that the rewrite is right, nothing of accuracy" in printed
 
 
 def test_figures_in_sample_are_called_so() -> None:
@@ -394,3 +400,32 @@ def test_figures_in_sample_are_called_so() -> None:
 def test_proxy_rows_are_named_and_counted_once() -> None:
     proof = {"samples": 32, "data": "32 proxy photographs", "origin": "proxy", "in_sample": False}
     assert title(proof) == "against the float model, 32 proxy photographs (not your data)"
+
+
+def thresholded(factor: float, rows: Array) -> ModelProto:
+    """Whether `factor` * x.w is above what float gives for `rows`: a decision at the limit of rounding."""
+    limits = rows @ weight(64, 32)
+    return text("g (float[N,64] x, float[64,32] w, float c, float[1,32] t) => (bool[N,32] y) "
+                "{ a = MatMul (x, w) [scaled] b = Mul (a, c) [compared] y = Greater (b, t) }",
+                w=weight(64, 32), c=np.array(factor, np.float32), t=limits.astype(np.float32))  # fmt: skip
+
+
+def test_a_decision_that_rounding_turns_does_not_fail_the_proof_and_a_wrong_value_does() -> None:
+    rows = normal(1, 64)
+    data = Data(feeds=({"x": rows},), labels=None)
+    reference = thresholded(1.0, rows)
+    rounded = thresholded(1 + 1e-6, rows)
+    assert np.any(Session(reference).run({"x": rows})[0] != Session(rounded).run({"x": rows})[0])
+    found = check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"})
+    assert found is not None and 100 < found < 140
+    wrong = thresholded(1.1, rows)
+    with pytest.raises(mq.ProofError, match=r"other decisions or shapes .* first different at 'scaled'"):
+        check_oracle(wrong, reference, Session(wrong, "exact"), data, {"float32"})
+
+
+def test_a_detector_with_nms_keeps_a_promise_only_where_its_shapes_are_floats(tmp_path: Path, fails: Fails) -> None:
+    onnx.save(with_nms(), tmp_path / "m.onnx")
+    data = data_file(tmp_path, normal(24, 64))
+    quick = ("--data", data, "--bits", "2", "--method", "mse", "--cost", "energy")
+    line = fails(9, tmp_path / "m.onnx", tmp_path / "o.onnx", "--min-sqnr", "-300", *quick)
+    assert "another shape than float's" in line

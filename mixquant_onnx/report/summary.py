@@ -145,19 +145,20 @@ def _verification(proof: Verification) -> dict[str, Any]:
         "optimism_db": finite(proof.optimism_db),
         "float_accuracy": proof.float_accuracy,
         "float_accuracy_interval": _interval(proof.float_accuracy_share),
-        "quality": [_quality(q) for q in proof.quality],
+        "quality": [_quality(q, proof.origin == "user") for q in proof.quality],
         "warnings": list(proof.warnings),
     }
 
 
-def _quality(quality: Quality) -> dict[str, Any]:
-    """`sqnr_db` null: no output of numbers. `top1_agreement` null: no classes, or too few rows (see `agreement`)."""
+def _quality(quality: Quality, own: bool) -> dict[str, Any]:
+    """`sqnr_db` null: no output of numbers. `top1_agreement` null: no classes, or few rows that are not the user's."""
+    told = quality.agreement is not None and (own or not quality.agreement.few)
     return {
         "profile": quality.profile,
         "sqnr_db": finite(quality.sqnr_db),
         "mean_sqnr_db": finite(quality.mean_sqnr_db),
         "cosine": quality.cosine,
-        "top1_agreement": quality.top1_agreement,
+        "top1_agreement": quality.top1_agreement if told else None,
         "agreement": _share(quality.agreement),
         "accuracy": quality.accuracy,
         "accuracy_interval": _interval(quality.accuracy_share),

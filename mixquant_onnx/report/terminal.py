@@ -14,6 +14,7 @@ from mixquant_onnx.report.quality import decibels as _decibels
 from mixquant_onnx.report.quality import show_quality
 from mixquant_onnx.report.summary import finite
 from mixquant_onnx.sweep import Point
+from mixquant_onnx.verification.statistics import FEW_ROWS
 
 SHOWN = 12
 
@@ -110,7 +111,8 @@ def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
     for name in ("", "plan", "size", "of input", "bits", "SQNR", "agreement", "accuracy"):
         table.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
     for p in points:
-        shares = ["-" if v is None else f"{v:.2%}" for v in (p.top1_agreement, p.accuracy)]
+        agreement = None if p.rows < FEW_ROWS else p.top1_agreement
+        shares = ["-" if v is None else f"{v:.2%}" for v in (agreement, p.accuracy)]
         sqnr = _decibels(finite(p.sqnr_db))
         table.add_row(
             "*" if p.pareto else "", p.setting, _size(p.nbytes), f"{p.nbytes / nbytes:.1%}",
@@ -118,6 +120,11 @@ def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
         )  # fmt: skip
     console.print(table)
     console.print("* no other plan is both smaller and better")
+    rows = max((p.rows for p in points), default=0)
+    if rows:
+        console.print(f"quality: deployed, on {rows} rows")
+    if 0 < rows < FEW_ROWS:
+        console.print(f"agreement is told from {FEW_ROWS} rows of --data on")
 
 
 def show_notes(summary: dict[str, Any], console: Console) -> None:

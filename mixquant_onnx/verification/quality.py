@@ -96,9 +96,8 @@ class Quality:
 
     @property
     def top1_agreement(self) -> float | None:
-        """The share of `agreement`; None where there are too few rows to tell one."""
-        agreement = self.agreement
-        return None if agreement is None or agreement.few else agreement.value
+        """The share of `agreement`, from however few rows."""
+        return None if self.agreement is None else self.agreement.value
 
     @property
     def accuracy(self) -> float | None:

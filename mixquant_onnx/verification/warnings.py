@@ -61,7 +61,8 @@ def _low(worst: Quality, float_accuracy: Share | None, origin: Origin) -> Iterat
     low = [o for o in low if not _few_change(o)]
     if low:
         output = min(low, key=lambda o: o.sqnr_db or 0.0)
-        yield f"quality is at risk: output '{output.name}' has {output.sqnr_db:.1f} dB on {where}{to_do}"
+        what = "not known" if origin == "noise" else "at risk"
+        yield f"quality is {what}: output '{output.name}' has {output.sqnr_db:.1f} dB on {where}{to_do}"
 
 
 def _few_change(output: OutputQuality) -> bool:
