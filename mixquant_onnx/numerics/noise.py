@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixquant_onnx.numerics.outputs import Array, Pair
-from mixquant_onnx.numerics.parts import Slices, parts_of
+from mixquant_onnx.numerics.parts import Slices, finite_or_zero, parts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,37 +44,38 @@ def noises_of(pair: Pair) -> tuple[PartNoise, ...]:
     Equal infinities cancel; infinite against finite, or NaN where the reference has none, is infinite noise. A feed in
     which the shape differs counts as lost: noise as large as the signal.
     """
-    parts = parts_of(pair.reference)
-    return tuple(_noise(pair, part) for part in parts)
+    return tuple(_noise(pair, part) for part in parts_of(pair.reference))
 
 
 def _noise(pair: Pair, part: Slices) -> PartNoise:
     signal = noise = largest = 0.0
     for a, b in zip(pair.reference, pair.other, strict=True):
-        power = float(np.sum(np.square(_finite(part.of(a)))))
+        mine = part.of(a)
+        power = _power(mine)
+        power = power if math.isfinite(power) else _power(finite_or_zero(mine))
         signal += power
         if b is None or a.shape != b.shape:
             noise += power if power > 0 else 1.0
             continue
-        change = difference(part.of(a), part.of(b))
-        noise += float(np.sum(np.square(change)))
-        largest = max(largest, float(np.abs(change).max(initial=0.0)))
+        change = difference(mine, part.of(b))
+        noise += _power(change)
+        largest = max(largest, float(change.max(initial=0.0)), -float(change.min(initial=0.0)))
     return PartNoise(part=part, signal=signal, noise=noise, largest=largest)
 
 
-def _finite(array: Array) -> Array:
-    x = array.astype(np.float64)
-    return x if np.isfinite(x).all() else np.where(np.isfinite(x), x, 0.0)
+def _power(array: Array) -> float:
+    flat = array.astype(np.float64, copy=False).reshape(-1)
+    return float(np.dot(flat, flat))
 
 
 def difference(reference: Array, other: Array) -> Array:
     """`other` - `reference` in float64: 0 where both are the same infinity or NaN, infinite where one of them is."""
-    a, b = reference.astype(np.float64), other.astype(np.float64)
-    if np.isfinite(a).all() and np.isfinite(b).all():
-        return np.subtract(b, a)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    odd = ~(np.isfinite(a) & np.isfinite(b))
-    return np.where(same, 0.0, np.where(odd, np.inf, np.where(odd, 0, b) - np.where(odd, 0, a)))
+    with np.errstate(invalid="ignore"):
+        change = np.subtract(other, reference, dtype=np.float64)
+    if math.isfinite(float(change.min(initial=0.0)) + float(change.max(initial=0.0))):
+        return change
+    same = (reference == other) | (np.isnan(reference) & np.isnan(other))
+    return np.where(same, 0.0, np.where(np.isfinite(change), change, np.inf))
 
 
 def changed_decisions(pair: Pair) -> tuple[list[int], list[int]]:

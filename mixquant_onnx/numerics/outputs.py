@@ -34,6 +34,8 @@ def _put(found: dict[str, Array], name: str, value: Any) -> None:
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(row, Mapping) for row in value):
         found[name] = _table(value)
+    elif isinstance(value, (list, tuple)) and value and all(np.ndim(item) == 0 for item in value):
+        found[name] = np.asarray(value)
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
             _put(found, f"{name}[{position}]", item)

@@ -81,7 +81,7 @@ def parts_of(arrays: Sequence[Array]) -> tuple[Slices, ...]:
 def _whole(arrays: Sequence[Array]) -> Slices:
     peaks, scores = [0.0], True
     for a in arrays:
-        values = a[np.isfinite(a)] if np.issubdtype(a.dtype, np.floating) else a
+        values = finite_or_zero(a)
         if values.size:
             low, high = float(values.min()), float(values.max())
             peaks.append(max(abs(low), abs(high)))
@@ -128,12 +128,20 @@ def _counts(group: Array, scores: Array, peak: float, least: float, total: int) 
     return peak > least and len(group) >= _LEAST_SHARE * total
 
 
+def finite_or_zero(array: Array) -> Array:
+    """`array` with 0 in place of NaN and infinities; itself where there are none."""
+    if not np.issubdtype(array.dtype, np.floating) or array.size == 0:
+        return array
+    ends = float(array.min()), float(array.max())
+    return array if np.isfinite(ends).all() else np.where(np.isfinite(array), array, array.dtype.type(0))
+
+
 def _ranges(arrays: Sequence[Array], axis: int) -> tuple[Array, Array]:
     """Least and largest finite value of each slice over all feeds; 0 where there is none."""
     lows, highs = [], []
     for a in arrays:
         others = tuple(k for k in range(a.ndim) if k != axis)
-        finite = a if np.isfinite(a).all() else np.where(np.isfinite(a), a, 0)
+        finite = finite_or_zero(a)
         lows.append(finite.min(others))
         highs.append(finite.max(others))
     return np.min(lows, 0).astype(np.float64), np.max(highs, 0).astype(np.float64)
