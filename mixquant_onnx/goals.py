@@ -102,7 +102,7 @@ def run(
     if not options.promise.wanted:
         planned = plan(loaded, options, progress)
         return planned, execute(planned, options, output, name, progress)
-    check_judge(options)
+    check_judge(loaded, options)
     rivals = price_all(loaded, options, progress)
     bits = first_bits(least_bits(rivals[0]))
     entries = _ranked(rivals, lambda priced: plan_of_bits(priced, options, bits), options, progress)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from mixquant_onnx.numerics.noise import changed_decisions, noises_of
+from mixquant_onnx.numerics.outputs import Outputs, pairs_of
 from mixquant_onnx.types import FloatArray
 
 
@@ -44,21 +43,19 @@ def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
     return float(np.mean(reference.argmax(-1) == other.argmax(-1)))
 
 
-def relative_noise(reference: Sequence[Sequence[Any]], other: Sequence[Sequence[Any]]) -> float:
-    """Squared error over squared signal of all feeds, averaged over the float outputs of a model.
+def relative_noise(reference: Outputs, other: Outputs) -> float:
+    """Squared error over squared signal, averaged over the parts of each output and over the outputs of a model.
 
-    `reference` and `other` hold the outputs of each feed in order. 0 where no output is of floats.
+    `reference` and `other` hold the outputs of each feed in order. Parts of an output whose scales differ count alike
+    (`numerics.parts`). Where no output is of numbers, the share of changed decisions; infinite for NaN.
     """
-    shares = []
-    for position in range(len(reference[0]) if reference else 0):
-        noise = signal = 0.0
-        for a, b in ((r[position], o[position]) for r, o in zip(reference, other, strict=True)):
-            if not (isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating)):
-                continue
-            if a.shape != b.shape:
-                return float("inf")
-            noise += float(np.sum(np.square(a.astype(np.float64) - b)))
-            signal += float(np.sum(np.square(a, dtype=np.float64)))
-        if signal > 0:
-            shares.append(noise / signal)
-    return float(np.mean(shares)) if shares else 0.0
+    numbers, decisions = [], []
+    for pair in pairs_of(reference, other):
+        if pair.numbers:
+            parts = [n for n in noises_of(pair) if n.signal > 0]
+            if parts:
+                numbers.append(float(np.mean([n.share for n in parts])))
+        else:
+            same, total = changed_decisions(pair)
+            decisions.append(1 - sum(same) / max(sum(total), 1))
+    return float(np.mean(numbers or decisions or [0.0]))

@@ -19,7 +19,11 @@ from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import RunResult, execute, place
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress
+from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import Scheme
+from mixquant_onnx.verification.classes import check_classes
+from mixquant_onnx.verification.quality import Quality
+from mixquant_onnx.verify import reference_outputs
 
 Tell = Callable[[str], None]
 """Called with a line on what was tried."""
@@ -82,7 +86,7 @@ class _Prober:
             shutil.rmtree(useless.result.files[0].parent, ignore_errors=True)
 
 
-def check_judge(options: Options) -> None:
+def check_judge(loaded: model_io.Loaded, options: Options) -> None:
     """Before anything takes long: are there rows to judge by, which nothing is fitted to? Raises DataError."""
     promise = options.promise
     if promise.metric is not None:
@@ -98,6 +102,18 @@ def check_judge(options: Options) -> None:
         )
     if promise.max_drop is not None and evaluation.labels is None:
         raise DataError("--max-drop needs labels: --labels FILE, the key labels in the .npz, or --metric-command")
+    if promise.min_agreement is not None:
+        _check_agreement(loaded, evaluation)
+
+
+def _check_agreement(loaded: model_io.Loaded, data: Data) -> None:
+    """Raises DataError where the model has no classes; looks at the outputs of its first batch."""
+    try:
+        session = Session(loaded.model)
+    except RuntimeFailure:
+        return
+    first = replace(data, feeds=data.feeds[:1], labels=None)
+    check_classes(loaded.model, reference_outputs(session, first), session.outputs)
 
 
 def least_bits(priced: Priced) -> float:
@@ -166,9 +182,22 @@ def _judge(result: RunResult, options: Options, reference: float | None) -> tupl
         kept = deployed.accuracy >= proof.float_accuracy * (1 - promise.max_drop)
         return kept, deployed.accuracy, f"accuracy {deployed.accuracy:.2%} (float {proof.float_accuracy:.2%})"
     if promise.min_agreement is not None:
-        if deployed.top1_agreement is None:
-            raise DataError("--min-agreement needs a model whose first output is [rows, classes]; use --min-sqnr")
-        agreement = deployed.top1_agreement
-        return agreement >= promise.min_agreement, agreement, f"agreement {agreement:.2%}"
+        agreement = deployed.agreement
+        if agreement is None:
+            raise DataError("--min-agreement needs an output of classes or labels, this model has none; use --min-sqnr")
+        words = f"agreement {agreement.value:.2%} ({agreement.hits} of {agreement.count})"
+        return agreement.value >= promise.min_agreement, agreement.value, words
     assert promise.min_sqnr is not None
-    return deployed.sqnr_db >= promise.min_sqnr, deployed.sqnr_db, f"{deployed.sqnr_db:.1f} dB"
+    ratio = deployed.sqnr_db
+    if ratio is None:
+        raise DataError("--min-sqnr: no output holds numbers to compare in dB; use --min-agreement or --metric-command")
+    kept = ratio >= promise.min_sqnr and not deployed.invalid
+    return kept, ratio, _sqnr_words(deployed)
+
+
+def _sqnr_words(quality: Quality) -> str:
+    if quality.invalid:
+        return f"NaN in output '{quality.invalid[0].name}'"
+    if quality.changed_shapes:
+        return f"output '{quality.changed_shapes[0].name}' has another shape than float's"
+    return f"{quality.sqnr_db:.1f} dB"

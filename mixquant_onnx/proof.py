@@ -16,6 +16,10 @@ from mixquant_onnx.graph.sites import LocatedSite
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import Quantized
+from mixquant_onnx.verification.classes import class_axes
+from mixquant_onnx.verification.quality import Quality
+from mixquant_onnx.verification.statistics import Share
+from mixquant_onnx.verification.warnings import warnings_of
 
 
 def prove(
@@ -34,8 +38,8 @@ def prove(
 ) -> verify.Verification:
     """Run every check on `saved` (at `source`). Raises ProofError.
 
-    `refusal`: why ONNX Runtime does not load the float model, where it does not. `in_sample`: weights were
-    fitted to the rows of `data`; `optimism_db`: how much better than true the figures are, where that is known.
+    `refusal`: why ONNX Runtime does not load the float model, where it does not. `in_sample`: the weights were
+    fitted to `data`; figures are better than on other rows by about `optimism_db`, where that is known.
     """
     notes: list[str] = []
     progress("proof", 0, 4)
@@ -51,46 +55,33 @@ def prove(
     decoder = prove_codes(saved, sites, quantized, rewritten.values, rewritten.transposed)
     progress("proof", 2, 4)
     ratio: float | None = None
-    quality: tuple[verify.Quality, ...] = ()
-    accuracy: float | None = None
+    quality: tuple[Quality, ...] = ()
+    accuracy: Share | None = None
     if sessions and data is None:
         notes.append("outputs were not compared: no generated input runs on the float model; give --data")
     if sessions and data is not None:
-        reference = verify.reference_outputs(Session(original), data)
-        accuracy = verify.float_accuracy(reference, data)
+        session = Session(original)
+        reference = verify.reference_outputs(session, data)
+        axes = class_axes(original, reference, session.outputs)
+        accuracy = verify.float_accuracy(reference, data, session.outputs, axes)
         progress("proof", 3, 4)
         with verify.oracle(sites, quantized):
             ratio = verify.check_oracle(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
         if ratio is None:
             notes.append("the model gives other outputs at every run; they are not compared with its oracle")
-        quality = tuple(verify.quality_of(reference, session, data) for session in sessions)
-        notes += _doubts(quality, data)
-    if in_sample and quality:
-        known = "by an unknown amount" if optimism_db is None else f"by about {optimism_db:.1f} dB (two halves)"
-        notes.append(f"the rows judged are those fitted to, so that the figures are too good {known}: give --eval-data")
+        quality = tuple(verify.quality_of(reference, s, data, axes) for s in sessions)
     progress("proof", 4, 4)
     return verify.Verification(
         codes=len(quantized),
         decoder=decoder,
         oracle_sqnr_db=ratio,
         quality=quality,
-        float_accuracy=accuracy,
+        float_accuracy_share=accuracy,
         samples=0 if data is None else verify.sample_count(data),
-        synthetic=data is not None and data.origin != "user",
+        origin="user" if data is None else data.origin,
+        data_name="" if data is None else data.name,
         notes=tuple(notes),
+        warnings=warnings_of(quality, accuracy, None if data is None else data.origin),
         in_sample=in_sample,
         optimism_db=optimism_db,
     )
-
-
-_DOUBTFUL_DB = 10.0
-
-
-def _doubts(quality: tuple[verify.Quality, ...], data: Data) -> list[str]:
-    """A word where outputs are far from float's."""
-    worst = min((q.sqnr_db for q in quality), default=_DOUBTFUL_DB)
-    if worst >= _DOUBTFUL_DB:
-        return []
-    if data.origin != "user":
-        return [f"only {worst:.1f} dB on generated inputs, which may be unlike yours: judge with --data and --labels"]
-    return [f"only {worst:.1f} dB on your data: lower --qem, or allow more bits"]

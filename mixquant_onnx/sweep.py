@@ -18,6 +18,7 @@ from mixquant_onnx.pipeline import execute, size_of
 from mixquant_onnx.planning import Planned, Searched
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.types import Cell, Scheme, SiteErrors
+from mixquant_onnx.verification.statistics import FEW_ROWS
 
 TABLE_FORMAT = 1
 
@@ -29,6 +30,8 @@ _SAME = 1e-3
 class Point:
     """One plan. `cost` is what the budget summed; quality in the deployed profile, None where not measured.
 
+    `rows`: how many the quality was measured on.
+
     `pareto`: no other point is both smaller and better, in SQNR or, where there is none, in cost.
     """
 
@@ -39,6 +42,7 @@ class Point:
     sqnr_db: float | None = None
     top1_agreement: float | None = None
     accuracy: float | None = None
+    rows: int = 0
     pareto: bool = False
 
 
@@ -99,9 +103,17 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
     result = execute(planned, options, None, name)
     deployed = result.verification.deployed if result.verification is not None else None
     made = replace(made, nbytes=result.nbytes_after)
-    if deployed is None:
+    if deployed is None or result.verification is None:
         return made
-    return replace(made, sqnr_db=deployed.sqnr_db, top1_agreement=deployed.top1_agreement, accuracy=deployed.accuracy)
+    rows = result.verification.samples
+    told = options.data is not None or rows >= FEW_ROWS
+    return replace(
+        made,
+        sqnr_db=deployed.sqnr_db,
+        top1_agreement=deployed.top1_agreement if told else None,
+        accuracy=deployed.accuracy,
+        rows=rows,
+    )
 
 
 def marked(points: Sequence[Point]) -> list[Point]:

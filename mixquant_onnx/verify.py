@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
+from mixquant_onnx.data.dataset import rows_of
 from mixquant_onnx.errors import DataError, ProofError
 from mixquant_onnx.feeds import Data, synthetic
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
-from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
+from mixquant_onnx.numerics.outputs import Outputs, arrays_of
 from mixquant_onnx.oracle import put, replace_weight
-from mixquant_onnx.runtime import Profile, RuntimeFailure, Session
+from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import FloatArray, Quantized
+from mixquant_onnx.verification import quality as qualities
+from mixquant_onnx.verification.divergence import (
+    Divergence,
+    closeness,
+    first_divergence,
+    has_decisions_inside,
+)
 from mixquant_onnx.verification.equivalence import agree_as_written
+from mixquant_onnx.verification.quality import Quality
+from mixquant_onnx.verification.statistics import Share
 
 ORACLE_SQNR_DB = {"float32": 70.0, "float64": 70.0, "float16": 40.0, "bfloat16": 20.0}
 """Least SQNR of the graph against its oracle, by the type of its weights. Rounding in float32 leaves 95 dB and
@@ -24,30 +35,35 @@ more on the fetched models; a wrong axis or zero point in one layer leaves under
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Quality:
-    """The written model against the float model in one profile; top1 only where the output is of classes."""
-
-    profile: Profile
-    sqnr_db: float
-    cosine: float
-    top1_agreement: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """What was proved. `codes`: tensors whose codes decode exactly; `decoder`: who decoded them."""
+    """What was proved. `codes`: tensors whose codes decode exactly; `decoder`: who decoded them.
+
+    `samples`: rows compared, of `origin`, called `data_name`. `in_sample`: the weights were fitted to these rows, and
+    figures are better than on others by about `optimism_db`, where that is known. `warnings`: what to do where quality
+    is at risk.
+    """
 
     codes: int
     decoder: str
     oracle_sqnr_db: float | None
     quality: tuple[Quality, ...]
-    float_accuracy: float | None
+    float_accuracy_share: Share | None
     samples: int
-    synthetic: bool
+    origin: Literal["user", "proxy", "noise"]
+    data_name: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     in_sample: bool = False
     optimism_db: float | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether rows were compared that are not the user's."""
+        return self.samples > 0 and self.origin != "user"
+
+    @property
+    def float_accuracy(self) -> float | None:
+        return None if self.float_accuracy_share is None else self.float_accuracy_share.value
 
     @property
     def deployed(self) -> Quality | None:
@@ -61,17 +77,22 @@ def reference_outputs(session: Session, data: Data) -> list[list[FloatArray]]:
         outputs = run_all(session, data)
     except RuntimeFailure as failure:
         raise DataError(f"the float model does not run on this data: {failure}") from failure
-    for array in (a for feed in outputs for a in feed if isinstance(a, np.ndarray)):
-        if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
-            raise DataError("the float model gives NaN on this data; give rows on which it works")
+    if _has_nan(outputs):
+        raise DataError("the float model gives NaN on this data; give rows on which it works")
     return outputs
+
+
+def _has_nan(outputs: Outputs) -> bool:
+    arrays = [a for feed in outputs for a in arrays_of(feed).values()]
+    return any(bool(np.isnan(a).any()) for a in arrays if np.issubdtype(a.dtype, np.floating))
 
 
 def check_oracle(saved: ModelProto, reference: ModelProto, exact: Session, data: Data, types: set[str]) -> float | None:
     """SQNR of the saved model (profile exact) against its oracle `reference`. Raises ProofError.
 
     None where the oracle differs from itself: a random model. Where the graph rounds by itself (QuantizeLinear),
-    the SQNR with its roundings computed as written.
+    the SQNR with its roundings computed as written. Where a decision of the graph (NonMaxSuppression, TopK, ArgMax)
+    falls otherwise by rounding alone, the SQNR is that of the values in front of it.
     """
     limit = min((ORACLE_SQNR_DB[name] for name in types), default=ORACLE_SQNR_DB["float32"])
     oracle_session = Session(reference, "exact")
@@ -80,29 +101,43 @@ def check_oracle(saved: ModelProto, reference: ModelProto, exact: Session, data:
         got = run_all(exact, data)
     except RuntimeFailure as failure:
         raise ProofError(f"proof failed: ONNX Runtime does not run the result ({failure}); report it") from failure
-    ratio, _ = compare(wanted, got)
-    if not ratio >= limit:
-        if not compare(wanted, run_all(oracle_session, data))[0] >= limit:
-            return None
-        as_written = agree_as_written(reference, saved, data.feeds, ratio, limit, lambda a, b: compare(a, b)[0])
-        if as_written is not None:
-            return as_written
-        where = first_divergence(saved, reference, data, limit)
-        raise ProofError(
-            f"proof failed: {ratio:.1f} dB against the float graph with the same weights, at least {limit:g} expected; "
-            f"first different at {where}; nothing was written (--no-verify writes without proof)"
-        )
-    return ratio
-
-
-def float_accuracy(reference: list[list[FloatArray]], data: Data) -> float | None:
-    """Top-1 of the float model. Raises DataError where the labels are not one for each row."""
-    classes = _classes(reference)
-    if data.labels is None or classes is None:
+    ratio, same = closeness(wanted, got)
+    if ratio >= limit and same:
+        return ratio
+    again, repeated = closeness(wanted, run_all(oracle_session, data))
+    if not (again >= limit and repeated):
         return None
-    if len(data.labels) != len(classes):
-        raise DataError(f"{len(data.labels)} labels for {len(classes)} rows of data; give one label a row")
-    return _accuracy(classes, data.labels)
+    as_written = agree_as_written(reference, saved, data.feeds, ratio, limit, lambda a, b: closeness(a, b)[0])
+    if as_written is not None:
+        return as_written
+    found = _divergence(saved, reference, data, limit)
+    if isinstance(found, Divergence) and found.decision and found.before >= limit:
+        return found.before
+    if found is None and ratio >= limit and has_decisions_inside(reference):
+        return ratio
+    where = found.where if isinstance(found, Divergence) else found or "a layer inside a subgraph"
+    told = f"{ratio:.1f} dB" if ratio < limit else "other decisions or shapes"
+    raise ProofError(
+        f"proof failed: {told} against the float graph with the same weights, at least {limit:g} dB expected; "
+        f"first different at {where}; nothing was written (--no-verify writes without proof)"
+    )
+
+
+def _divergence(saved: ModelProto, reference: ModelProto, data: Data, limit: float) -> Divergence | str | None:
+    try:
+        return first_divergence(saved, reference, data.feeds, limit)
+    except RuntimeFailure:
+        return "a layer that could not be singled out"
+
+
+def float_accuracy(reference: Outputs, data: Data, names: Sequence[str], axes: Mapping[str, int]) -> Share | None:
+    """Top-1 of the float model. Raises DataError where the labels are not one for each row."""
+    if data.labels is None:
+        return None
+    found = qualities.decided(reference, names, axes)
+    if found is not None and len(data.labels) != len(found):
+        raise DataError(f"{len(data.labels)} labels for {len(found)} rows of data; give one label a row")
+    return qualities.accuracy(reference, names, axes, data.labels)
 
 
 def sample_count(data: Data) -> int:
@@ -127,86 +162,27 @@ def run_all(session: Session, data: Data) -> list[list[FloatArray]]:
     return [session.run(feed) for feed in data.feeds]
 
 
-def compare(reference: list[list[FloatArray]], other: list[list[FloatArray]]) -> tuple[float, float]:
-    """(lowest SQNR, lowest cosine) over the float outputs, each over all feeds together."""
-    ratios, cosines = [], []
-    for position in range(len(reference[0])):
-        pairs = [(r[position], o[position]) for r, o in zip(reference, other, strict=True)]
-        if not all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub" for a, _ in pairs):
-            continue
-        if any(a.shape != b.shape for a, b in pairs):
-            return float("-inf"), 0.0
-        a, b = (np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for p in pairs]) for k in (0, 1))
-        if a.size == 0 or not (a.any() or b.any()):
-            continue
-        ratios.append(sqnr_db(a, b))
-        cosines.append(cosine(a, b))
-    return min(ratios, default=float("inf")), min(cosines, default=1.0)
-
-
-def _classes(outputs: list[list[FloatArray]]) -> FloatArray | None:
-    """The first output of all feeds, where it is [N, classes]."""
-    first = [feed[0] for feed in outputs]
-    if not all(isinstance(a, np.ndarray) and a.ndim == 2 and a.shape[1] > 1 for a in first):
-        return None
-    return np.concatenate(first) if len({a.shape[1] for a in first}) == 1 else None
-
-
-def _accuracy(classes: FloatArray | None, labels: FloatArray | None) -> float | None:
-    if classes is None or labels is None or len(labels) != len(classes):
-        return None
-    return float(np.mean(classes.argmax(1) == labels))
-
-
-def first_divergence(saved: ModelProto, reference: ModelProto, data: Data, limit: float) -> str:
-    """The first value, in graph order, that both models compute and that is not the same in both."""
-    names = [o for node in reference.graph.node for o in node.output if o]
-    present = {o for node in saved.graph.node for o in node.output}
-    names = [name for name in names if name in present]
-    makers = {o: n for n in reference.graph.node for o in n.output}
-    try:
-        got, want = (_values(model, names, data) for model in (saved, reference))
-    except RuntimeFailure:
-        return "a layer that could not be singled out"
-    for name, a, b in zip(names, want, got, strict=True):
-        if isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating):
-            same_shape = a.shape == b.shape
-            if not same_shape or (a.any() and not sqnr_db(a, b) >= limit):
-                return f"'{makers[name].name or name}' ({makers[name].op_type})"
-    return "a layer inside a subgraph"
-
-
-def _values(model: ModelProto, names: Sequence[str], data: Data) -> list[FloatArray]:
-    wider = ModelProto()
-    wider.CopyFrom(model)
-    known = {value.name for value in wider.graph.output}
-    wider.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in names if n not in known)
-    return Session(wider, "exact").run(data.feeds[0], names)
-
-
 def usable_data(float_session: Session, original: ModelProto) -> Data | None:
-    """Generated inputs on which the float model runs and gives finite outputs; None where none was found."""
+    """Generated inputs on which the float model runs and gives no NaN; None where none was found."""
     for data in synthetic(original):
         try:
             outputs = run_all(float_session, data)
         except RuntimeFailure:
             continue
-        arrays = [a for feed in outputs for a in feed if isinstance(a, np.ndarray)]
-        floats = [a for a in arrays if np.issubdtype(a.dtype, np.floating)]
-        if all(np.isfinite(a).all() for a in floats):
+        if not _has_nan(outputs) and _has_finite(outputs):
             return data
     return None
 
 
-def quality_of(reference: list[list[FloatArray]], session: Session, data: Data) -> Quality:
+def _has_finite(outputs: Outputs) -> bool:
+    """Whether an output holds a finite number, or something that is no float."""
+    arrays = [a for feed in outputs for a in arrays_of(feed).values()]
+    floats = [a for a in arrays if np.issubdtype(a.dtype, np.floating)]
+    return len(floats) < len(arrays) or not floats or any(bool(np.isfinite(a).any()) for a in floats)
+
+
+def quality_of(reference: Outputs, session: Session, data: Data, axes: Mapping[str, int] | None = None) -> Quality:
+    """`session` against the float outputs `reference` on the same `data`."""
+    rows = [rows_of(feed, data.axes) for feed in data.feeds]
     got = run_all(session, data)
-    ratio, angle = compare(reference, got)
-    ours, theirs = _classes(got), _classes(reference)
-    agreement = None if ours is None or theirs is None else top1_agreement(theirs, ours)
-    return Quality(
-        profile=session.profile,
-        sqnr_db=ratio,
-        cosine=angle,
-        top1_agreement=agreement,
-        accuracy=_accuracy(ours, data.labels),
-    )
+    return qualities.measure(session.profile, reference, got, session.outputs, axes or {}, data.labels, rows)

@@ -129,6 +129,6 @@ def test_sequences_are_data(tmp_path: Path) -> None:
     proved = mq.quantize(SEQUENCE, data=[{"parts": parts} for _ in range(20)]).verification
     assert proved is not None and proved.deployed is not None
     assert not proved.synthetic
-    assert proved.deployed.sqnr_db > 20
+    assert (proved.deployed.sqnr_db or 0) > 20
     with pytest.raises(DataError, match=r"'parts\.0'"):
         read(SEQUENCE, x=values(3, 3))

@@ -205,6 +205,7 @@ def test_a_figure_on_rows_fitted_to_says_so_and_by_how_much_it_is_too_good() -> 
         told, true = (mq.quantize(model, data=few, bits=3, eval_data=own).verification for own in (None, fresh))
         assert told and told.deployed and told.in_sample and told.optimism_db is not None
         assert true and true.deployed and not true.in_sample
+        assert told.deployed.sqnr_db is not None and true.deployed.sqnr_db is not None
         too_good.append(told.deployed.sqnr_db - true.deployed.sqnr_db)
         estimates.append(told.optimism_db)
         assert "too good" in " ".join(told.notes)
@@ -269,7 +270,7 @@ def test_a_promise_is_kept_whatever_dimensions_are_called(seed: int) -> None:
     data, fresh = ({"x": random.standard_normal((count, 32)).astype(np.float32)} for count in (48, 1000))
     made = [mq.quantize(mlp(last, seed), data=data, min_sqnr=20.0) for last in ("n", "m")]
     assert made[0].plan.sites == made[1].plan.sites
-    told = [one.verification.deployed.sqnr_db for one in made if one.verification and one.verification.deployed]
+    told = [one.verification.deployed.sqnr_db or 0.0 for one in made if one.verification and one.verification.deployed]
     assert told[0] == told[1] >= 20
     judged = [run(model, fresh)[0] for model in (mlp("n", seed), made[0].model)]
     assert abs(decibels(judged[0], judged[1]) - told[0]) < 2.5

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent / "mixquant_onnx"
 
 LAYERS = {
-    "errors": 0, "types": 1,
+    "errors": 0, "types": 1, "numerics": 1,
     "grid": 2, "integer": 2, "metrics": 2,
     "methods": 3, "allocators": 3, "rounding": 2, "solvers": 2, "second_moments": 3, "trust": 4, "quantizer": 5,
     "bisection": 2, "encodings": 4, "graph": 5,

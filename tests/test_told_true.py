@@ -20,6 +20,7 @@ def told_and_true(model: ModelProto, name: str, rows: Array, fresh: Array, **opt
     result = mq.quantize(model, data={name: rows}, **options)
     proved = result.verification
     assert proved is not None and proved.deployed is not None and not proved.in_sample
+    assert proved.deployed.sqnr_db is not None
     return proved.deployed.sqnr_db, decibels(run(model, {name: fresh})[0], run(result.model, {name: fresh})[0])
 
 

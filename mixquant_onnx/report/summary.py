@@ -18,14 +18,18 @@ from mixquant_onnx.planning import Planned
 from mixquant_onnx.reconstruct.known import is_known
 from mixquant_onnx.runtime import version
 from mixquant_onnx.types import Scheme, SiteErrors
+from mixquant_onnx.verification.quality import OutputQuality, Quality
+from mixquant_onnx.verification.statistics import Share
 from mixquant_onnx.verify import Verification
 
 SUMMARY_FORMAT = 1
 
 
 def finite(value: float | None) -> float | str | None:
-    """JSON has no infinity."""
-    return value if value is None or math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    """JSON has no infinity, and NaN is nothing."""
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 def _qe(errors: SiteErrors, scheme: Scheme) -> float:
@@ -143,15 +147,62 @@ def _verification(proof: Verification) -> dict[str, Any]:
         "oracle_sqnr_db": finite(proof.oracle_sqnr_db),
         "samples": proof.samples,
         "synthetic": proof.synthetic,
+        "origin": proof.origin if proof.samples else None,
+        "data": proof.data_name,
+        "in_sample": proof.in_sample,
+        "optimism_db": finite(proof.optimism_db),
         "float_accuracy": proof.float_accuracy,
-        "quality": [
+        "float_accuracy_interval": _interval(proof.float_accuracy_share),
+        "quality": [_quality(q, proof.origin == "user") for q in proof.quality],
+        "warnings": list(proof.warnings),
+    }
+
+
+def _quality(quality: Quality, own: bool) -> dict[str, Any]:
+    """`sqnr_db` null: no output of numbers. `top1_agreement` null: no classes, or few rows that are not the user's."""
+    told = quality.agreement is not None and (own or not quality.agreement.few)
+    return {
+        "profile": quality.profile,
+        "sqnr_db": finite(quality.sqnr_db),
+        "mean_sqnr_db": finite(quality.mean_sqnr_db),
+        "cosine": quality.cosine,
+        "top1_agreement": quality.top1_agreement if told else None,
+        "agreement": _share(quality.agreement),
+        "accuracy": quality.accuracy,
+        "accuracy_interval": _interval(quality.accuracy_share),
+        "outputs": [_output(output) for output in quality.outputs],
+    }
+
+
+def _output(output: OutputQuality) -> dict[str, Any]:
+    return {
+        "name": output.name,
+        "sqnr_db": finite(output.sqnr_db),
+        "decisions": output.what or None,
+        "agreement": _share(output.decisions),
+        "changed_shapes": output.changed_shapes,
+        "feeds": output.feeds,
+        "nan": output.invalid,
+        "parts": [
             {
-                "profile": q.profile,
-                "sqnr_db": finite(q.sqnr_db),
-                "cosine": q.cosine,
-                "top1_agreement": q.top1_agreement,
-                "accuracy": q.accuracy,
+                "slices": part.slices,
+                "sqnr_db": finite(part.sqnr_db),
+                "peak": part.peak,
+                "largest_change": finite(part.largest_change),
+                "scores_over_half": _share(part.scores),
             }
-            for q in proof.quality
+            for part in output.parts
         ],
     }
+
+
+def _share(share: Share | None) -> dict[str, Any] | None:
+    """A share with its 95 % interval; `share` is null for fewer rows than tell one."""
+    if share is None:
+        return None
+    told = None if share.few or not share.count else share.value
+    return {"share": told, "hits": share.hits, "count": share.count, "rows": share.rows, "interval": _interval(share)}
+
+
+def _interval(share: Share | None) -> list[float] | None:
+    return None if share is None else [share.low, share.high]

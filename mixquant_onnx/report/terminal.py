@@ -10,20 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.report.quality import decibels as _decibels
+from mixquant_onnx.report.quality import show_quality
 from mixquant_onnx.report.summary import finite
 from mixquant_onnx.sweep import Point
+from mixquant_onnx.verification.statistics import FEW_ROWS
 
 SHOWN = 12
 
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
-
-
-def _decibels(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f} dB" if isinstance(value, float) else "exact"
 
 
 def _tensors(summary: dict[str, Any], title: str, width: int) -> Table:
@@ -115,7 +112,8 @@ def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
     for name in ("", "plan", "size", "of input", "bits", "SQNR", "agreement", "accuracy"):
         table.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
     for p in points:
-        shares = ["-" if v is None else f"{v:.2%}" for v in (p.top1_agreement, p.accuracy)]
+        agreement = None if p.rows < FEW_ROWS else p.top1_agreement
+        shares = ["-" if v is None else f"{v:.2%}" for v in (agreement, p.accuracy)]
         sqnr = _decibels(finite(p.sqnr_db))
         table.add_row(
             "*" if p.pareto else "", p.setting, _size(p.nbytes), f"{p.nbytes / nbytes:.1%}",
@@ -123,6 +121,11 @@ def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
         )  # fmt: skip
     console.print(table)
     console.print("* no other plan is both smaller and better")
+    rows = max((p.rows for p in points), default=0)
+    if rows:
+        console.print(f"quality: deployed, on {rows} rows")
+    if 0 < rows < FEW_ROWS:
+        console.print(f"agreement is told from {FEW_ROWS} rows of --data on")
 
 
 def show_notes(summary: dict[str, Any], console: Console) -> None:
@@ -149,21 +152,4 @@ def show_run(summary: dict[str, Any], console: Console) -> None:
         f"proof: codes of {proof['codes']} tensors decode exactly ({proof['decoder']}); against the float graph with "
         f"the same weights: {_decibels(proof['oracle_sqnr_db'])}"
     )
-    if proof["quality"]:
-        console.print(_quality(proof))
-
-
-def _quality(proof: dict[str, Any]) -> Table:
-    source = "synthetic inputs" if proof["synthetic"] else "samples of your data"
-    table = Table(
-        title=f"against the float model, {proof['samples']} {source}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for name in ("profile", "SQNR", "cosine", "top-1 agreement", "accuracy (float)"):
-        table.add_column(name, justify="left" if name == "profile" else "right")
-    for q in proof["quality"]:
-        agreement = "-" if q["top1_agreement"] is None else f"{q['top1_agreement']:.2%}"
-        accuracy = "-" if q["accuracy"] is None else f"{q['accuracy']:.2%} ({proof['float_accuracy']:.2%})"
-        table.add_row(q["profile"], _decibels(q["sqnr_db"]), f"{q['cosine']:.6f}", agreement, accuracy)
-    return table
+    show_quality(proof, console)

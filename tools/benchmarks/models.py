@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> int:
             rows.append(
                 [name, f"{result.nbytes_before / 1e6:.2f}", f"{result.nbytes_after / 1e6:.2f}",
                  f"{result.nbytes_after / result.nbytes_before:.1%}", f"{result.average_bits:.2f}",
-                 *(["-" if not proof.quality else f"{proof.quality[k].sqnr_db:.1f}" for k in (0, 1)]), oracle,
+                 *(["-" if not proof.quality else f"{proof.quality[k].sqnr_db or 0:.1f}" for k in (0, 1)]), oracle,
                  *("-" if f is None else f"{f:.4f}" for f in figures), f"{share:.2f}", f"{seconds:.1f} s"]
             )  # fmt: skip
     header = ["model", "MB", "MB after", "size", "bits", "SQNR exact, dB", "SQNR deployed, dB", "oracle, dB"]

@@ -237,7 +237,7 @@ class _Maker:
 
     def _scaled(self, pixels: FloatArray, role: Role, row: int) -> FloatArray:
         if role.input.dtype.kind != "f":
-            return np.rint(pixels * 255)
+            return np.asarray(np.rint(pixels * 255))
         return np.asarray(RANGES[self.ranges[row // 2 % len(self.ranges)]](pixels))
 
     def _tokens(self, role: Role, first: int, random: np.random.Generator) -> FloatArray:

@@ -1,0 +1,72 @@
+"""Where quality is at risk, in a line with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from mixquant_onnx.verification.quality import OutputQuality, Quality
+from mixquant_onnx.verification.statistics import Share
+
+LOW_DB = 20.0
+"""SQNR below which depthwise, recurrent and detection networks lost 2 % and more; many others bear it."""
+
+MOST_LOST = 0.02
+"""Share of decisions, or of the float accuracy, whose loss is told as a risk."""
+
+Origin = Literal["user", "proxy", "noise"]
+
+_MORE_BITS = "allow more bits (a lower --qem, --bits 8)"
+_JUDGE = "judge with --data (a few dozen inputs of yours)"
+
+
+def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin: Origin | None) -> tuple[str, ...]:
+    """One line for each thing that puts quality at risk, the worst profile's; nothing where nothing was compared."""
+    if not quality or origin is None:
+        return ()
+    worst = min(quality, key=_order)
+    return tuple(dict.fromkeys([*_broken(quality), *_low(worst, float_accuracy, origin)]))
+
+
+def _order(quality: Quality) -> float:
+    return float("inf") if quality.sqnr_db is None else quality.sqnr_db
+
+
+def _broken(quality: Sequence[Quality]) -> Iterator[str]:
+    """Outputs that are NaN, or have other shapes, in any profile."""
+    for one in quality:
+        for output in one.invalid:
+            yield f"output '{output.name}' has NaN where float has none; {_MORE_BITS}, or --exclude the layers in front"
+        for output in one.changed_shapes:
+            yield (
+                f"output '{output.name}' has another shape than float's for {output.changed_shapes} of {output.feeds} "
+                "inputs; it is not compared there: judge with your own metric (--metric-command)"
+            )
+
+
+def _low(worst: Quality, float_accuracy: Share | None, origin: Origin) -> Iterator[str]:
+    where = {"user": "your data", "proxy": "proxy inputs", "noise": "noise"}[origin]
+    to_do = f"; {_MORE_BITS}" if origin == "user" else f"; {_JUDGE}, or {_MORE_BITS}"
+    if worst.accuracy is not None and float_accuracy is not None and float_accuracy.value > 0:
+        if worst.accuracy < float_accuracy.value * (1 - MOST_LOST):
+            yield f"quality is at risk: accuracy {worst.accuracy:.1%}, float {float_accuracy.value:.1%}{to_do}"
+        return
+    agreement = worst.agreement
+    told = agreement is not None and not agreement.few and origin != "noise"
+    if agreement is not None and told:
+        if agreement.value < 1 - MOST_LOST:
+            yield f"quality is at risk: {1 - agreement.value:.1%} of decisions change on {where}{to_do}"
+        return
+    low = [o for o in worst.outputs if o.sqnr_db is not None and -float("inf") < o.sqnr_db < LOW_DB]
+    low = [o for o in low if not _few_change(o)]
+    if low:
+        output = min(low, key=lambda o: o.sqnr_db or 0.0)
+        what = "not known" if origin == "noise" else "at risk"
+        yield f"quality is {what}: output '{output.name}' has {output.sqnr_db:.1f} dB on {where}{to_do}"
+
+
+def _few_change(output: OutputQuality) -> bool:
+    """Whether scores above the threshold show that a low SQNR misleads: there are some, and few of them change."""
+    low = [part for part in output.parts if part.sqnr_db < LOW_DB]
+    scores = [part.scores for part in low]
+    return all(s is not None and not s.few and s.count > 0 and s.value >= 1 - MOST_LOST for s in scores)
