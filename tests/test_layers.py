@@ -13,7 +13,7 @@ LAYERS = {
     "methods": 3, "allocators": 3, "rounding": 2, "solvers": 2, "second_moments": 3, "trust": 4, "quantizer": 5,
     "bisection": 2, "encodings": 4, "graph": 5,
     "runtime": 5, "feeds": 6, "activations": 6, "calibration": 7, "decoding": 6, "verify": 8,
-    "measure": 6, "progress": 0, "options": 7, "planning": 8, "oracle": 7, "costs": 9, "interactions": 10,
+    "export": 6, "measure": 6, "progress": 0, "options": 7, "planning": 8, "oracle": 7, "costs": 9, "interactions": 10,
     "allocation": 11, "contest": 12, "figures": 8, "proof": 11,
     "reconstruct": 8, "blockwise": 9, "layerwise": 10, "pipeline": 12,
     "promises": 13, "goals": 14, "sizing": 13, "sweep": 13,

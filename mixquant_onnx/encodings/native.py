@@ -74,7 +74,7 @@ def encode_native(
     plan = _plan(shape, q.layout, grid)
     if opset < plan.opset:
         return None
-    builder = Builder(output, opset, fresh)
+    builder = Builder(q, output, opset, fresh)
     kind, since = _KINDS.get(q.scheme.bits, (0, 0))
     native = bool(kind) and opset >= since and (q.scheme.bits == 4 or two_bits)
     if native:

@@ -35,8 +35,8 @@ def _since(op: str, version: int) -> int:
         raise CannotConvert(f"operator {op} is not defined at opset {version}") from error
 
 
-def _types(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Inferred types by name, from a copy without the large constants."""
+def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Inferred types by name, in all graphs, from a copy without the large constants."""
     skeleton = ModelProto()
     skeleton.CopyFrom(_without_data(model))
     try:
@@ -188,13 +188,26 @@ def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> 
         for position, node in enumerate(scope.body.node):
             if own >= target or _is_the_same(node, own, target):
                 continue
-            types = _types(model) if types is None else types
+            types = types_of(model) if types is None else types
             converted[position] = _convert_node(node, types, constants, own, target, fresh)
         changes.append((scope, converted))
     for scope, converted in reversed(changes):
         if converted:
             _replace(scope, converted)
     _set_version(model, target)
+
+
+def conversion_bytes(model: ModelProto, target: int, fresh: Callable[[str], str]) -> int | None:
+    """Bytes that `raise_opset` adds to `model`; None where it cannot be converted."""
+    if opset_of(model) >= target:
+        return 0
+    copy = _without_data(model)
+    before = copy.ByteSize()
+    try:
+        raise_opset(copy, target, fresh)
+    except CannotConvert:
+        return None
+    return int(copy.ByteSize() - before)
 
 
 def _opset_of_scope(scope: Scope, of_model: int) -> int:
