@@ -17,7 +17,7 @@ def _model(body: str, rows: str = "16", extra: str = "") -> mq.RunResult:
         f"g (float[{rows},{SIZE}] x, {SQUARE} w{extra}) => (float[{rows},{SIZE}] y) {{ {body} }}",
         w=weight(SIZE, SIZE),
     )
-    return mq.quantize(model, bits=[8])
+    return mq.quantize(model, bits=[8], fused="always")
 
 
 @pytest.mark.parametrize(

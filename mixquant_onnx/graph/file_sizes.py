@@ -13,7 +13,7 @@ from mixquant_onnx.encodings import functions
 from mixquant_onnx.encodings.encoder import outline
 from mixquant_onnx.encodings.forms import FormOptions, Kernel
 from mixquant_onnx.encodings.sizes import encoded_bytes, framed, function_bytes, initializer_bytes, node_bytes
-from mixquant_onnx.graph.opset import conversion_bytes, opset_of
+from mixquant_onnx.graph.opset import conversion_bytes, most_conversion_bytes, opset_of
 from mixquant_onnx.graph.pieces import BROADCASTING_FROM, SMALL_INTS_FROM_OPSET, encode, kernel_of, opset_of_form
 from mixquant_onnx.graph.rows import Shape, shapes_of
 from mixquant_onnx.graph.scopes import fresh_names
@@ -53,6 +53,7 @@ class FileSizes:
         self._kernels: dict[tuple[str, Scheme], Kernel | None] = {}
         self._pieces: dict[tuple[str, Scheme, int], Piece] = {}
         self._conversions: dict[int, int | None] = {}
+        self._most: dict[int, int] = {}
         self._known = {f.name: f for f in model.functions if f.domain == functions.DOMAIN}
 
     @cached_property
@@ -75,14 +76,14 @@ class FileSizes:
         if wanted[0] != SMALL_INTS_FROM_OPSET or self._options.target == "qdq":
             return wanted
         now = max(opset_of(self._model), BROADCASTING_FROM)
-        if now >= SMALL_INTS_FROM_OPSET or self._conversion(SMALL_INTS_FROM_OPSET) is None:
+        if now >= SMALL_INTS_FROM_OPSET:
             return wanted
-        dearer = self._added(chosen, SMALL_INTS_FROM_OPSET) >= self._added(chosen, now)
-        return wanted[1:] if dearer else wanted
+        raised = self._added(chosen, SMALL_INTS_FROM_OPSET)
+        return wanted[1:] if raised is not None and raised >= (self._added(chosen, now) or 0) else wanted
 
     def opset(self, chosen: Schemes) -> int:
         """The opset that the file will have."""
-        possible = (o for o in self.opsets(chosen) if self._conversion(o) is not None)
+        possible = (opset for opset in self.opsets(chosen) if self._added(chosen, opset) is not None)
         return max(next(possible, 0), opset_of(self._model))
 
     def float_bytes(self, name: str) -> int:
@@ -108,23 +109,36 @@ class FileSizes:
 
     def growth(self, chosen: Schemes) -> int:
         """Bytes that the file grows by (below 0: shrinks) where the weights are stored as `chosen`, others float."""
-        return self._added(chosen, self.opset(chosen)) - sum(self.float_bytes(name) for name in chosen)
+        return (self._added(chosen, self.opset(chosen)) or 0) - self._floats(chosen)
 
-    def _added(self, chosen: Schemes, opset: int) -> int:
-        """Bytes of the quantized weights, their functions, and what raising the opset takes."""
+    def _floats(self, chosen: Schemes) -> int:
+        return sum(self.float_bytes(name) for name in chosen)
+
+    def _added(self, chosen: Schemes, opset: int) -> int | None:
+        """Bytes of the quantized weights, their functions, and what raising the opset takes; None: it cannot be."""
         pieces = [self.piece(name, scheme, opset) for name, scheme in chosen.items()]
         shared = {name: nbytes for piece in pieces for name, nbytes in piece.functions.items()}
         imported = framed(len(functions.DOMAIN) + 4) if shared and not self._known else 0
-        conversion = self._conversion(opset)
-        if conversion is None:
-            return 1 << 62
-        return sum(piece.nbytes for piece in pieces) + sum(shared.values()) + imported + conversion
+        own = sum(piece.nbytes for piece in pieces) + sum(shared.values()) + imported
+        conversion = self._conversion(opset, self._floats(chosen) - own)
+        return None if conversion is None else own + conversion
 
-    def _conversion(self, opset: int) -> int | None:
+    def _conversion(self, opset: int, gain: int) -> int | None:
+        """Bytes of raising the opset; 0 where all that it may take is little of what there is to gain."""
+        if opset <= opset_of(self._model):
+            return 0
+        if opset not in self._most:
+            self._most[opset] = most_conversion_bytes(self._model, opset)
+        if gain > _LITTLE * self._most[opset]:
+            return 0
         if opset not in self._conversions:
             self._conversions[opset] = conversion_bytes(self._model, opset, fresh_names(self._model))
         return self._conversions[opset]
 
+
+_LITTLE = 4
+"""Converting takes seconds for a thousand nodes, and is done for sizes only where up to a quarter of the gain is at
+stake."""
 
 _ALWAYS_WORTH_IT = 1 << 16
 """Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
