@@ -96,7 +96,8 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
     made = Point(setting=setting, nbytes=0, average_bits=8 * taken / max(elements, 1), cost=cost)
     if not options.verify:
         return replace(made, nbytes=size_of(planned, options))
-    result = execute(planned, replace(options, hold_back=options.data is not None), None, name)
+    options = replace(options, hold_back=options.data is not None, allow_unchanged=True)
+    result = execute(planned, options, None, name)
     deployed = result.verification.deployed if result.verification is not None else None
     made = replace(made, nbytes=result.nbytes_after)
     if deployed is None:

@@ -16,6 +16,8 @@ from mixquant_onnx.feeds import Data
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options
 
+pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
+
 RANDOM = np.random.default_rng(0)
 
 
