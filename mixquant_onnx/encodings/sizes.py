@@ -25,10 +25,9 @@ def data_bytes(tensor: TensorProto) -> int:
     """Bytes of the elements, as `raw_data` holds them; `tensor` may be an outline without any."""
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
-    bits = {TensorProto.UINT4: 4, getattr(TensorProto, "UINT2", 0): 2}.get(tensor.data_type)
-    elements = int(math.prod(tensor.dims))
-    width = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return -(-elements * bits // 8) if bits else elements * width
+    bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    bits = {int(TensorProto.UINT4): 4, int(TensorProto.UINT2): 2}.get(tensor.data_type, bits)
+    return -(-int(math.prod(tensor.dims)) * bits // 8)
 
 
 def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
