@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mixquant_onnx import goals
-from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Target
+from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Fused, Target
 from mixquant_onnx.encodings.releases import OLDEST_TRIED
 from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.graph.model_io import as_loaded
@@ -47,6 +47,7 @@ def options_of(
     exclude: Sequence[str] = (),
     min_size: int = 256,
     target: Target = "ort",
+    fused: Fused = "auto",
     exact: bool = False,
     native_types: bool = False,
     min_ort: tuple[int, int] = FUSED_PAYS_FROM,
@@ -79,6 +80,10 @@ def options_of(
         raise OptionError(f"scope '{scope}' is not known; use layer or model")
     if exact and target == "qdq":
         raise OptionError("--exact belongs to --target ort; with --target qdq the runtime decides")
+    if fused not in get_args(Fused):
+        raise OptionError(f"fused '{fused}' is not known; use auto, always or never")
+    if exact and fused == "always":
+        raise OptionError("--exact and --fused always exclude each other: fused products round activations")
     if rounding not in ("compensated", "nearest"):
         raise OptionError(f"rounding '{rounding}' is not known; use compensated or nearest")
     if min_ort < OLDEST_TRIED:
@@ -93,7 +98,7 @@ def options_of(
         cost=cost,
         promise=promise,
         metric_timeout=metric_timeout,
-        form=FormOptions(target=target, exact=exact, native_types=native_types, min_ort=min_ort),
+        form=FormOptions(target=target, fused="never" if exact else fused, native_types=native_types, min_ort=min_ort),
         include=tuple(include),
         exclude=tuple(exclude),
         min_size=min_size,
@@ -163,9 +168,10 @@ def quantize(model: Any, output: str | Path | None = None, *, progress: Progress
     a `metric` (a command with {model}, or a callable that takes a path), min_sqnr, min_agreement; cost="auto"
     ("energy", "hessian", "output", "block"), bits=(2..8), method="auto" ("minmax", "mse", "hqq", "gptq", "adaround",
     "brecq"), granularity="channel" ("tensor", "block:N", "auto"), symmetric=False, baseline="int8" ("same"),
-    include=(), exclude=(), min_size=256, target="ort" ("qdq"), exact=False, native_types=False, min_ort=(1, 25),
-    verify=True, data=None, labels=None, eval_data=None, rounding="compensated" ("nearest"), seed=0,
-    iterations=500, resume=None, allow_unchanged=False.
+    include=(), exclude=(), min_size=256, target="ort" ("qdq"), fused="auto" ("always", "never"), exact=False,
+    native_types=False, min_ort=(1, 25), verify=True, data=None, labels=None, eval_data=None, data_free=False,
+    rule="safe" ("paper"), rounding="compensated" ("nearest"), seed=0, iterations=500, resume=None,
+    allow_unchanged=False.
     `data` and `eval_data` are a path, a feed (arrays by input name) or a list of feeds. Raises a
     MixquantError (see `errors`); then nothing was written.
     """

@@ -102,7 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         "--target", default="ort", choices=("ort", "qdq"),
         help="ort (default): never slower on ONNX Runtime; qdq: DequantizeLinear everywhere, for other runtimes",
     )  # fmt: skip
-    form.add_argument("--exact", action="store_true", help="no rounding of activations: MatMul at float speed too")
+    form.add_argument(
+        "--fused", default="auto", choices=("auto", "always", "never"),
+        help="MatMul on low-bit kernels: auto (default): where the model's shapes tell of one row; always: faster on "
+        "processors with VNNI, slower on others with many rows; never: all at float speed",
+    )  # fmt: skip
+    form.add_argument("--exact", action="store_true", help="no rounding of activations: the same as --fused never")
     form.add_argument("--native-types", action="store_true", help="only widths that ONNX has types for (2, 4, 8)")
     form.add_argument(
         "--min-ort", default=None, metavar="X.Y",
@@ -142,9 +147,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         for name in (
             "qem", "scope", "avg_bits", "max_size", "max_drop", "min_sqnr", "min_agreement", "metric_key",
             "lower_is_better", "metric_timeout", "cost", "method", "granularity", "symmetric", "baseline",
-            "include", "exclude", "min_size", "target", "exact", "native_types", "data", "labels", "eval_data",
-            "rounding",
-            "allow_unchanged", "data_free", "rule", "seed", "iterations", "resume",
+            "include", "exclude", "min_size", "target", "fused", "exact", "native_types", "data", "labels", "eval_data",
+            "rounding", "allow_unchanged", "data_free", "rule", "seed", "iterations", "resume",
         )
     }  # fmt: skip
     options["bits"] = _widths(args.bits)

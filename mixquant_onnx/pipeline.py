@@ -14,9 +14,10 @@ from mixquant_onnx.allocation import with_data
 from mixquant_onnx.crossfit import optimism_db
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.encodings.forms import FormOptions
+from mixquant_onnx.encodings.sizes import model_bytes
 from mixquant_onnx.errors import UnchangedError, writing
 from mixquant_onnx.graph import model_io
-from mixquant_onnx.graph.rewrite import Rewritten, rewrite
+from mixquant_onnx.graph.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.layerwise import quantize_layers
 from mixquant_onnx.options import Options
@@ -64,7 +65,7 @@ def execute(
     """Quantize, rewrite, save and prove. Raises UnchangedError, OutputError, ProofError, DataError."""
     plan, original = planned.plan, planned.loaded.model
     if not plan.sites and not options.allow_unchanged:
-        raise UnchangedError(f"{name}: nothing was quantized ({_why_unchanged(planned)}); see mixquant-onnx inspect")
+        raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
     split, refusal = _data_for(planned.loaded, options)
     compensated = options.rounding == "compensated"
     fitting = None if split is None else split.fitting
@@ -74,6 +75,10 @@ def execute(
     if options.verify and refusal is None and split is not None and split.in_sample:
         optimism = optimism_db(planned, split, quantized, compensated)
     model, rewritten = _rewrite(original, quantized, options.form)
+    size = model_bytes(model, planned.loaded.external)
+    if quantized and size >= planned.loaded.nbytes:
+        unchanged = _left_float(planned, f"the quantized file would take {size} bytes, as much as the float one")
+        return execute(unchanged, options, output, name, progress)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
     proof: verify.Verification | None = None
     if output is None:
@@ -113,6 +118,8 @@ def _rewrite(
     while True:
         model = ModelProto()
         model.CopyFrom(original)
+        if not quantized:
+            return model, unchanged(model)
         rewritten = rewrite(model, quantized, form, 1, folded)
         fused = [name for name, kind in rewritten.forms.items() if kind.startswith("MatMulNBits")]
         if not fused or model.ByteSize() >= model_io.LARGEST_PROTOBUF:
@@ -155,12 +162,27 @@ def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | No
     return split, None
 
 
+def _left_float(planned: Planned, reason: str) -> Planned:
+    """`planned` with every weight float, because of `reason`."""
+    plan = planned.plan
+    skipped = {**plan.skipped, **dict.fromkeys(plan.sites, reason)}
+    lost = planned.at_a_loss | set(plan.sites)
+    return replace(planned, plan=replace(plan, sites={}, skipped=skipped), at_a_loss=lost)
+
+
 def _why_unchanged(planned: Planned) -> str:
-    reasons = list(planned.plan.skipped.values())
+    """The message of an error: what stands in the way, and what to do."""
+    reasons = [planned.plan.skipped[name] for name in planned.at_a_loss] or list(planned.plan.skipped.values())
     if not reasons:
-        return "the model holds no float tensor over the size limit"
-    common = max(set(reasons), key=reasons.count)
-    return f"{len(reasons)} float tensors were skipped, most because: {common}"
+        return "nothing was quantized (the model holds no float tensor over the size limit); see mixquant-onnx inspect"
+    common = max(sorted(set(reasons)), key=reasons.count)
+    if planned.at_a_loss:
+        return (
+            f"nothing to gain ({len(reasons)} weights would make the file no smaller, most because: {common}); "
+            f"use the float model (--allow-unchanged copies it), or allow fewer bits or a coarser --granularity"
+        )
+    most = f"{len(reasons)} float tensors were skipped, most because: {common}"
+    return f"nothing was quantized ({most}); see mixquant-onnx inspect"
 
 
 def _write(
@@ -181,7 +203,10 @@ def _write(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)
         data_name = _free_data_name(output)
-        written = model_io.save(model, Path(folder) / output.name, planned.loaded.external, data_name)
+        if quantized:
+            written = model_io.save(model, Path(folder) / output.name, planned.loaded.external, data_name)
+        else:
+            written = model_io.save_copy(planned.loaded, Path(folder) / output.name, data_name)
         proof = None
         if options.verify:
             saved = model_io.load(written[0]).model

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.graph import model_io
+from mixquant_onnx.graph.file_sizes import FileSizes
 from mixquant_onnx.graph.sites import LocatedSite, find, weight_values
 from mixquant_onnx.measure import SearchOptions, measure
 from mixquant_onnx.options import RECONSTRUCTED, Options
@@ -19,13 +21,17 @@ from mixquant_onnx.types import BitPlan, ErrorTable, Scheme, SiteErrors
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Planned:
-    """Everything before the graph is touched. `sites` point into `model`."""
+    """Everything before the graph is touched. `sites` point into `model`.
+
+    `at_a_loss`: weights that stay float because they would take no fewer bytes quantized.
+    """
 
     loaded: model_io.Loaded
     sites: Mapping[str, LocatedSite]
     table: ErrorTable
     plan: BitPlan
     notes: tuple[str, ...] = ()
+    at_a_loss: frozenset[str] = frozenset()
 
 
 def _matches(located: LocatedSite, pattern: str) -> bool:
@@ -60,10 +66,6 @@ def _unusable(located: LocatedSite) -> str | None:
         return "holds NaN or Inf"
     largest = float(np.abs(values).max(initial=0))
     return "its weights are too small for a float32 scale" if 0 < largest < _SMALLEST else None
-
-
-OVERHEAD = 300
-"""Bytes of names, shapes and nodes that a quantized tensor brings along."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,18 +110,17 @@ def widths(table: ErrorTable) -> list[int]:
 
 
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Options, allocator: str) -> Planned:
-    """The plan of `chosen`; what would take as much as float stays float, and so do sites that are not in it."""
-    skipped, kept = dict(searched.skipped), {}
-    for name, errors in searched.table.items():
+    """The plan of `chosen`, in which nothing is stored at a loss; sites that are not in it stay float."""
+    skipped, kept = dict(searched.skipped), dict[str, Scheme]()
+    for name in searched.table:
         scheme = chosen.get(name)
         if scheme is None:
             skipped[name] = "float keeps the promise best"
-            continue
-        cell = next(c for c in errors.cells if c.scheme == scheme)
-        if cell.nbytes + OVERHEAD >= searched.sites[name].source.tensor.ByteSize():
-            skipped[name] = f"{scheme.bits} bits with their scales would take as much as float"
         else:
             kept[name] = scheme
+    sizes = FileSizes(searched.loaded.model, searched.sites, options.form, searched.loaded.external)
+    stored = worth_storing(sizes, kept, {} if options.avg_bits is not None else _as_exact(searched.table, kept))
+    skipped |= stored.left_float
     by_error = allocator.startswith("qem")
     settings = {
         **({"avg_bits": options.avg_bits} if options.avg_bits is not None else {}),
@@ -138,8 +139,24 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Opti
             else {}
         ),
     }
-    plan = BitPlan(sites=kept, skipped=skipped, allocator=allocator, settings=settings)
-    return Planned(loaded=searched.loaded, sites=searched.sites, table=searched.table, plan=plan)
+    plan = BitPlan(sites=stored.schemes, skipped=skipped, allocator=allocator, settings=settings)
+    return Planned(
+        loaded=searched.loaded,
+        sites=searched.sites,
+        table=searched.table,
+        plan=plan,
+        at_a_loss=frozenset(stored.left_float),
+    )
+
+
+def _as_exact(table: ErrorTable, chosen: Mapping[str, Scheme]) -> dict[str, list[Scheme]]:
+    """Of each chosen weight the schemes whose QE is no higher: they keep what was promised of the chosen one."""
+    found = {}
+    for name, scheme in chosen.items():
+        cells = table[name].cells
+        limit = next(c.qe for c in cells if c.scheme == scheme)
+        found[name] = [c.scheme for c in cells if c.qe <= limit and c.scheme != scheme]
+    return found
 
 
 def fit_plan(loaded: model_io.Loaded, plan: BitPlan, options: Options, progress: Progress = quiet) -> Planned:
@@ -167,5 +184,9 @@ def fit_plan(loaded: model_io.Loaded, plan: BitPlan, options: Options, progress:
         located = found.sites[name]
         table.update(measure([located.site], lambda n: weight_values(found.sites[n]), search))
         progress("search", position + 1, len(plan.sites))
-    kept = BitPlan(sites=plan.sites, skipped=skipped, allocator=plan.allocator, settings=plan.settings)
-    return Planned(loaded=loaded, sites=found.sites, table=table, plan=kept)
+    sizes = FileSizes(loaded.model, found.sites, options.form, loaded.external)
+    stored = worth_storing(sizes, plan.sites, {})
+    skipped |= stored.left_float
+    kept = BitPlan(sites=stored.schemes, skipped=skipped, allocator=plan.allocator, settings=plan.settings)
+    lost = frozenset(stored.left_float)
+    return Planned(loaded=loaded, sites=found.sites, table=table, plan=kept, at_a_loss=lost)

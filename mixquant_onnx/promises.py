@@ -12,7 +12,7 @@ from mixquant_onnx.allocation import Priced, plan_of_bits
 from mixquant_onnx.bisection import MOST_BITS, Verdict, bisect
 from mixquant_onnx.data.dataset import Data, DataSplit
 from mixquant_onnx.data.split import FEWEST_ROWS
-from mixquant_onnx.errors import DataError, MetricError, PromiseError, writing
+from mixquant_onnx.errors import DataError, MetricError, PromiseError, UnchangedError, writing
 from mixquant_onnx.figures import figure_of
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options
@@ -50,13 +50,19 @@ class _Prober:
         self.last = ""
         self.reference: float | None = None
         self.smallest: _Probe | None = None
+        self.no_smaller: UnchangedError | None = None
 
     def probe(self, priced: Priced, bits: float, progress: Progress) -> Verdict:
         planned = plan_of_bits(priced, self._options, bits, floats=bits > MOST_BITS)
         known = next((verdict for sites, verdict in self._seen if sites == planned.plan.sites), None)
         if known is not None:
             return replace(known, known=True)
-        result = execute(planned, self._options, self._file(), self._name, progress)
+        try:
+            result = execute(planned, self._options, self._file(), self._name, progress)
+        except UnchangedError as error:
+            self.no_smaller = error
+            self._seen.append((planned.plan.sites, Verdict(kept=True, score=float("inf"))))
+            return self._seen[-1][1]
         kept, score, self.last = _judge(result, self._options, self.reference)
         said = "kept" if kept else "not kept"
         self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {said}")
@@ -141,6 +147,8 @@ def keep(
             tell(f"float: {loaded.nbytes} bytes, figure {prober.reference:.5g}")
         bisect(rivals, lambda priced, bits: prober.probe(priced, bits, progress), least_bits(rivals[0]))
         best = prober.smallest
+        if best is None and not prober.last and prober.no_smaller is not None:
+            raise prober.no_smaller
         if best is None:
             raise PromiseError(f"{name}: no plan keeps the promise; the last tried: {prober.last}; ask for less")
         files = best.result.files

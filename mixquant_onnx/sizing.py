@@ -5,54 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto
-
 from mixquant_onnx.allocation import Priced, plan_of_choices
 from mixquant_onnx.allocators.budget import Choices
 from mixquant_onnx.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.errors import OptionError
+from mixquant_onnx.graph.file_sizes import FileSizes
 from mixquant_onnx.options import Options, size_limit
-from mixquant_onnx.pipeline import draft, size_of, stored_size
-from mixquant_onnx.planning import Planned, Searched, planned_with, widths
+from mixquant_onnx.pipeline import size_of
+from mixquant_onnx.planning import Planned, Searched
+from mixquant_onnx.types import Scheme
 
 _SIZE_TURNS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Added:
-    """Bytes that a file takes beside codes, scales and zero points, by width."""
+    """Bytes that weights take in a file."""
 
-    site: Mapping[int, int]
-    """Of each weight: nodes, names, shapes."""
+    site: Mapping[str, Mapping[Scheme, int]]
+    """Of each weight under each of its candidates: codes, scales, zero points, nodes, names, shapes."""
 
     once: Mapping[int, int]
-    """Of the functions that unpack."""
+    """Of the functions that unpack, by width."""
 
 
 def added(searched: Searched, options: Options) -> Added:
-    """Found out by giving all weights one width, for each width."""
-    floats = {name: searched.sites[name].source.tensor.ByteSize() for name in searched.table}
-    before, functions = searched.loaded.model.ByteSize(), _function_bytes(searched.loaded.model)
-    site, once = {}, {}
-    for bits in widths(searched.table):
-        cells = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in searched.table.items()}
-        planned = planned_with(searched, {n: c.scheme for n, c in cells.items()}, options, "budget")
-        model = draft(planned, options)
-        once[bits] = _function_bytes(model) - functions
-        without = before + once[bits] + sum(cells[n].nbytes - floats[n] for n in planned.plan.sites)
-        site[bits] = (stored_size(model, searched.loaded) - without) // max(len(planned.plan.sites), 1)
-    return Added(site=site, once=once)
-
-
-def _function_bytes(model: ModelProto) -> int:
-    return sum(function.ByteSize() for function in model.functions)
+    """From the shapes of what would be written (`FileSizes`)."""
+    sizes = FileSizes(searched.loaded.model, searched.sites, options.form, searched.loaded.external)
+    opset = sizes.opset({name: errors.cells[0].scheme for name, errors in searched.table.items()})
+    site: dict[str, dict[Scheme, int]] = {}
+    functions: dict[int, dict[str, int]] = {}
+    for name, errors in searched.table.items():
+        site[name] = {}
+        for scheme in (cell.scheme for cell in errors.cells):
+            piece = sizes.piece(name, scheme, opset)
+            site[name][scheme] = piece.nbytes
+            functions.setdefault(scheme.bits, {}).update(piece.functions)
+    return Added(site=site, once={bits: sum(found.values()) for bits, found in functions.items()})
 
 
 def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> Planned:
     """The least cost in a file of at most the given size. Raises OptionError naming the smallest possible size."""
     limit = size_limit(text, priced.searched.loaded.nbytes)
     choices = {
-        name: [replace(c, nbytes=c.nbytes + known.site[c.scheme.bits]) for c in own if c.scheme is not None]
+        name: [replace(c, nbytes=known.site[name][c.scheme]) for c in own if c.scheme is not None]
         for name, own in priced.choices().items()
     }
     best, predicted = _plan(priced, options, choices, 0, known)

@@ -100,6 +100,7 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
     made = Point(setting=setting, nbytes=0, average_bits=8 * taken / max(elements, 1), cost=cost)
     if not options.verify:
         return replace(made, nbytes=size_of(planned, options))
+    options = replace(options, allow_unchanged=True)
     result = execute(planned, options, None, name)
     deployed = result.verification.deployed if result.verification is not None else None
     made = replace(made, nbytes=result.nbytes_after)

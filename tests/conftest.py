@@ -8,8 +8,10 @@ import onnx
 import pytest
 from cases import Fails, classifier, files_under
 
+from mixquant_onnx import pipeline, planning
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.cli import main
+from mixquant_onnx.export.size import Stored
 from mixquant_onnx.second_moments import SecondMoments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,13 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "out.onnx"
+
+
+@pytest.fixture
+def stored_at_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every weight of a plan is stored quantized, however small: for tests of forms on small graphs."""
+    monkeypatch.setattr(planning, "worth_storing", lambda sizes, chosen, others: Stored(schemes=chosen, left_float={}))
+    monkeypatch.setattr(pipeline, "model_bytes", lambda model, external: 0)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def _with_weights(folder: str) -> list[Path]:
     return [path for path in _models(DATA / folder) if find(onnx.load(path), 1).sites]
 
 
+@pytest.mark.usefixtures("stored_at_a_loss")
 @pytest.mark.parametrize("folder", ["simple", "pytorch-converted", "pytorch-operator", "light", "real"])
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_only_weights_change_in_the_backend_models(folder: str, target: str) -> None:

@@ -18,6 +18,8 @@ from mixquant_onnx.data.split import split_data
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.options import Options
 
+pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
+
 RANDOM = np.random.default_rng(0)
 
 

@@ -65,6 +65,7 @@ def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:
         assert 30 < cost / found["b"][scheme] < 300
 
 
+@pytest.mark.usefixtures("stored_at_a_loss")
 def test_a_weight_behind_a_huge_gain_gets_the_bits() -> None:
     for cost, more in (("output", 1), ("auto", 0)):
         planned = mq.inspect(two_paths(100.0), avg_bits=5.5, data=feed(), method="mse", cost=cost)

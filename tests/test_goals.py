@@ -204,6 +204,7 @@ def test_the_smallest_file_that_keeps_the_promise_is_written_and_each_try_is_tol
     assert bool(float_tensors(onnx.load(output), 1000) - {"positions"}) == (share > 0.3)
 
 
+@pytest.mark.usefixtures("stored_at_a_loss")
 def test_of_the_files_that_keep_the_promise_the_smallest_is_written_though_it_has_more_bits(
     model: Path, output: Path
 ) -> None:

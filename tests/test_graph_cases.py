@@ -204,7 +204,7 @@ def test_gemm_with_trans_b_becomes_a_fused_matmul(shape: tuple[int, int], bits: 
     n, k = shape
     model = text(f"""g (float[N,{k}] x, float[{n},{k}] w, float[{n}] b) => (float[N,{n}] y)
         {{ y = Gemm <transB=1> (x, w, b) }}""", w=weight(n, k), b=weight(n))  # fmt: skip
-    result = mq.quantize(model, bits=[bits])
+    result = mq.quantize(model, bits=[bits], fused="always")
     assert result.rewritten.forms == {"w": f"MatMulNBits {bits}"}
     assert ops(result.model)[-2:] == ["MatMul", "Add"]
     assert agreement(model, result.model) > (15 if bits == 4 else 35)

@@ -16,9 +16,10 @@ from onnx import ModelProto, TensorProto
 import mixquant_onnx as mq
 from mixquant_onnx import decoding, verify
 from mixquant_onnx.encodings import native
-from mixquant_onnx.encodings.encoder import encode_folded
+from mixquant_onnx.encodings.encoder import Outline, encode_folded
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.feeds import Data, synthetic
+from mixquant_onnx.graph import pieces
 from mixquant_onnx.graph import rewrite as rewriting
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
@@ -57,7 +58,7 @@ def rewritten(model: ModelProto, target: Any = "ort", **options: Any) -> Case:
     }
     saved = ModelProto()
     saved.CopyFrom(planned.loaded.model)
-    done = rewriting.rewrite(saved, quantized, FormOptions(target=target), 1)
+    done = rewriting.rewrite(saved, quantized, FormOptions(target=target, fused="always"), 1)
     sites = {name: planned.sites[name] for name in quantized}
     return Case(original=planned.loaded.model, saved=saved, sites=sites, quantized=quantized, done=done)
 
@@ -217,8 +218,12 @@ MISTAKES = [
 
 def plant(mistake: Callable[[Quantized], Quantized], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both encoders make `mistake`."""
-    monkeypatch.setattr(rewriting, "encode_folded", lambda q, *rest: encode_folded(mistake(q), *rest))
-    monkeypatch.setattr(rewriting, "encode_native", lambda q, *rest: native.encode_native(mistake(q), *rest))
+
+    def made(q: Quantized) -> Quantized:
+        return q if isinstance(q, Outline) else mistake(q)
+
+    monkeypatch.setattr(pieces, "encode_folded", lambda q, *rest: encode_folded(made(q), *rest))
+    monkeypatch.setattr(pieces, "encode_native", lambda q, *rest: native.encode_native(made(q), *rest))
 
 
 @pytest.mark.parametrize("target", ["ort", "qdq"])
@@ -251,7 +256,7 @@ def test_a_result_that_does_not_load_fails_the_proof(
         encoded.nodes[0].op_type = "Unknown"
         return encoded
 
-    monkeypatch.setattr(rewriting, "encode_folded", unknown_operator)
+    monkeypatch.setattr(pieces, "encode_folded", unknown_operator)
     assert "ONNX Runtime does not load the result" in fails(8, model, output)
 
 

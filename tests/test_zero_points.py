@@ -148,7 +148,9 @@ def test_a_depthwise_convolution_takes_a_tenth_less(monkeypatch: pytest.MonkeyPa
     assert 0 < plain.nbytes_after - stored.nbytes_after < saved
 
 
-@pytest.mark.parametrize("options", [{}, {"exact": True}, {"min_ort": (1, 20)}, {"target": "qdq"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"fused": "always"}, {}, {"exact": True}, {"min_ort": (1, 20)}, {"target": "qdq"}], ids=str
+)
 @pytest.mark.parametrize("bits", [3, 4, 6])
 @pytest.mark.parametrize("granularity", ["block:32", "block:64"])
 @pytest.mark.parametrize("name", LAYERS)
@@ -159,7 +161,7 @@ def test_onnx_runtime_runs_the_same_operators(
     found = optimized(stored.model, tmp_path)
     assert found == optimized(plain.model, tmp_path)
     if name == "product":
-        assert found == (["MatMul"] if "exact" in options or "min_ort" in options else ["MatMulNBits"])
+        assert found == (["MatMulNBits"] if "fused" in options or "target" in options else ["MatMul"])
         native = "target" in options and bits == 4
         assert unpackers(stored.model) == ([] if native else [f"ZeroPoint{bits}"])
 

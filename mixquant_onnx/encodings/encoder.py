@@ -11,7 +11,7 @@ from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.encodings import functions, zero_points
 from mixquant_onnx.encodings.forms import Kernel
-from mixquant_onnx.encodings.planes import byte_shape, pack, pack_fields, packed_bytes, shifts
+from mixquant_onnx.encodings.planes import byte_shape, outline_of_planes, pack, pack_fields, packed_bytes, shifts
 from mixquant_onnx.grid import channel_params_shape, effective_grid, params_shape
 from mixquant_onnx.types import Codes, FloatArray, Quantized, Scheme, WeightSite
 
@@ -46,11 +46,30 @@ def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
     return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros
 
 
-class Builder:
-    """Collects what is stored of one weight, under names that start with the weight's, and what reads it."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Outline(Quantized):
+    """A `Quantized` of which only the shapes are known. What is encoded of it has sizes and no data."""
 
-    def __init__(self, name: str, opset: int, fresh: FreshName) -> None:
+
+def outline(site: WeightSite, scheme: Scheme, wide_scales: bool = False) -> Outline:
+    """What `scheme` makes of the weight `site`. `wide_scales`: float32, where float16 cannot hold them."""
+    params = params_shape(site.shape, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
+    return Outline(
+        codes=np.broadcast_to(np.uint8(0), site.shape),
+        scale=np.broadcast_to(np.float32(0) if wide_scales else np.float16(0), params),
+        zero_point=np.broadcast_to(np.uint8(0), (1, 1, 1) if scheme.symmetric else params),
+        scheme=scheme,
+        layout=site.layout,
+        dtype=site.dtype,
+    )
+
+
+class Builder:
+    """Collects what is stored of the weight `q`, under names that start with `name`, and what reads it."""
+
+    def __init__(self, q: Quantized, name: str, opset: int, fresh: FreshName) -> None:
         self.name, self.opset, self.fresh = name, opset, fresh
+        self._empty = isinstance(q, Outline)
         self.tensors: list[TensorProto] = []
         self.nodes: list[NodeProto] = []
         self.functions: list[FunctionProto] = []
@@ -58,24 +77,30 @@ class Builder:
 
     def store(self, part: str, value: FloatArray, counted: bool = False) -> str:
         name = self.fresh(f"{self.name}.{part}")
-        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        if self._empty and counted:
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self.tensors.append(TensorProto(name=name, data_type=kind, dims=value.shape))
+        else:
+            self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         self.nbytes += value.nbytes if counted else 0
         return name
 
     def store_packed(self, part: str, codes: Codes, kind: int, bits: int) -> str:
         """A tensor of an ONNX type below 8 bits, low bits first (ONNX TensorProto, UINT4 and UINT2)."""
         name = self.fresh(f"{self.name}.{part}")
-        flat = np.pad(codes.reshape(-1), (0, -codes.size % (8 // bits)))
-        data = pack_fields(flat, bits).tobytes()
-        tensor = TensorProto(name=name, data_type=kind, dims=codes.shape, raw_data=data)
+        tensor = TensorProto(name=name, data_type=kind, dims=codes.shape)
+        if not self._empty:
+            flat = np.pad(codes.reshape(-1), (0, -codes.size % (8 // bits)))
+            tensor.raw_data = pack_fields(flat, bits).tobytes()
         self.tensors.append(tensor)
-        self.nbytes += len(tensor.raw_data)
+        self.nbytes += -(-codes.size * bits // 8)
         return name
 
     def store_codes(self, codes: Codes, bits: int, shape: tuple[int, ...]) -> list[str]:
         if bits == 8:
             return [self.store("codes", codes.reshape(shape), counted=True)]
-        planes = zip(shifts(bits), pack(codes, bits), strict=True)
+        packed = outline_of_planes(codes.size, bits) if self._empty else pack(codes, bits)
+        planes = zip(shifts(bits), packed, strict=True)
         return [self.store(f"plane{w}", plane.reshape(byte_shape(w)), counted=True) for (w, _), plane in planes]
 
     def store_zero(self, zero: Codes, bits: int, scale: str) -> str:
@@ -119,7 +144,7 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
     """One node that ONNX Runtime folds to a float constant at load: exact, and as fast as float."""
     shape = q.codes.shape
     grid = effective_grid(shape, q.layout, q.scheme.grid)
-    builder = Builder(output, opset, fresh)
+    builder = Builder(q, output, opset, fresh)
     form, view = "fold", shape
     scale, zero = q.scale, q.zero_point
     if grid.block is None:
@@ -166,10 +191,10 @@ def encode_matmul(q: Quantized, output: str, kernel: Kernel, transpose: bool, op
     codes = q.codes.T if transpose else q.codes
     k, n = codes.shape
     groups = -(-k // kernel.block)
-    builder = Builder(output, opset, fresh)
+    builder = Builder(q, output, opset, fresh)
     variant = functions.Variant(bits=q.scheme.bits, form=f"matmul{kernel.bits}", tail=has_tail(q), opset=opset)
     scale, zero = (_by_column(values, transpose) for values in (q.scale, q.zero_point))
-    inputs = builder.store_codes(np.ascontiguousarray(codes), q.scheme.bits, (k, n))
+    inputs = builder.store_codes(codes, q.scheme.bits, (k, n))
     scales = builder.store("scale", scale, counted=True)
     inputs += [
         builder.store_zero(zero, q.scheme.bits, scales),

@@ -8,6 +8,7 @@ from typing import Literal
 from mixquant_onnx.types import Scheme, WeightSite
 
 Target = Literal["ort", "qdq"]
+Fused = Literal["auto", "always", "never"]
 
 FUSED_PAYS_FROM = (1, 25)
 """The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float (docs/releases.md)."""
@@ -19,10 +20,15 @@ SMALL_INTS_FROM = (1, 21)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FormOptions:
-    """target: `ort` or `qdq`. exact: MatMul is folded too. native_types: no width without an ONNX type."""
+    """target: `ort` or `qdq`. native_types: no width without an ONNX type.
+
+    fused: which large MatMul and Gemm weights run on the runtime's low-bit kernels. `auto`: those that see one row
+    by the model's own shapes, where the kernels are faster on every processor tried; `always`: all of them, which is
+    faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: all are folded.
+    """
 
     target: Target = "ort"
-    exact: bool = False
+    fused: Fused = "auto"
     native_types: bool = False
     min_ort: tuple[int, int] = FUSED_PAYS_FROM
 
@@ -40,7 +46,8 @@ class Kernel:
 
 
 def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
-    """The kernel that is not slower than float for a weight [k, n] at 1 to 256 rows; None where none is.
+    """The kernel that is not slower than float for a weight [k, n] at 1 to 256 rows with VNNI, and at 1 row
+    without; None where none is.
 
     The bounds are where `tools/bench kernels` crosses 1.0 (docs/kernels.md), with a margin for other machines.
     A scale of the tensor or a channel is repeated for blocks of the size that the kernel runs best; codes of
@@ -65,7 +72,7 @@ def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
 
 def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel | None:
     """The fused kernel for a site that MatMul or Gemm alone reads, directly, as its second input."""
-    if options.target != "ort" or options.exact or options.min_ort < FUSED_PAYS_FROM:
+    if options.target != "ort" or options.fused == "never" or options.min_ort < FUSED_PAYS_FROM:
         return None
     if len(site.shape) != 2 or site.dtype != "float32":
         return None

@@ -8,6 +8,7 @@ and masking every element, and it works at every opset.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -171,8 +172,9 @@ def reference(
     return AttributeProto(name=of_node or of_function, ref_attr_name=of_function, type=kind)
 
 
+@cache
 def build(variant: Variant) -> FunctionProto:
-    """The function that `variant` describes, with output `weight` (`codes_out` for the form `codes`)."""
+    """The function that `variant` describes, with output `weight` (`codes_out` for the form `codes`). Not to edit."""
     body = Body()
     output = "weight"
     attributes: list[str] = []

@@ -12,7 +12,7 @@ from mixquant_onnx.encodings.encoder import Builder, Encoded, FreshName, encode_
 from mixquant_onnx.grid import effective_grid
 from mixquant_onnx.types import FloatArray, Grid, Layout, Quantized
 
-_KINDS = {4: (TensorProto.UINT4, 21), 2: (getattr(TensorProto, "UINT2", 0), 25)}
+_KINDS = {4: (TensorProto.UINT4, 21), 2: (TensorProto.UINT2, 25)}
 """Type and first opset of the widths below 8 that ONNX stores itself."""
 
 
@@ -74,7 +74,7 @@ def encode_native(
     plan = _plan(shape, q.layout, grid)
     if opset < plan.opset:
         return None
-    builder = Builder(output, opset, fresh)
+    builder = Builder(q, output, opset, fresh)
     kind, since = _KINDS.get(q.scheme.bits, (0, 0))
     native = bool(kind) and opset >= since and (q.scheme.bits == 4 or two_bits)
     if native:

@@ -45,6 +45,11 @@ def pack(codes: Codes, bits: int) -> list[Codes]:
     return planes
 
 
+def outline_of_planes(elements: int, bits: int) -> list[Codes]:
+    """Arrays as large as the planes of `elements` codes below 8 bits, which take no memory."""
+    return [np.broadcast_to(np.uint8(0), (packed_bytes(elements, width),)) for width, _ in shifts(bits)]
+
+
 def pack_fields(fields: Codes, width: int) -> Codes:
     """Flat fields of `width` bits (4, 2 or 1), a whole number of bytes of them, low bits first."""
     places = np.arange(0, 8, width, dtype=np.uint8)

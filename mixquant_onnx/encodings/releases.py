@@ -10,6 +10,7 @@ from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, SMALL_INTS_FROM, Form
 _OPSET_FROM = {23: (1, 23), 24: (1, 24), 25: (1, 25), 26: (1, 26)}
 OLDEST_TRIED = (1, 20)
 CAST_TO_UINT4_FROM = (1, 23)
+_VNNI_ONLY = " (with VNNI)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,4 +34,6 @@ def releases_of(forms: Mapping[str, str], bits: Mapping[str, int], opset: int, o
     if "DequantizeLinear" in used:
         return Releases(loads_from=_text(loads), not_slower_from="no release (--target qdq)")
     fused = any(form.startswith("MatMulNBits") for form in used)
-    return Releases(loads_from=_text(loads), not_slower_from=_text(max(loads, FUSED_PAYS_FROM) if fused else loads))
+    pays = _text(max(loads, FUSED_PAYS_FROM) if fused else loads)
+    with_vnni = fused and options.fused == "always"
+    return Releases(loads_from=_text(loads), not_slower_from=pays + (_VNNI_ONLY if with_vnni else ""))

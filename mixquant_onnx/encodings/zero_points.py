@@ -7,6 +7,8 @@ it has, so only those with many are; the others keep a byte for each.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, TensorProto, helper
@@ -64,6 +66,11 @@ def attributes(count: int, shape: tuple[int, ...], opset: int) -> dict[str, list
 
 def build(count: int, bits: int, opset: int) -> FunctionProto:
     """`pack_stream` undone: uint8 in its shape. One function for all weights whose `count` has a tail, or has none."""
+    return _build(has_tail(count), bits, opset)
+
+
+@cache
+def _build(tail: bool, bits: int, opset: int) -> FunctionProto:
     body = Body()
     above = body.constant(np.array(1 << bits, np.float32))
     values = body.add("MatMul", body.add("Cast", "packed", to=TensorProto.FLOAT), body.constant(shares(bits)))
@@ -73,20 +80,20 @@ def build(count: int, bits: int, opset: int) -> FunctionProto:
         multiple = body.add("Mul", body.add("Floor", body.add("Div", values, above)), above)
         values = body.add("Sub", values, multiple)
     shape = _shape(body, opset)
-    if has_tail(count) and opset >= 10:
+    if tail and opset >= 10:
         flat = body.add("Reshape", values, body.constant(np.array([-1], np.int64)))
         values = without_padding(body, opset, flat, body.add("ReduceProd", shape))
-    elif has_tail(count):
+    elif tail:
         values = without_padding(body, opset, body.add("Flatten", values, axis=0))
     body.add("Cast", body.add("Reshape", values, shape), to=TensorProto.UINT8, output="zero_point")
     return helper.make_function(
         DOMAIN,
-        f"ZeroPoint{bits}" + ("Tail" if has_tail(count) else ""),
+        f"ZeroPoint{bits}" + ("Tail" if tail else ""),
         inputs(opset),
         ["zero_point"],
         body.nodes,
         [helper.make_opsetid("", opset)],
-        list(attributes(count, (), opset)),
+        list(attributes(1 if tail else 8, (), opset)),
     )
 
 

@@ -140,6 +140,15 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
         return [path, data]
 
 
+def save_copy(loaded: Loaded, path: Path, data_name: str) -> list[Path]:
+    """Write the model as it was read: byte by byte, where it was one file. Raises OutputError."""
+    if loaded.path is None or loaded.external:
+        return save(loaded.model, path, loaded.external, data_name)
+    with writing(path):
+        path.write_bytes(loaded.path.read_bytes())
+    return [path]
+
+
 def own_data(path: Path) -> list[Path]:
     """External data files of the model at `path` that this project named; none where there is no such model."""
     try:

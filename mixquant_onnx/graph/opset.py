@@ -35,8 +35,8 @@ def _since(op: str, version: int) -> int:
         raise CannotConvert(f"operator {op} is not defined at opset {version}") from error
 
 
-def _types(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Inferred types by name, from a copy without the large constants."""
+def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Inferred types by name, in all graphs, from a copy without the large constants."""
     skeleton = ModelProto()
     skeleton.CopyFrom(without_data(model))
     try:
@@ -189,13 +189,48 @@ def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> 
         for position, node in enumerate(scope.body.node):
             if own >= target or _is_the_same(node, own, target):
                 continue
-            types = _types(model) if types is None else types
+            types = types_of(model) if types is None else types
             converted[position] = _convert_node(node, types, constants, own, target, fresh)
         changes.append((scope, converted))
     for scope, converted in reversed(changes):
         if converted:
             _replace(scope, converted)
     _set_version(model, target)
+
+
+def conversion_bytes(model: ModelProto, target: int, fresh: Callable[[str], str]) -> int | None:
+    """Bytes that `raise_opset` adds to `model`; None where it cannot be converted."""
+    if opset_of(model) >= target:
+        return 0
+    copy = without_data(model)
+    before = copy.ByteSize()
+    try:
+        raise_opset(copy, target, fresh)
+    except CannotConvert:
+        return None
+    return int(copy.ByteSize() - before)
+
+
+_NODE, _NAMES = 400, 4
+"""At most so many bytes, and so many times its output's name, are what a node grows by where it is converted."""
+
+
+def most_conversion_bytes(model: ModelProto, target: int) -> int:
+    """A quick upper bound of `conversion_bytes`."""
+    total, current = 0, opset_of(model)
+    for scope in walk(model):
+        own = max(_opset_of_scope(scope, current), 1)
+        for node in scope.body.node:
+            if own < target and not _may_be_the_same(node, own, target):
+                total += _NODE + _NAMES * sum(map(len, node.output))
+    return total
+
+
+def _may_be_the_same(node: NodeProto, current: int, target: int) -> bool:
+    try:
+        return _is_the_same(node, current, target)
+    except CannotConvert:
+        return True
 
 
 def _opset_of_scope(scope: Scope, of_model: int) -> int:

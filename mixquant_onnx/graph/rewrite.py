@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, helper
 
 from mixquant_onnx.encodings import functions
-from mixquant_onnx.encodings.encoder import Encoded, encode_folded, encode_matmul
-from mixquant_onnx.encodings.forms import FormOptions, Kernel, kernel_for, matmul_shape
-from mixquant_onnx.encodings.native import encode_native, opset_for
+from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import ModelError
-from mixquant_onnx.graph.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
-from mixquant_onnx.graph.operators import attributes
+from mixquant_onnx.graph.file_sizes import FileSizes
 from mixquant_onnx.graph.opset import CannotConvert, opset_of, raise_opset
-from mixquant_onnx.graph.scopes import Scope, used_names
+from mixquant_onnx.graph.pieces import BROADCASTING_FROM, KERNELS_FROM_OPSET, encode
+from mixquant_onnx.graph.place import Replacement, put_in_place
+from mixquant_onnx.graph.scopes import Scope, fresh_names
 from mixquant_onnx.graph.sites import LocatedSite, Reader, find
 from mixquant_onnx.types import Quantized
 
 FUNCTIONS_FROM_IR = 8
 FOUR_BITS_FROM_IR = 10
 INPUTS_ARE_FREE_FROM_IR = 4
-BROADCASTING_FROM = 7
-"""The first opset with NumPy broadcasting, and the first that ONNX Runtime runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,18 +38,10 @@ class Rewritten:
     notes: tuple[str, ...]
 
 
-class _Names:
-    """Names that nothing in the model has yet."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.used = used_names(model)
-
-    def fresh(self, wish: str) -> str:
-        name, count = wish, 1
-        while name in self.used:
-            name, count = f"{wish}_{count}", count + 1
-        self.used.add(name)
-        return name
+def unchanged(model: ModelProto) -> Rewritten:
+    """That nothing was done to `model`."""
+    opset = opset_of(model)
+    return Rewritten(nbytes={}, forms={}, values={}, transposed=frozenset(), opset=(opset, opset), notes=())
 
 
 def rewrite(
@@ -66,14 +55,14 @@ def rewrite(
 
     `folded`: sites that take the folded form whatever their size.
     """
-    names = _Names(model)
+    fresh = fresh_names(model)
     notes: list[str] = []
     before = opset_of(model)
-    sites = find(model, min_size).sites
-    kernels = {n: kernel_for(sites[n].site, q.scheme, options) for n, q in quantized.items()}
-    beside = dequantized_values(model, [sites[n].source.name for n in quantized] if options.target == "qdq" else ())
-    kernels = {n: k if n not in folded and _fusable(sites[n], beside) else None for n, k in kernels.items()}
-    _raise(model, _wanted_opsets(sites, quantized, kernels, options), names.fresh, notes)
+    schemes = {name: q.scheme for name, q in quantized.items()}
+    sizes = FileSizes(model, find(model, min_size).sites, options, folded=folded)
+    kernels = {name: sizes.kernel(name, scheme) for name, scheme in schemes.items()}
+    forms_of = {name: sizes.form_options(name, scheme) for name, scheme in schemes.items()}
+    _raise(model, sizes.opsets(schemes), fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM:
         raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({notes[-1]})")
@@ -82,17 +71,20 @@ def rewrite(
     forms: dict[str, str] = {}
     values: dict[str, str] = {}
     domains: list[Scope] = []
+    replaced: list[Replacement] = []
     for name, q in quantized.items():
         located = sites[name]
-        kernel = kernels[name] if opset >= 21 else None
-        form = replace(options, target="ort") if cannot_be_fused(located, q.scheme, beside) else options
-        encoded, forms[name] = _encode(model, located, q, kernel, form, opset, names.fresh)
+        kernel = kernels[name] if opset >= KERNELS_FROM_OPSET else None
+        encoded, forms[name] = encode(located, q, kernel, forms_of[name], opset, fresh)
+        if forms[name].startswith("MatMulNBits"):
+            _gemms_to_matmuls(located, encoded.nodes[-1].output[0], fresh)
         for function in encoded.functions:
             _add_function(model, function, encoded.nodes)
-        _insert(located, encoded)
+        replaced.append(Replacement(source=located.source, encoded=encoded))
         nbytes[name], values[name] = encoded.nbytes, encoded.nodes[-1].output[0]
         if encoded.functions:
             domains.append(located.source.scope)
+    put_in_place(replaced)
     if domains:
         _import_domain(model, domains)
     _raise_ir(model, bool(domains), notes)
@@ -111,60 +103,20 @@ def _add_function(model: ModelProto, function: FunctionProto, nodes: tuple[NodeP
     calls = [node for node in nodes if (node.domain, node.op_type) == (function.domain, function.name)]
     stem, count = function.name, 1
     known = {f.name: f for f in model.functions if f.domain == function.domain}
-    while function.name in known and known[function.name] != function:
+    own = FunctionProto()
+    own.CopyFrom(function)
+    while own.name in known and known[own.name] != own:
         count += 1
-        function.name = f"{stem}_{count}"
+        own.name = f"{stem}_{count}"
     for node in calls:
-        node.op_type = function.name
-    if function.name not in known:
-        model.functions.append(function)
+        node.op_type = own.name
+    if own.name not in known:
+        model.functions.append(own)
 
 
 def _transposed(sites: Mapping[str, LocatedSite], values: Mapping[str, str]) -> frozenset[str]:
     """Weights that come out under another name than they had: [K, N] for a Gemm that read [N, K]."""
     return frozenset(name for name, value in values.items() if value != sites[name].source.name)
-
-
-def _fusable(located: LocatedSite, dequantized: Collection[str]) -> bool:
-    """Every reader is a node of the graph that holds the weight (a function's cannot be changed for one call)."""
-    if located.source.scope.in_function or any(r.scope.in_function for r in located.readers):
-        return False
-    if any(meets_dequantized(reader, dequantized) for reader in located.readers):
-        return False
-    gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
-    if gemms and (len(gemms) != len(located.readers) or not all(_plain(node) for node in gemms)):
-        return False
-    return len({attributes(node).get("transB", 0) for node in gemms}) <= 1 and not _is_output(located)
-
-
-def _is_output(located: LocatedSite) -> bool:
-    body = located.source.scope.body
-    return isinstance(body, GraphProto) and any(v.name == located.source.name for v in body.output)
-
-
-def _plain(gemm: NodeProto) -> bool:
-    at = attributes(gemm)
-    return not at.get("transA", 0) and at.get("alpha", 1.0) == 1.0 and at.get("beta", 1.0) == 1.0
-
-
-def _wanted_opsets(
-    sites: Mapping[str, LocatedSite],
-    quantized: Mapping[str, Quantized],
-    kernels: Mapping[str, Kernel | None],
-    options: FormOptions,
-) -> list[int]:
-    """Opsets to try, the best first."""
-    wanted = {BROADCASTING_FROM}
-    if options.small_ints and any(q.scheme.bits < 8 for q in quantized.values()):
-        wanted.add(14)
-    if any(kernels.values()):
-        wanted.add(21)
-    if options.target == "qdq":
-        wanted |= {
-            opset_for(sites[n].site.shape, sites[n].site.layout, q.scheme.grid, q.scheme.bits)
-            for n, q in quantized.items()
-        }
-    return sorted(wanted, reverse=True)
 
 
 def _raise(model: ModelProto, wanted: list[int], fresh: Callable[[str], str], notes: list[str]) -> None:
@@ -179,37 +131,10 @@ def _raise(model: ModelProto, wanted: list[int], fresh: Callable[[str], str], no
         return
 
 
-def _encode(
-    model: ModelProto,
-    located: LocatedSite,
-    q: Quantized,
-    kernel: Kernel | None,
-    options: FormOptions,
-    opset: int,
-    fresh: Callable[[str], str],
-) -> tuple[Encoded, str]:
-    name = located.source.name
-    if options.target == "qdq":
-        native = encode_native(q, name, opset, not _two_bits_broken(located), fresh, options.small_ints)
-        if native is not None:
-            return native, "DequantizeLinear"
-    if kernel is None:
-        return encode_folded(q, name, opset, fresh, options.small_ints), "folded"
-    gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
-    transpose = bool(gemms) and bool(attributes(gemms[0]).get("transB", 0))
-    output = fresh(f"{name}.transposed") if transpose else name
-    encoded = encode_matmul(q, output, kernel, transpose, opset, fresh)
+def _gemms_to_matmuls(located: LocatedSite, weight: str, fresh: Callable[[str], str]) -> None:
     for reader in located.readers:
         if reader.node.op_type == "Gemm":
-            _gemm_to_matmul(reader, output, fresh)
-    return encoded, f"MatMulNBits {kernel.bits}"
-
-
-def _two_bits_broken(located: LocatedSite) -> bool:
-    """ONNX Runtime 1.31 fuses 2-bit MatMul wrongly where N is no multiple of 4."""
-    if not any(r.node.op_type in ("MatMul", "Gemm") for r in located.readers):
-        return False
-    return len(located.site.shape) != 2 or matmul_shape(located.site)[1] % 4 != 0
+            _gemm_to_matmul(reader, weight, fresh)
 
 
 def _gemm_to_matmul(reader: Reader, weight: str, fresh: Callable[[str], str]) -> None:
@@ -225,31 +150,6 @@ def _gemm_to_matmul(reader: Reader, weight: str, fresh: Callable[[str], str]) ->
         position = next(i for i, n in enumerate(body.node) if n.output[:] == node.output[:])
         add = helper.make_node("Add", [node.output[0], bias], [output], name=fresh(f"{output}.bias"))
         body.node.insert(position + 1, add)
-
-
-def _insert(located: LocatedSite, encoded: Encoded) -> None:
-    """Take the tensor out and put what computes it at the start of the same graph."""
-    source = located.source
-    body = source.scope.body
-    nodes = list(encoded.nodes)
-    if source.node is not None:
-        del body.node[next(i for i, n in enumerate(body.node) if source.name in n.output)]
-    elif isinstance(body, GraphProto):
-        del body.initializer[next(i for i, t in enumerate(body.initializer) if t.name == source.name)]
-    if isinstance(body, GraphProto):
-        body.initializer.extend(encoded.tensors)
-    else:
-        constants = [helper.make_node("Constant", [], [t.name], value=_unnamed(t)) for t in encoded.tensors]
-        nodes = [*constants, *nodes]
-    for node in reversed(nodes):
-        body.node.insert(0, node)
-
-
-def _unnamed(tensor: TensorProto) -> TensorProto:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    copy.ClearField("name")
-    return copy
 
 
 def _import_domain(model: ModelProto, scopes: list[Scope]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
@@ -87,3 +87,17 @@ def used_names(model: ModelProto) -> set[str]:
             names.add(node.name)
             names.update(node.input)
     return names
+
+
+def fresh_names(model: ModelProto) -> Callable[[str], str]:
+    """Gives names that nothing in `model` has yet: the one wished for, or that with a number."""
+    used = used_names(model)
+
+    def fresh(wish: str) -> str:
+        name, count = wish, 1
+        while name in used:
+            name, count = f"{wish}_{count}", count + 1
+        used.add(name)
+        return name
+
+    return fresh

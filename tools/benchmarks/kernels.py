@@ -64,7 +64,9 @@ def others() -> dict[str, tuple[ModelProto, tuple[int, ...]]]:
 
 
 def _quantized(model: ModelProto, bits: int, granularity: str) -> bytes:
-    return mq.quantize(model, bits=[bits], granularity=granularity, verify=False).model.SerializeToString()
+    return mq.quantize(
+        model, bits=[bits], granularity=granularity, fused="always", verify=False
+    ).model.SerializeToString()
 
 
 def measure(model: ModelProto, shape: tuple[int, ...], widths: list[int], granularity: str) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,5 +65,16 @@ def versions() -> str:
 
     return (
         f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, numpy {np.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}, one thread unless said"
+        f"Python {platform.python_version()}, {platform.machine()} {instructions()}, one thread unless said"
     )
+
+
+def instructions() -> str:
+    """What decides how fast low-bit kernels are on this processor."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.is_file() else set()
+    found = [name for flag, name in _FLAGS.items() if flag in flags]
+    return f"with {' and '.join(found)}" if found else "(instructions not known)"
+
+
+_FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "VNNI", "avx512_vnni": "AVX-512 VNNI"}
