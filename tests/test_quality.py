@@ -25,6 +25,7 @@ from mixquant_onnx.report.summary import run_summary
 from mixquant_onnx.runtime import Session
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
+from mixquant_onnx.verification.divergence import first_divergence
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import share_of, wilson
 from mixquant_onnx.verification.warnings import Origin, warnings_of
@@ -463,6 +464,24 @@ def test_a_decision_that_rounding_turns_does_not_fail_the_proof_and_a_wrong_valu
     wrong = thresholded(1.1, rows)
     with pytest.raises(mq.ProofError, match=r"other decisions or shapes .* first different at 'scaled'"):
         check_oracle(wrong, reference, Session(wrong, "exact"), data, {"float32"})
+
+
+def test_a_wrong_value_behind_a_decision_is_found_in_another_feed() -> None:
+    model = text("g (float[1,64] x, float[64,32] w, float c, float d, float[1,32] t) => (float[1,32] y) "
+                 "{ a = MatMul (x, w) b = Mul (a, c) m = Greater (b, t) [behind] z = Mul (b, d) y = Where (m, z, b) }",
+                 w=weight(64, 32), c=np.array(1, np.float32), d=np.array(2, np.float32),
+                 t=(normal(1, 64) @ weight(64, 32)).astype(np.float32))  # fmt: skip
+    wrong = ModelProto()
+    wrong.CopyFrom(model)
+    for tensor in wrong.graph.initializer:
+        if tensor.name in ("c", "d"):
+            value = {"c": 1 + 1e-6, "d": 3}[tensor.name]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(value, np.float32), tensor.name))
+    feeds = [{"x": normal(1, 64)}, {"x": normal(1, 64, seed=1)}]
+    turned = first_divergence(wrong, model, feeds[:1], 70)
+    assert turned is not None and turned.decision
+    found = first_divergence(wrong, model, feeds, 70)
+    assert found is not None and not found.decision and "'behind'" in found.where
 
 
 def test_a_flip_that_only_the_plain_run_shows_is_believed_where_the_graph_decides(
