@@ -17,6 +17,7 @@ import mixquant_onnx as mq
 from mixquant_onnx.cli import main
 from mixquant_onnx.feeds import Data
 from mixquant_onnx.metrics import relative_noise, sqnr_db
+from mixquant_onnx.numerics.outputs import arrays_of
 from mixquant_onnx.numerics.parts import parts_of
 from mixquant_onnx.proof import prove
 from mixquant_onnx.report.quality import title
@@ -24,8 +25,10 @@ from mixquant_onnx.report.summary import run_summary
 from mixquant_onnx.runtime import Session
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
+from mixquant_onnx.verification.divergence import first_divergence
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import share_of, wilson
+from mixquant_onnx.verification.warnings import Origin, warnings_of
 from mixquant_onnx.verify import check_oracle
 
 
@@ -147,6 +150,20 @@ def test_a_part_that_is_background_alone_is_not_told_apart() -> None:
     assert len(parts_of([y])) == 2
 
 
+def test_classes_that_do_not_occur_are_scores_like_the_others() -> None:
+    y = np.concatenate([320 * np.abs(normal(2, 4, 50)), np.full((2, 8, 50), 0.9, np.float32)], 1)
+    y[:, 5:9] = 0.001
+    boxes, scores = parts_of([y])
+    assert (boxes.words, scores.words) == ("[:, 0-3]", "[:, 4-11]")
+
+
+def test_a_scale_is_not_known_from_a_few_values() -> None:
+    y = normal(40, 4) * np.array([100, 100, 1, 1], np.float32)
+    assert [part.words for part in parts_of([y])] == ["[:, 0-1]", "[:, 2-3]"]
+    assert [part.words for part in parts_of([y[:20], y[20:]])] == ["[:, 0-1]", "[:, 2-3]"]
+    assert len(parts_of([y[:15]])) == 1
+
+
 def test_parts_are_those_of_the_float_model_whatever_the_other_gives() -> None:
     y = np.concatenate([100 * normal(20, 2, 50), normal(20, 6, 50)], 1)
     found = measured(y, np.zeros_like(y))
@@ -229,6 +246,32 @@ def test_a_promise_on_a_model_with_labels_and_maps_is_judged(tmp_path: Path, fai
     onnx.save(sklearn_like(), tmp_path / "m.onnx")
     quick = ("--data", data, "--method", "mse", "--cost", "energy")
     assert " dB" in fails(9, tmp_path / "m.onnx", tmp_path / "o.onnx", "--min-sqnr", "200", *quick)
+
+
+def test_a_map_alone_and_a_sequence_are_read() -> None:
+    found = arrays_of([{"b": 0.25, "a": 0.75}, ["x", "y"], [np.zeros(2), np.ones(3)], None], ["m", "t", "s", "o"])
+    assert found["m"].tolist() == [[0.75, 0.25]] and found["t"].tolist() == ["x", "y"]
+    assert found["s[1]"].shape == (3,) and list(found) == ["m", "t", "s[0]", "s[1]"]
+
+
+def test_nan_is_no_decision() -> None:
+    y = normal(40, 10)
+    broken = y.copy()
+    broken[:3, y.argmax(1)[:3]] = np.nan
+    agreement = measured(y, broken, axis=1).agreement
+    assert agreement is not None and (agreement.hits, agreement.count) == (37, 40)
+
+
+def test_rows_of_an_output_that_are_no_rows_of_data_are_counted_by_feed() -> None:
+    found = np.arange(150).reshape(50, 3)
+    for rows, counted in ((1, 1), (50, 50)):
+        quality = qualities.measure("deployed", [[found]], [[found]], ["y"], {}, rows=[rows])
+        assert quality.agreement is not None and (quality.agreement.rows, quality.agreement.count) == (counted, 150)
+
+
+def test_detections_are_no_classes() -> None:
+    session = Session(with_nms())
+    assert class_axes(with_nms(), [session.run({"x": normal(1, 64)})], session.outputs) == {}
 
 
 def labels_alone() -> ModelProto:
@@ -329,7 +372,8 @@ def test_a_detector_whose_number_of_rows_changes_is_quantized_and_said_so(
     deployed = json.loads((tmp_path / "s.json").read_text())["verification"]["quality"][1]
     assert deployed["sqnr_db"] == "-inf" and deployed["outputs"][1]["changed_shapes"] > 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "shapes differ" in printed and "exact 1.000000" not in printed and "exact exact" not in printed
+    assert "deployed shapes differ" in printed and "exact exact" not in printed
+    assert printed.count("warning: the shape of 'selected', 'found' differs") == 1
 
 
 def test_rows_that_differ_in_one_feed_count_as_lost_and_not_as_infinite() -> None:
@@ -423,9 +467,83 @@ def test_a_decision_that_rounding_turns_does_not_fail_the_proof_and_a_wrong_valu
         check_oracle(wrong, reference, Session(wrong, "exact"), data, {"float32"})
 
 
+def test_a_wrong_value_behind_a_decision_is_found_in_another_feed() -> None:
+    model = text("g (float[1,64] x, float[64,32] w, float c, float d, float[1,32] t) => (float[1,32] y) "
+                 "{ a = MatMul (x, w) b = Mul (a, c) m = Greater (b, t) [behind] z = Mul (b, d) y = Where (m, z, b) }",
+                 w=weight(64, 32), c=np.array(1, np.float32), d=np.array(2, np.float32),
+                 t=(normal(1, 64) @ weight(64, 32)).astype(np.float32))  # fmt: skip
+    wrong = ModelProto()
+    wrong.CopyFrom(model)
+    for tensor in wrong.graph.initializer:
+        if tensor.name in ("c", "d"):
+            value = {"c": 1 + 1e-6, "d": 3}[tensor.name]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(value, np.float32), tensor.name))
+    feeds = [{"x": normal(1, 64)}, {"x": normal(1, 64, seed=1)}]
+    turned = first_divergence(wrong, model, feeds[:1], 70)
+    assert turned is not None and turned.decision
+    found = first_divergence(wrong, model, feeds, 70)
+    assert found is not None and not found.decision and "'behind'" in found.where
+
+
+def test_a_flip_that_only_the_plain_run_shows_is_believed_where_the_graph_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = normal(1, 64)
+    data = Data(feeds=({"x": rows},), labels=None)
+    monkeypatch.setattr("mixquant_onnx.verify.first_divergence", lambda *_: None)
+    reference, rounded = thresholded(1.0, rows), thresholded(1 + 1e-6, rows)
+    assert check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"}) == math.inf
+    plain, scaled = classifier(), classifier()
+    scaled.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(1.1 * weight(64, 64), "v"))
+    with pytest.raises(mq.ProofError, match="subgraph"):
+        check_oracle(scaled, plain, Session(scaled, "exact"), data, {"float32"})
+
+
 def test_a_detector_with_nms_keeps_a_promise_only_where_its_shapes_are_floats(tmp_path: Path, fails: Fails) -> None:
     onnx.save(with_nms(), tmp_path / "m.onnx")
     data = data_file(tmp_path, normal(24, 64))
     quick = ("--data", data, "--bits", "2", "--method", "mse", "--cost", "energy")
     line = fails(9, tmp_path / "m.onnx", tmp_path / "o.onnx", "--min-sqnr", "-300", *quick)
     assert "another shape than float's" in line
+
+
+def risk(reference: Array, other: Array, origin: Origin, axis: int | None = None, labels: Array | None = None) -> str:
+    """The warnings, as one text."""
+    axes = {} if axis is None else {"y": axis}
+    quality = qualities.measure("deployed", [[reference]], [[other]], ["y"], axes, labels)
+    right = qualities.accuracy([[reference]], ["y"], axes, labels)
+    return "; ".join(warnings_of([quality], right, origin))
+
+
+def test_quality_at_risk_is_told_with_what_to_do() -> None:
+    y = 10 * normal(40, 6, 10)
+    near, far = y + 0.5 * normal(40, 6, 10, seed=1), y + 3 * normal(40, 6, 10, seed=1)
+    assert sqnr_db(y, near) > 20 > sqnr_db(y, far)
+    assert risk(y, near, "proxy") == "" != risk(y, far, "proxy")
+    line = risk(y, far, "proxy")
+    assert f"{sqnr_db(y, far):.1f} dB" in line and "--data" in line and "--qem" in line
+    assert "at risk" in line and "not known" in risk(y, far, "noise") and "--data" not in risk(y, far, "user")
+
+
+def test_decisions_tell_more_than_db() -> None:
+    y = normal(1000, 10)
+    y[np.arange(1000), np.arange(1000) % 10] += 9
+    far = y + 1.5 * normal(1000, 10, seed=1)
+    assert sqnr_db(y, far) < 20 and risk(y, far, "user", axis=1) == ""
+    assert "dB" in risk(y, far, "noise", axis=1)
+    moved = y.copy()
+    moved[:30] = moved[:30, ::-1]
+    assert "3.0% of decisions change" in risk(y, moved, "user", axis=1)
+    labels = np.arange(1000) % 10
+    assert "accuracy 97.0%, float 100.0%" in risk(y, moved, "user", 1, labels)
+
+
+def test_a_map_of_which_no_detection_changes_is_not_at_risk_for_its_low_sqnr() -> None:
+    y = 1e-3 * np.abs(normal(24, 1, 32, 32))
+    y[:, :, :2] = 0.9
+    noisy = np.where(y > 0.5, 0.6, y)
+    assert sqnr_db(y, noisy) < 20 and risk(y, noisy, "proxy") == ""
+    noisy[:, :, 1, :8] = 0.4
+    assert "dB" in risk(y, noisy, "proxy")
+    scores = measured(y, noisy).outputs[0].parts[0].scores
+    assert scores is not None and (scores.hits, scores.count) == (24 * 56, 24 * 64)

@@ -98,13 +98,12 @@ def _cut(arrays: Sequence[Array], axis: int, top: float) -> tuple[tuple[Slices, 
     least = _ROUNDING * float(np.finfo(arrays[0].dtype).eps) * top
     groups: list[Array] = []
     jumps: list[float] = []
-    scale = np.where(scores, peaks[scores].max(initial=0.0), peaks)
-    order = np.argsort(scale, kind="stable")
+    order = np.argsort(peaks, kind="stable")
     start = 0
     for end in range(1, len(order) + 1):
         last = end == len(order)
-        below = float(scale[order[end - 1]])
-        ratio = 0.0 if last else float(scale[order[end]]) / max(below, least, 1e-300)
+        below = float(peaks[order[end - 1]])
+        ratio = 0.0 if last else float(peaks[order[end]]) / max(below, least, 1e-300)
         group = np.sort(order[start:end])
         if last or (ratio >= APART and _counts(group, scores, below, least, len(order))):
             groups.append(group)

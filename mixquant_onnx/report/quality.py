@@ -122,11 +122,15 @@ def _lines(output: dict[str, Any]) -> list[str]:
     return [f"{name}{part['slices']}: {_moved(part, output)}" for part in output["parts"]]
 
 
+def _number(value: float) -> str:
+    return f"{value:.0f}" if 1000 <= value < 1e7 else f"{value:.3g}"
+
+
 def _moved(part: dict[str, Any], output: dict[str, Any]) -> str:
     change = part["largest_change"]
     text = decibels(part["sqnr_db"])
     if not isinstance(change, str):
-        text += f", largest change {change:.2g} of values up to {part['peak']:.2g}"
+        text += f", largest change {_number(change)} of values up to {_number(part['peak'])}"
     scores = part["scores_over_half"]
     if scores is not None and output["decisions"] is None:
         changed = scores["count"] - scores["hits"]

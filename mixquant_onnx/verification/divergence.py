@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from mixquant_onnx.metrics import sqnr_db
 from mixquant_onnx.numerics.noise import decibels, noises_of
@@ -61,25 +61,36 @@ def first_divergence(
 ) -> Divergence | None:
     """What both models compute in their main graph and is not within `limit` dB; None where that is nothing.
 
-    Raises RuntimeFailure where the values inside cannot be asked for.
+    A feed in which a decision comes first tells nothing of what follows, so the next one is looked at, too. Raises
+    RuntimeFailure where the values inside cannot be asked for.
     """
     present = {o for node in saved.graph.node for o in node.output}
     names = [o for node in reference.graph.node for o in node.output if o in present and o]
     makers = {o: n for n in reference.graph.node for o in n.output}
-    sessions = [(Session(_wider(model, names), "exact")) for model in (reference, saved)]
+    sessions = [Session(_wider(model, names), "exact") for model in (reference, saved)]
+    found: Divergence | None = None
     for feed in feeds:
-        before = float("inf")
         want, got = (session.run(feed, names) for session in sessions)
-        for name, a, b in zip(names, want, got, strict=True):
-            if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
-                continue
-            ratio = _ratio(a, b)
-            if ratio < limit:
-                node = makers[name]
-                decision = a.shape != b.shape or not is_numbers(a) or node.op_type in _DECIDE
-                where = f"'{node.name or name}' ({node.op_type})"
-                return Divergence(where=where, decision=decision, before=before)
-            before = min(before, ratio)
+        one = _first(names, makers, want, got, limit)
+        if one is not None and not one.decision:
+            return one
+        found = found or one
+    return found
+
+
+def _first(
+    names: Sequence[str], makers: Mapping[str, NodeProto], want: Sequence[Array], got: Sequence[Array], limit: float
+) -> Divergence | None:
+    before = float("inf")
+    for name, a, b in zip(names, want, got, strict=True):
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+            continue
+        ratio = _ratio(a, b)
+        if ratio < limit:
+            node = makers[name]
+            decision = a.shape != b.shape or not is_numbers(a) or node.op_type in _DECIDE
+            return Divergence(where=f"'{node.name or name}' ({node.op_type})", decision=decision, before=before)
+        before = min(before, ratio)
     return None
 
 

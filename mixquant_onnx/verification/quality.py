@@ -55,7 +55,7 @@ class OutputQuality:
         """Of the worst part; None where it is not of numbers or all are zero; -inf where shapes differ, or for NaN."""
         if self.what == "values":
             return None
-        if self.changed_shapes or self.invalid:
+        if self.changed_shapes:
             return -math.inf
         return min((part.sqnr_db for part in self.parts), default=None)
 

@@ -37,10 +37,12 @@ def _broken(quality: Sequence[Quality]) -> Iterator[str]:
     for one in quality:
         for output in one.invalid:
             yield f"output '{output.name}' has NaN where float has none; {_MORE_BITS}, or --exclude the layers in front"
-        for output in one.changed_shapes:
+        if one.changed_shapes:
+            names = ", ".join(f"'{output.name}'" for output in one.changed_shapes)
+            most = max(one.changed_shapes, key=lambda output: output.changed_shapes)
             yield (
-                f"output '{output.name}' has another shape than float's for {output.changed_shapes} of {output.feeds} "
-                "inputs; it is not compared there: judge with your own metric (--metric-command)"
+                f"the shape of {names} differs from float's for up to {most.changed_shapes} of {most.feeds} inputs, "
+                "which are not compared in dB: judge with your own metric (--metric-command)"
             )
 
 
