@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx import planning
 from mixquant_onnx.cli import main
 from mixquant_onnx.encodings.forms import FormOptions
-from mixquant_onnx.export.size import worth_storing
+from mixquant_onnx.export.size import Stored, worth_storing
 from mixquant_onnx.graph import file_sizes, model_io, place
 from mixquant_onnx.graph.file_sizes import FileSizes
 from mixquant_onnx.graph.operators import WEIGHT_INPUTS
@@ -294,3 +295,30 @@ def test_a_plan_is_replayed_without_what_is_stored_at_a_loss() -> None:
     plan = BitPlan(sites={"w": Scheme.parse("w3.channel.minmax")})
     with pytest.raises(mq.UnchangedError, match="nothing to gain"):
         mq.apply_plan(transposed_convolution(), plan)
+
+
+def keep_all(sizes: FileSizes, chosen: Mapping[str, Scheme], others: object) -> Stored:
+    return Stored(schemes=chosen, left_float={})
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_the_written_file_is_measured_whatever_was_planned(
+    external: bool, tmp_path: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "in.onnx"
+    onnx.save(transposed_convolution(), path, save_as_external_data=external, location="in.data", size_threshold=16)
+    monkeypatch.setattr(planning, "worth_storing", keep_all)
+    line = fails(7, path, output, "--bits", "3", "--min-size", "64")
+    assert "nothing to gain" in line and "as much as the float one" in line
+    result = mq.quantize(path, bits=[3], min_size=64, allow_unchanged=True)
+    assert result.model == onnx.load(path) and not result.plan.sites and "w" in result.plan.skipped
+
+
+@pytest.mark.parametrize("goal", [{"max_size": "90%"}, {"avg_bits": 3.0}, {"qem": 1e4}, {"min_sqnr": 1.0}], ids=str)
+def test_nothing_to_gain_in_every_mode(goal: dict[str, Any]) -> None:
+    data = {"data": {"x": weight(64, 8, 9, 9)}, "cost": "energy"} if "min_sqnr" in goal else {}
+    batch = transposed_convolution()
+    for value in (*batch.graph.input, *batch.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    with pytest.raises(mq.UnchangedError, match="nothing to gain"):
+        mq.quantize(batch, bits=[3], min_size=64, **goal, **data)

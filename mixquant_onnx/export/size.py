@@ -96,10 +96,19 @@ def _changes(
     """All of `names` float, or each with its smallest alternative of one other width."""
     yield dict.fromkeys(names)
     now = {kept[name].bits for name in names}
+    most = _function_bytes(sizes, kept, names, opset)
     for bits in sorted({s.bits for name in names for s in alternatives.get(name, ())} - now):
         own = {n: [s for s in alternatives.get(n, ()) if s.bits == bits] for n in names}
-        if all(own.values()):
+        if all(own.values()) and sum(sizes.more_codes(n, kept[n].bits, bits) for n in names) < most:
             yield {n: min(found, key=lambda s: sizes.piece(n, s, opset).nbytes) for n, found in own.items()}
+
+
+def _function_bytes(sizes: FileSizes, kept: Mapping[str, Scheme], names: Sequence[str], opset: int) -> int:
+    """Of all functions that `names` call: no other width can save more."""
+    called: dict[str, int] = {}
+    for name in names:
+        called.update(sizes.piece(name, kept[name], opset).functions)
+    return sum(called.values())
 
 
 def _saved(

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto
 from mixquant_onnx.encodings import functions
 from mixquant_onnx.encodings.encoder import outline
 from mixquant_onnx.encodings.forms import FormOptions, Kernel
+from mixquant_onnx.encodings.planes import packed_bytes
 from mixquant_onnx.encodings.sizes import encoded_bytes, framed, function_bytes, initializer_bytes, node_bytes
 from mixquant_onnx.graph.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
 from mixquant_onnx.graph.opset import conversion_bytes, most_conversion_bytes, opset_of
@@ -119,6 +120,11 @@ class FileSizes:
         in_graph = isinstance(located.source.scope.body, GraphProto)
         return Piece(nbytes=encoded_bytes(made, in_graph, self._external), functions=shared)
 
+    def more_codes(self, name: str, bits: int, others: int) -> int:
+        """Bytes by which the codes alone grow from `bits` to `others` bits."""
+        elements = self._sites[name].site.elements
+        return packed_bytes(elements, others) - packed_bytes(elements, bits)
+
     def growth(self, chosen: Schemes) -> int:
         """Bytes that the file grows by (below 0: shrinks) where the weights are stored as `chosen`, others float."""
         return (self._added(chosen, self.opset(chosen)) or 0) - self._floats(chosen)
@@ -152,7 +158,7 @@ _LITTLE = 4
 """Converting takes seconds for a thousand nodes, and is done for sizes only where up to a quarter of the gain is at
 stake."""
 
-_ALWAYS_WORTH_IT = 1 << 16
+_ALWAYS_WORTH_IT = 1 << 13
 """Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
 
 
