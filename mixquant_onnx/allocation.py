@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mixquant_onnx import costs as measured
 from mixquant_onnx.allocators import qem as qem_rule
+from mixquant_onnx.allocators import safe
 from mixquant_onnx.allocators.budget import Choice, best_within_bytes, smallest_within_cost
 from mixquant_onnx.calibration import Calibration
 from mixquant_onnx.costs import Costs
@@ -170,7 +171,9 @@ def by_energy(searched: Searched) -> Priced:
 
 
 def by_rule(searched: Searched, options: Options) -> Planned:
-    """The paper's rule, layer by layer."""
+    """The rule, layer by layer: on its floor, or the paper's to the letter."""
+    if options.rule == "safe":
+        return planned_with(searched, safe.allocate(searched.table, options.qem), options, "safe")
     return planned_with(searched, qem_rule.allocate(searched.table, options.qem), options, "qem")
 
 

@@ -125,7 +125,7 @@ def options_of(
         method=method,
         symmetric=symmetric,
         baseline=baseline,
-        estimate=chosen.budgeted,
+        estimate=chosen.budgeted or (rule == "safe" and method in SOLVERS),
     )
     chosen = replace(chosen, search=search)
     if chosen.reconstruction.resume is not None:

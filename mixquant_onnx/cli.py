@@ -229,7 +229,7 @@ def _run(args: argparse.Namespace) -> int:
         else:
             planned, result = goals.run(loaded, chosen, output, str(source), progress, console.print)
     if args.plan is not None:
-        _write(args.plan, planned.plan.to_json())
+        _write(args.plan, (planned if result is None else result).plan.to_json())
     if result is None:
         summary = plan_summary(planned)
         show_plan(summary, console)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.encodings.encoder import nbytes_of
 from mixquant_onnx.grid import effective_grid, to_rows
-from mixquant_onnx.methods import ESTIMATES, method
+from mixquant_onnx.methods import errors
 from mixquant_onnx.methods.minmax import baseline_error
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors, WeightSite
 
@@ -38,7 +38,6 @@ class SearchOptions:
 def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOptions) -> SiteErrors:
     """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
     values = np.ascontiguousarray(weight, dtype=np.float32)
-    chosen = method(options.method)
     count = site.elements
     baseline = baseline_error(values) if options.baseline == "int8" else None
     cells: list[Cell] = []
@@ -50,8 +49,7 @@ def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOp
         seen.add(grid)
         rows = to_rows(values, site.layout, grid)
         widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
-        errors = ESTIMATES.get(options.method, chosen.errors) if options.estimate else chosen.errors
-        sums = errors(rows, widths, options.symmetric)
+        sums = errors(options.method, rows, widths, options.symmetric, options.estimate)
         if baseline is None:
             baseline = sums[widths.index(8)]
         for bits, total in zip(options.bits, sums, strict=False):

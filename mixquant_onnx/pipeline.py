@@ -19,13 +19,14 @@ from mixquant_onnx.errors import UnchangedError, writing
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
-from mixquant_onnx.layerwise import quantize_layers
+from mixquant_onnx.layerwise import SAFE, Layers, quantize_layers
 from mixquant_onnx.options import Options
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.proof import prove
 from mixquant_onnx.quantizer import quantization_error, quantize_weight
 from mixquant_onnx.runtime import RuntimeFailure, Session, dequantized_at_every_run
+from mixquant_onnx.safety import hold_floor, with_schemes
 from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
 
 
@@ -69,8 +70,15 @@ def execute(
     split, refusal = _data_for(planned.loaded, options)
     compensated = options.rounding == "compensated"
     fitting = None if split is None else split.fitting
-    layers = quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
-    quantized = layers.quantized
+
+    def requantize(planned: Planned) -> Layers:
+        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
+
+    layers = requantize(planned)
+    planned = with_schemes(planned, layers)
+    if plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
+        planned, layers = hold_floor(planned, layers, split.evaluation, requantize)
+    plan, quantized = planned.plan, layers.quantized
     optimism = None
     if options.verify and refusal is None and split is not None and split.in_sample:
         optimism = optimism_db(planned, split, quantized, compensated)

@@ -121,7 +121,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Opti
     sizes = FileSizes(searched.loaded.model, searched.sites, options.form, searched.loaded.external)
     stored = worth_storing(sizes, kept, {} if options.avg_bits is not None else _as_exact(searched.table, kept))
     skipped |= stored.left_float
-    by_error = allocator.startswith("qem")
+    by_error = allocator.startswith("qem") or allocator == "safe"
     settings = {
         **({"avg_bits": options.avg_bits} if options.avg_bits is not None else {}),
         **({"max_size": options.max_size} if options.max_size is not None else {}),

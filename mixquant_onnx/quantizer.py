@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.grid import dequantize, effective_grid, expand_params, from_rows, params_from_rows, to_rows
 from mixquant_onnx.integer import encode, levels
-from mixquant_onnx.methods import method, weighted
+from mixquant_onnx.methods import fit, weighted
 from mixquant_onnx.rounding import Moments, compensate
 from mixquant_onnx.second_moments import SecondMoments
 from mixquant_onnx.solvers import adaround, descent, gptq
@@ -58,9 +58,9 @@ def quantize_weight(
     With second moments and a calibrated method: those with the least error of the output. With moments: rounded
     so that the output keeps its mean, as long as the QE stays at most `limit`. Else rounded to nearest.
     """
-    if isinstance(inputs, SecondMoments) and scheme.method in SOLVERS:
-        return _solved(site, weight, scheme, inputs)
     nearest = _nearest(site, weight, scheme)
+    if isinstance(inputs, SecondMoments) and scheme.method in SOLVERS:
+        return _solved(site, weight, scheme, inputs, nearest)
     if inputs is None:
         return nearest
     better = _compensated(nearest, weight, inputs if isinstance(inputs, Moments) else inputs.moments)
@@ -91,7 +91,7 @@ def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
 def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Quantized:
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, grid)
-    scale, zero = method(scheme.method).fit(rows, scheme.bits, scheme.symmetric)
+    scale, zero = fit(scheme.method, rows, scheme.bits, scheme.symmetric)
     if site.dtype == "float16":
         scale = _within_float16(scale, zero, scheme.bits)
     codes = encode(rows, scale, np.broadcast_to(zero, scale.shape), scheme.bits)
@@ -106,8 +106,13 @@ def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Q
     )
 
 
-def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments) -> Quantized:
-    """Ranges by weighted error on the least-squares target, then codes by the method's solver and descent."""
+def _solved(
+    site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, nearest: Quantized
+) -> Quantized:
+    """Ranges by weighted error on the least-squares target, then codes by the method's solver and descent.
+
+    `nearest` where that has no more of the loss: weights on a grid of their own, say.
+    """
     shape, layout = site.shape, site.layout
     grid = effective_grid(shape, layout, scheme.grid)
     values = output_rows(layout, weight)
@@ -139,7 +144,11 @@ def _solved(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, input
         matrix=inputs.shrunk(),
     )
     problem = trusted(problem, rows, inputs)
-    best = descent.solve(problem, SOLVERS[scheme.method](problem)).reshape(values.shape)
+    best = descent.solve(problem, SOLVERS[scheme.method](problem))
+    plain = output_rows(layout, dequantized(nearest, np.dtype(np.float32))).reshape(grouped)
+    if problem.loss(plain) <= problem.loss(best):
+        return nearest
+    best = best.reshape(values.shape)
     codes = np.clip(np.rint(best / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
     return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))
 

@@ -16,7 +16,7 @@ LAYERS = {
     "verify": 8,
     "export": 6, "measure": 6, "progress": 0, "options": 7, "planning": 8, "oracle": 7, "costs": 9,
     "interactions": 10,
-    "allocation": 11, "contest": 12, "crossfit": 13, "figures": 8, "proof": 11,
+    "allocation": 11, "contest": 12, "crossfit": 13, "safety": 13, "figures": 8, "proof": 11,
     "reconstruct": 8, "blockwise": 9, "layerwise": 10, "pipeline": 14,
     "promises": 15, "goals": 16, "sizing": 15, "sweep": 15,
     "api": 17, "report": 17,

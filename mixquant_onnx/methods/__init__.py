@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.methods import hqq, minmax, mse
+from mixquant_onnx.methods import hqq, lattice, minmax, mse
 from mixquant_onnx.types import Codes, FloatArray
 
 
@@ -44,3 +44,18 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise OptionError(f"method '{name}' is not known; choose from {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def fit(name: str, rows: NDArray[np.float32], bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
+    """Scale (as stored) and zero point of each row [N, M] by the method `name`; without loss for rows on a grid."""
+    return lattice.fit(rows, bits, symmetric) or method(name).fit(rows, bits, symmetric)
+
+
+def errors(
+    name: str, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool, estimate: bool = False
+) -> list[float]:
+    """Sum of squared errors of `fit` at each of `bits`; with `estimate`, about that for slow methods."""
+    known = method(name).errors
+    found = (ESTIMATES.get(name, known) if estimate else known)(rows, bits, symmetric)
+    exact = [lattice.fit(rows, b, symmetric) for b in bits]
+    return [e if f is None else lattice.error(rows, b, f) for b, e, f in zip(bits, found, exact, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def plan_summary(planned: Planned) -> dict[str, Any]:
 
 def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
     """What a run shows: `plan_summary`, what was written, and the proof."""
-    summary = plan_summary(planned)
+    summary = plan_summary(replace(planned, plan=result.plan))
     for tensor in summary["tensors"]:
         tensor["nbytes"] = result.rewritten.nbytes[tensor["name"]]
         tensor["qe"] = result.qe[tensor["name"]]
