@@ -94,11 +94,20 @@ def _beginning(model: ModelProto, name: str) -> _Beginning | None:
 
 def _constants(model: ModelProto) -> Mapping[str, FloatArray]:
     """The small ones of the main graph."""
-    stored: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
+    found = {name: numpy_helper.to_array(t) for name, t in _stored(model).items() if int(np.prod(t.dims)) <= 16}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value_float":
+            found[node.output[0]] = np.array(node.attribute[0].f)
+    return {name: value for name, value in found.items() if value.size and value.dtype.kind == "f"}
+
+
+def _stored(model: ModelProto) -> dict[str, TensorProto]:
+    """Tensors of the main graph, by name."""
+    stored = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             stored[node.output[0]] = node.attribute[0].t
-    return {name: numpy_helper.to_array(t) for name, t in stored.items() if 0 < int(np.prod(t.dims)) <= 16}
+    return stored
 
 
 def _statistics(model: ModelProto, value: str, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
@@ -113,10 +122,7 @@ def _statistics(model: ModelProto, value: str, feeds: list[Feed]) -> tuple[Float
 
 def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: NodeProto, model: ModelProto) -> str:
     """The range whose statistics are nearest to those that the network was trained with (a Gaussian likelihood)."""
-    stored = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            stored[node.output[0]] = node.attribute[0].t
+    stored = _stored(model)
     if any(name not in stored for name in normalization.input[3:5]):
         return USUAL[0]
     mean, variance = (numpy_helper.to_array(stored[n]).astype(np.float64) for n in normalization.input[3:5])

@@ -1,0 +1,102 @@
+"""The rule on its floor, and the network on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import text, weight
+from onnx import ModelProto
+
+import mixquant_onnx as mq
+from mixquant_onnx.allocators import qem, safe
+from mixquant_onnx.safety import FLOOR_DB
+from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors
+
+CHANNEL = Grid(per="channel")
+
+
+def errors(name: str, elements: int, power: float, baseline: float, at_8_bits: float) -> SiteErrors:
+    """Candidates whose QE grows by 4 for each bit less."""
+    cells = tuple(
+        Cell(scheme=Scheme(bits=b, grid=CHANNEL), qe=at_8_bits * 4.0 ** (8 - b), nbytes=elements * b // 8)
+        for b in range(2, 9)
+    )
+    return SiteErrors(site=name, elements=elements, power=power, baseline=baseline, cells=cells)
+
+
+def test_a_tensor_whose_int8_grid_is_poor_keeps_the_floor() -> None:
+    poor = errors("poor", 100_000, 1.0, baseline=0.03, at_8_bits=1e-4)
+    assert qem.choose(poor, 2).bits == 4
+    chosen = safe.choose(poor, 2)
+    assert chosen.scheme.bits == 6 and 10 * np.log10(1 / chosen.qe) >= safe.LEAST_SQNR_DB
+
+
+def test_the_most_bits_where_even_those_are_poor() -> None:
+    assert safe.choose(errors("ruined", 1000, 1.0, baseline=0.9, at_8_bits=0.1), 2).scheme.bits == 8
+
+
+def test_a_good_tensor_gets_what_the_rule_gives() -> None:
+    good = errors("good", 100_000, 1.0, baseline=1e-4, at_8_bits=2e-5)
+    for factor in (1, 2, 4, 16):
+        assert safe.choose(good, factor).scheme == qem.choose(good, factor)
+
+
+def test_small_tensors_get_the_most_bits_within_one_per_cent() -> None:
+    table = {
+        name: errors(name, size, 1.0, baseline=1e-4, at_8_bits=2e-5)
+        for name, size in (("large", 1_000_000), ("small", 9_000), ("middle", 400_000))
+    }
+    chosen = safe.allocate(table, 2)
+    plain = qem.allocate(table, 2)
+    assert chosen["small"].bits == 8 > plain["small"].bits
+    assert {n: chosen[n] for n in ("large", "middle")} == {n: plain[n] for n in ("large", "middle")}
+
+
+def correlated(rows: int = 256) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {"x": (random.standard_normal((rows, 8)) @ random.standard_normal((8, 96))).astype(np.float32)}
+
+
+def layer() -> ModelProto:
+    return text("g (float[N,96] x, float[96,128] w) => (float[N,128] y) { y = MatMul (x, w) }", w=weight(96, 128))
+
+
+def test_calibrated_weights_keep_the_rule_too() -> None:
+    paper = mq.quantize(layer(), data=correlated(), rule="paper")
+    broken = paper.qe["w"] > 2 * paper.table["w"].baseline
+    assert broken, "the case must be one in which calibration breaks the rule"
+    kept = mq.quantize(layer(), data=correlated())
+    assert kept.qe["w"] <= safe.limit_of(kept.table["w"], 2)
+    assert kept.plan.sites["w"].bits == paper.plan.sites["w"].bits + 1
+    assert kept.verification is not None and kept.verification.deployed is not None
+
+
+def test_a_plan_of_widened_weights_is_replayed() -> None:
+    made = mq.quantize(layer(), data=correlated())
+    again = mq.apply_plan(layer(), made.plan, data=correlated())
+    assert again.model.SerializeToString() == made.model.SerializeToString()
+
+
+def deep(layers: int) -> ModelProto:
+    """Convolutions that add up their errors."""
+    body = "".join(f" c{k} = Conv <pads=[1,1,1,1]> (r{k}, w{k}) r{k + 1} = Relu (c{k})" for k in range(layers))
+    inputs = ", ".join(f"float[{16},{16 if k else 3},3,3] w{k}" for k in range(layers))
+    weights = {f"w{k}": weight(16, 16 if k else 3, 3, 3, seed=k) * 4 for k in range(layers)}
+    model = f"g (float[N,3,16,16] r0, {inputs}) => (float[N,16,16,16] r{layers}) {{{body} }}"
+    return text(model, **weights)
+
+
+def test_outputs_below_the_floor_get_more_bits_and_the_run_says_so() -> None:
+    low = mq.quantize(deep(12), bits=[2, 3, 4, 5, 6, 7, 8], qem=1e6, rule="paper")
+    assert low.verification is not None and low.verification.deployed is not None
+    assert (low.verification.deployed.sqnr_db or 0) < FLOOR_DB
+    held = mq.quantize(deep(12), qem=1e6)
+    assert held.verification is not None and held.verification.deployed is not None
+    assert (held.verification.deployed.sqnr_db or 0) >= FLOOR_DB - 1
+    assert held.nbytes_after < held.nbytes_before
+
+
+@pytest.mark.parametrize("rule", ["safe", "paper"])
+def test_the_plan_says_which_rule(rule: str) -> None:
+    made = mq.inspect(layer(), rule=rule)
+    assert made.plan.allocator == {"safe": "safe", "paper": "qem"}[rule]
