@@ -314,7 +314,7 @@ def test_the_written_file_is_measured_whatever_was_planned(
     assert result.model == onnx.load(path) and not result.plan.sites and "w" in result.plan.skipped
 
 
-@pytest.mark.parametrize("goal", [{"max_size": "90%"}, {"avg_bits": 3.0}, {"qem": 1e4}, {"min_sqnr": 1.0}], ids=str)
+@pytest.mark.parametrize("goal", [{"max_size": "120%"}, {"avg_bits": 3.5}, {"qem": 1e4}, {"min_sqnr": 1.0}], ids=str)
 def test_nothing_to_gain_in_every_mode(goal: dict[str, Any]) -> None:
     data: dict[str, Any] = {"data": {"x": weight(64, 8, 9, 9)}, "cost": "energy"} if "min_sqnr" in goal else {}
     batch = transposed_convolution()

@@ -30,6 +30,9 @@ from mixquant_onnx.reconstruct.soft import SoftWeight
 from mixquant_onnx.runtime import Session
 from mixquant_onnx.types import Grid, Scheme
 
+pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
+"""These graphs are small: most of their weights take fewer bytes as float."""
+
 MODELS = Path(__file__).resolve().parent.parent / "models"
 CNN = MODELS / "digits_cnn"
 RANDOM = np.random.default_rng(0)
