@@ -24,7 +24,7 @@ def on_grid(low: int, high: int, rows: int = 32, width: int = 64) -> NDArray[np.
 
 @pytest.mark.parametrize(("low", "high", "bits"), [(-1, 1, 2), (0, 3, 2), (-7, 8, 4), (-20, 11, 5), (-128, 127, 8)])
 def test_the_fewest_bits_that_hold_all_levels(low: int, high: int, bits: int) -> None:
-    rows = on_grid(low, high, width=300)
+    rows = on_grid(low, high, width=600)
     assert bits == 2 or lattice.fit(rows, bits - 1, False) is None
     found = lattice.fit(rows, bits, False)
     assert found is not None

@@ -147,7 +147,8 @@ def test_statistics_of_a_normalization_tell_the_range(wanted: str) -> None:
 
 def test_constants_that_scale_pictures_tell_the_range() -> None:
     model = text("g (float[N,3,32,32] x, float[8,3,3,3] w) => (float[N,8,30,30] y) "
-                 "{ s = Constant <value_float = 255.0> () d = Div (x, s) y = Conv (d, w) }", w=weight(8, 3, 3, 3))  # fmt: skip
+                 "{ s = Constant <value_float = 255.0> () d = Div (x, s) y = Conv (d, w) }",
+                 w=weight(8, 3, 3, 3))  # fmt: skip
     assert np.concatenate([f["x"] for f in proxies(model).feeds]).max() > 200
 
 
