@@ -76,6 +76,7 @@ def execute(
 
     layers = requantize(planned)
     planned = with_schemes(planned, layers)
+    widened = sum(planned.plan.sites[n] != s for n, s in plan.sites.items())
     if plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
         planned, layers = hold_floor(planned, layers, split.evaluation, requantize)
     plan, quantized = planned.plan, layers.quantized
@@ -111,7 +112,7 @@ def execute(
         nbytes_after=size,
         qe=qe,
         files=files,
-        notes=layers.notes,
+        notes=(*_widened_note(widened), *layers.notes),
     )
 
 
@@ -168,6 +169,14 @@ def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | No
         except RuntimeFailure as failure:
             return split, str(failure)
     return split, None
+
+
+def _widened_note(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    return (
+        f"{count} weights got more bits than planned, so that they keep the rule as calibrated (--rule paper: none)",
+    )
 
 
 def _left_float(planned: Planned, reason: str) -> Planned:
