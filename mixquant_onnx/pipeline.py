@@ -68,21 +68,11 @@ def execute(
     if not plan.sites and not options.allow_unchanged:
         raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
     split, refusal = _data_for(planned.loaded, options)
-    compensated = options.rounding == "compensated"
-    fitting = None if split is None else split.fitting
-
-    def requantize(planned: Planned) -> Layers:
-        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
-
-    layers = requantize(planned)
-    planned = with_schemes(planned, layers)
-    widened = sum(planned.plan.sites[n] != s for n, s in plan.sites.items())
-    if plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
-        planned, layers = hold_floor(planned, layers, split.evaluation, requantize)
+    planned, layers = _quantized(planned, split, options, progress)
     plan, quantized = planned.plan, layers.quantized
     optimism = None
     if options.verify and refusal is None and split is not None and split.in_sample:
-        optimism = optimism_db(planned, split, quantized, compensated)
+        optimism = optimism_db(planned, split, quantized, options.rounding == "compensated")
     model, rewritten = _rewrite(original, quantized, options.form)
     size = model_bytes(model, planned.loaded.external)
     if quantized and size >= planned.loaded.nbytes:
@@ -112,8 +102,28 @@ def execute(
         nbytes_after=size,
         qe=qe,
         files=files,
-        notes=(*_widened_note(widened), *layers.notes),
+        notes=layers.notes,
     )
+
+
+def _quantized(
+    planned: Planned, split: DataSplit | None, options: Options, progress: Progress
+) -> tuple[Planned, Layers]:
+    """The weights, and the plan as it then is: by the safe rule some take more bits than was planned, with a note."""
+    fitting, compensated = None if split is None else split.fitting, options.rounding == "compensated"
+
+    def quantize(planned: Planned) -> Layers:
+        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
+
+    layers = quantize(planned)
+    kept = with_schemes(planned, layers)
+    widened = sum(kept.plan.sites[name] != scheme for name, scheme in planned.plan.sites.items())
+    if widened:
+        note = f"{widened} weights got more bits than planned, so that they keep the rule as calibrated"
+        layers = replace(layers, notes=(note, *layers.notes))
+    if planned.plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
+        return hold_floor(kept, layers, split.evaluation, quantize)
+    return kept, layers
 
 
 def _rewrite(
@@ -169,14 +179,6 @@ def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | No
         except RuntimeFailure as failure:
             return split, str(failure)
     return split, None
-
-
-def _widened_note(count: int) -> tuple[str, ...]:
-    if not count:
-        return ()
-    return (
-        f"{count} weights got more bits than planned, so that they keep the rule as calibrated (--rule paper: none)",
-    )
 
 
 def _left_float(planned: Planned, reason: str) -> Planned:
