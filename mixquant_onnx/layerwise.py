@@ -116,6 +116,12 @@ def _notes(short: list[str], in_turn: list[str], calibration: Calibration) -> tu
             f"{len(short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded ('{short[0]}'): "
             f"give more data"
         )
+    wide = [n for n in in_turn if calibration.is_too_wide(n)]
+    if wide:
+        notes.append(
+            f"{len(wide)} wide layers are rounded by the means and variances of proxy inputs alone ('{wide[0]}'): give "
+            f"--data"
+        )
     unseen = [n for n in in_turn if n not in calibration.features]
     if unseen:
         notes.append(

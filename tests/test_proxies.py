@@ -207,3 +207,13 @@ def test_proxies_bring_outputs_nearer_to_float_on_real_rows() -> None:
         made = mq.quantize(model, bits=[4], verify=False, data_free=free, method="auto" if not free else "mse").model
         noise[free] = float(np.sum((Session(made).run(rows)[0] - reference) ** 2))
     assert noise[False] < noise[True] / 2
+
+
+def test_wide_layers_are_rounded_without_second_moments_and_the_run_says_so() -> None:
+    model = text("g (float[N,3,8,8] x, float[272,3,3,3] w, float[16,272,3,3] u) => (float[N,16,4,4] y) "
+                 "{ c = Conv (x, w) y = Conv (c, u) }",
+                 w=weight(272, 3, 3, 3), u=weight(16, 272, 3, 3))  # fmt: skip
+    notes = mq.quantize(model, bits=[4]).notes
+    assert any("1 wide layers" in note and "'u'" in note for note in notes)
+    own = mq.quantize(model, bits=[4], data={"x": weight(64, 3, 8, 8)}).notes
+    assert not any("wide" in note for note in own)
