@@ -14,6 +14,7 @@ from cases import Array, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
+from mixquant_onnx import calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.proxies.roles import roles_of
@@ -209,11 +210,12 @@ def test_proxies_bring_outputs_nearer_to_float_on_real_rows() -> None:
     assert noise[False] < noise[True] / 2
 
 
-def test_wide_layers_are_rounded_without_second_moments_and_the_run_says_so() -> None:
-    model = text("g (float[N,3,8,8] x, float[272,3,3,3] w, float[16,272,3,3] u) => (float[N,16,4,4] y) "
-                 "{ c = Conv (x, w) y = Conv (c, u) }",
-                 w=weight(272, 3, 3, 3), u=weight(16, 272, 3, 3))  # fmt: skip
-    notes = mq.quantize(model, bits=[4]).notes
+def test_wide_layers_are_rounded_without_second_moments_and_the_run_says_so(
+    small: ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`w` has 27 inputs, `u` 144."""
+    monkeypatch.setattr(calibration, "WIDEST_OF_PROXIES", 100)
+    notes = mq.quantize(small, bits=[4]).notes
     assert any("1 wide layers" in note and "'u'" in note for note in notes)
-    own = mq.quantize(model, bits=[4], data={"x": weight(64, 3, 8, 8)}).notes
+    own = mq.quantize(small, bits=[4], data={"x": weight(64, 3, 16, 16)}).notes
     assert not any("wide" in note for note in own)
