@@ -110,14 +110,25 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
     return stored
 
 
+_LOOKED_AT = 48
+"""Places along each side of a channel, at most, that its mean and deviation are of."""
+
+
 def _statistics(model: ModelProto, value: str, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
     """Mean and deviation of each channel of `value`; None where the model does not run."""
     try:
-        found = [next(iter(one.values())) for one in Activations(model, [value], feeds).values([value])]
+        found = [_some(next(iter(one.values()))) for one in Activations(model, [value], feeds).values([value])]
     except RuntimeFailure:
         return None
-    flat = np.concatenate([np.moveaxis(a, 1, -1).reshape(-1, a.shape[1]) for a in found]).astype(np.float64)
-    return flat.mean(0), flat.std(0)
+    flat = np.concatenate(found, axis=1).astype(np.float64)
+    return flat.mean(1), flat.std(1)
+
+
+def _some(value: FloatArray) -> FloatArray:
+    """[channels, places] of `value` [rows, channels, ...], evenly spread."""
+    every = tuple(slice(None, None, max(1, size // _LOOKED_AT)) for size in value.shape[2:])
+    some = value[(slice(None), slice(None), *every)]
+    return np.array(np.moveaxis(some, 1, 0).reshape(value.shape[1], -1))
 
 
 def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: NodeProto, model: ModelProto) -> str:
@@ -127,6 +138,8 @@ def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: 
         return USUAL[0]
     mean, variance = (numpy_helper.to_array(stored[n]).astype(np.float64) for n in normalization.input[3:5])
     live = variance > 1e-3 * np.median(variance)
+    if not live.any():
+        return USUAL[0]
 
     def distance(name: str) -> float:
         own_mean, own = found[name]
