@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -14,6 +14,7 @@ from mixquant_onnx.data.proxies.maker import Maker
 from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
 from mixquant_onnx.data.proxies.shapes import SIZES, readings
 from mixquant_onnx.data.proxies.value_ranges import ranges_of
+from mixquant_onnx.data.proxies.work import multiplications
 from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
 from mixquant_onnx.types import FloatArray
 
@@ -24,9 +25,9 @@ _FEWEST = 16
 
 _BATCH = 4
 
-_SLOW = 0.4
-"""Seconds a row beyond which only the fewest rows are made. Nothing in between: how many there are must not hang on how
-busy the machine is."""
+_LARGE = 10**10
+"""Multiplications a row beyond which only the fewest rows are made: about half a second on two cores. Time itself is
+not asked, as the rows must not hang on how busy a machine is."""
 
 _MOST_AT_ONCE = 1 << 21
 """Values of a feed of several rows, at most: some layers of a network hold much more."""
@@ -52,16 +53,15 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
     roles = roles_of(model)
     if not any(role.kind in KNOWN for role in roles):
         return None
-    found = _that_runs(roles, session)
-    if found is None:
+    made = _that_runs(roles, session)
+    if made is None:
         return None
-    made, seconds = found
-    made = _in_range(made, model)
-    return _data(made, session, _rows(made, seconds))
+    rows = _rows(made, multiplications(model, made.shapes))
+    return _data(_in_range(made, model), session, rows)
 
 
-def _that_runs(roles: Sequence[Role], session: Session) -> tuple[Maker, float] | None:
-    """The first sizes on which the model runs, and the seconds that it takes."""
+def _that_runs(roles: Sequence[Role], session: Session) -> Maker | None:
+    """The first sizes on which the model runs."""
     for sizes in SIZES:
         for batch in (_BATCH, 1):
             if batch > 1 and not all(_may_be_many(role) for role in roles):
@@ -70,16 +70,15 @@ def _that_runs(roles: Sequence[Role], session: Session) -> tuple[Maker, float] |
                 if batch > 1 and sum(map(math.prod, shapes.values())) > _MOST_AT_ONCE:
                     continue
                 made = Maker(roles, shapes, sizes.length)
-                seconds = _runs(session, made.feed(0))
-                if seconds is not None:
-                    return made, seconds
+                if _run(session, made.feed(0)) is not None:
+                    return made
         if not any(not isinstance(d, int) for role in roles for d in role.dims):
             break
     return None
 
 
-def _rows(made: Maker, seconds: float) -> int:
-    rows = ROWS if seconds / made.rows <= _SLOW else _FEWEST
+def _rows(made: Maker, work: int) -> int:
+    rows = ROWS if work // made.rows <= _LARGE else _FEWEST
     values = sum(a.size for a in made.feed(0).values()) // made.rows
     return max(_FEWEST, min(rows, _MOST_VALUES // max(values, 1)))
 
@@ -92,18 +91,14 @@ def _may_be_many(role: Role) -> bool:
     return not isinstance(role.dims[role.batch], int)
 
 
-def _runs(session: Session, feed: Feed) -> float | None:
-    """Seconds that `feed` takes; None where it does not run, or gives NaN."""
-    started = time.perf_counter()
+def _run(session: Session, feed: Feed) -> list[Any] | None:
+    """The outputs on `feed`; None where it does not run, or gives NaN."""
     try:
         outputs = session.run(feed)
     except RuntimeFailure:
         return None
-    return None if _has_nan(outputs) else time.perf_counter() - started
-
-
-def _has_nan(outputs: Sequence[object]) -> bool:
-    return any(bool(np.isnan(a).any()) for a in outputs if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+    floats = [a for a in outputs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    return None if any(np.isnan(a).any() for a in floats) else outputs
 
 
 def _in_range(made: Maker, model: ModelProto) -> Maker:
@@ -129,11 +124,8 @@ def _data(made: Maker, session: Session, rows: int) -> Data | None:
     for number in range(max(_FEWEST_FEEDS, -(-rows // made.rows))):
         feed = {**made.feed(number * made.rows), **state}
         state = {}
-        try:
-            outputs = session.run(feed)
-        except RuntimeFailure:
-            continue
-        if _has_nan(outputs):
+        outputs = _run(session, feed)
+        if outputs is None:
             continue
         feeds.append(feed)
         given = dict(zip(session.outputs, outputs, strict=True))
