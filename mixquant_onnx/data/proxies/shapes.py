@@ -38,17 +38,19 @@ SIZES = (
 )
 """Tried in turn."""
 
-_MOST_VALUES = 1 << 26
-"""Of one feed: more are not even made."""
+_MOST_VALUES = 1 << 24
+"""Of one feed with free dimensions: more are not even made."""
 
 
 def readings(roles: Sequence[Role], sizes: Sizes, batch: int) -> Iterator[Shapes]:
     """What may be meant, the likeliest first: dimensions of one name alike or not, caches empty or of one entry."""
     seen: list[Shapes] = []
+    free = any(not isinstance(d, int) for role in roles for d in role.dims)
     for alike in (True, False):
         for past in (0, 1):
             shapes = _shapes(roles, sizes, batch, alike, past)
-            if shapes not in seen and sum(map(math.prod, shapes.values())) <= _MOST_VALUES:
+            small = not free or sum(map(math.prod, shapes.values())) <= _MOST_VALUES
+            if small and shapes not in seen:
                 seen.append(shapes)
                 yield shapes
 
