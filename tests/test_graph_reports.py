@@ -160,6 +160,7 @@ def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: str) -
     assert (proof.deployed.sqnr_db or 0) > 25
 
 
+@pytest.mark.usefixtures("stored_at_a_loss")
 @TARGETS
 @pytest.mark.parametrize("case", GRAPHS)
 def test_the_graph_of_a_report_is_written_in_any_width(case: str, target: str) -> None:
