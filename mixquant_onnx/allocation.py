@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from mixquant_onnx import costs as measured
 from mixquant_onnx.allocators import qem as qem_rule
 from mixquant_onnx.allocators import safe
@@ -153,11 +155,12 @@ def price_searched(searched: Searched, options: Options, progress: Progress = qu
         seconds = Calibration(loaded.model, sites, fit).second_moments(list(sites))
         hessian = measured.hessian(searched.table, sites, seconds)
         return [Priced(searched=searched, costs=hessian, cost="hessian")]
-    hessian, output = measured.output(searched.table, loaded.model, sites, fit, held, progress)
-    found = {"output": output}
-    if options.cost != "output":
-        shares = made_up_for(searched.table, loaded.model, searched.sites, fit, held, progress)
-        found["block"] = measured.block(output, shares)
+    with threadpool_limits(1, "blas"):
+        hessian, output = measured.output(searched.table, loaded.model, sites, fit, held, progress)
+        found = {"output": output}
+        if options.cost != "output":
+            shares = made_up_for(searched.table, loaded.model, searched.sites, fit, held, progress)
+            found["block"] = measured.block(output, shares)
     if options.cost != "auto":
         return [Priced(searched=searched, costs=found[options.cost], cost=options.cost)]
     found |= {"hessian": hessian, "even": measured.even(searched.table)}

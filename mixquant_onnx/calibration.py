@@ -42,6 +42,10 @@ PROXY_TRUST = 0.25
 """As how many samples one of a proxy input counts. Of 1, 1/4, 1/16 and 1/64 it does best on ResNet-20, MobileNetV2 and
 EfficientNet-Lite0 (docs/proxies.md); to find it out on halves of the proxies takes twice as long and gains nothing."""
 
+WIDEST_OF_PROXIES = 2304
+"""Inputs of a weight beyond which proxies give means and variances alone: some 2,000 trusted samples say little of more
+directions, and the solve takes their cube (4608 inputs: 8 times 2304)."""
+
 Values = Mapping[Place, FloatArray]
 
 
@@ -129,8 +133,13 @@ class Calibration:
 
         Without `every_feed`, of the feeds to learn from alone.
         """
-        wanted = [name for name in names if name in self.features]
+        wanted = [name for name in names if name in self.features and not self.is_too_wide(name)]
         return _full(self._collect(wanted, own, current, True, self._count(every_feed)))
+
+    def is_too_wide(self, name: str) -> bool:
+        """Whether a weight has more inputs than the few samples of proxies tell the second moments of."""
+        feature = self.features.get(name)
+        return self._proxy and feature is not None and feature.width > WIDEST_OF_PROXIES
 
     def _count(self, every_feed: bool) -> int:
         return len(self.feeds) if every_feed else self.learned

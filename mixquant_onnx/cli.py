@@ -234,6 +234,8 @@ def _run(args: argparse.Namespace) -> int:
         summary = plan_summary(planned)
         show_plan(summary, console)
         show_notes(summary, console)
+        if planned.plan.allocator == "safe":
+            console.print("note: a run may give weights more bits, where calibration or the outputs ask for them")
         if args.blocks:
             summary["blocks"] = block_summary(planned)
             show_blocks(summary["blocks"], console)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mixquant_onnx.allocators import safe
 from mixquant_onnx.blockwise import Blockwise
@@ -39,7 +40,18 @@ def quantize_layers(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
     settings: Reconstruction | None = None,
 ) -> Layers:  # fmt: skip
-    """Weights of calibrated methods one after another, the others at once; see `quantize_weight`."""
+    """Weights of calibrated methods one after another, the others at once; see `quantize_weight`.
+
+    BLAS has one thread meanwhile: the products are small, and threads that wait for work take three times the CPU
+    time on MobileNetV2. So results do not depend on their number either.
+    """
+    with threadpool_limits(1, "blas"):
+        return _quantize_layers(planned, data, compensated, progress, settings)
+
+
+def _quantize_layers(
+    planned: Planned, data: Data | None, compensated: bool, progress: Progress, settings: Reconstruction | None
+) -> Layers:
     plan, model = planned.plan, planned.loaded.model
     sites = {name: planned.sites[name] for name in plan.sites}
     calibrated = data is not None and data.origin != "noise"
@@ -115,6 +127,12 @@ def _notes(short: list[str], in_turn: list[str], calibration: Calibration) -> tu
         notes.append(
             f"{len(short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded ('{short[0]}'): "
             f"give more data"
+        )
+    wide = [n for n in in_turn if calibration.is_too_wide(n)]
+    if wide:
+        notes.append(
+            f"{len(wide)} wide layers are rounded by the means and variances of proxy inputs alone ('{wide[0]}'): give "
+            f"--data"
         )
     unseen = [n for n in in_turn if n not in calibration.features]
     if unseen:

@@ -69,20 +69,11 @@ def execute(
         raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
     split, refusal = _data_for(planned.loaded, options)
     _check_methods(plan, split)
-    compensated = options.rounding == "compensated"
-    fitting = None if split is None else split.fitting
-
-    def requantize(planned: Planned) -> Layers:
-        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
-
-    layers = requantize(planned)
-    planned = with_schemes(planned, layers)
-    if plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
-        planned, layers = hold_floor(planned, layers, split.evaluation, requantize)
+    planned, layers = _quantized(planned, split, options, progress)
     plan, quantized = planned.plan, layers.quantized
     optimism = None
     if options.verify and refusal is None and split is not None and split.in_sample:
-        optimism = optimism_db(planned, split, quantized, compensated)
+        optimism = optimism_db(planned, split, quantized, options.rounding == "compensated")
     model, rewritten = _rewrite(original, quantized, options.form)
     size = model_bytes(model, planned.loaded.external)
     if quantized and size >= planned.loaded.nbytes:
@@ -114,6 +105,26 @@ def execute(
         files=files,
         notes=layers.notes,
     )
+
+
+def _quantized(
+    planned: Planned, split: DataSplit | None, options: Options, progress: Progress
+) -> tuple[Planned, Layers]:
+    """The weights, and the plan as it then is: by the safe rule some take more bits than was planned, with a note."""
+    fitting, compensated = None if split is None else split.fitting, options.rounding == "compensated"
+
+    def quantize(planned: Planned) -> Layers:
+        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
+
+    layers = quantize(planned)
+    kept = with_schemes(planned, layers)
+    widened = sum(kept.plan.sites[name] != scheme for name, scheme in planned.plan.sites.items())
+    if widened:
+        note = f"{widened} weights got more bits than planned, so that they keep the rule as calibrated"
+        layers = replace(layers, notes=(note, *layers.notes))
+    if planned.plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
+        return hold_floor(kept, layers, split.evaluation, quantize)
+    return kept, layers
 
 
 def _rewrite(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from cases import Array, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
+from mixquant_onnx import calibration
 from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.proxies import build
 from mixquant_onnx.data.proxies.build import proxy_data
+from mixquant_onnx.data.proxies.pictures import Pixels
 from mixquant_onnx.data.proxies.roles import roles_of
 from mixquant_onnx.data.proxies.signals import tokens, wave
 from mixquant_onnx.runtime import Session
@@ -157,6 +161,29 @@ def test_the_same_rows_at_every_run() -> None:
     assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(one.feeds, two.feeds, strict=True))
 
 
+def test_columns_of_a_product_are_no_waves() -> None:
+    """A free second dimension is time where the first is the batch, and not where it has a size of its own."""
+    columns = text("g (float[64,N] x, float[32,64] w) => (float[32,N] y) { y = MatMul (w, x) }", w=weight(32, 64))
+    assert [role.kind for role in roles_of(columns)] == ["values"]
+    for first in ("1", "B"):
+        sums = text(f"g (float[{first},N] x) => (float[{first}] y) {{ y = ReduceSum <keepdims=0> (x) }}")
+        assert [role.kind for role in roles_of(sums)] == ["wave"]
+
+
+def test_the_time_that_rows_take_to_be_made_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convolution("N,3,20,20", "N,8,18,18")
+    assert proxies(model).rows == 48
+    plain = build.pictures.photograph
+
+    def slow(number: int, height: int, width: int) -> Pixels:
+        time.sleep(0.01)
+        return plain(number, height, width)
+
+    monkeypatch.setattr(build, "_SECONDS", 0.2)
+    monkeypatch.setattr(build.pictures, "photograph", slow)
+    assert proxies(model).rows < 24
+
+
 def test_what_is_not_known_gets_no_proxies() -> None:
     features = text("g (float[N,24] x, float[24,8] w) => (float[N,8] y) { y = MatMul (x, w) }", w=weight(24, 8))
     assert [role.kind for role in roles_of(features)] == ["values"]
@@ -207,3 +234,14 @@ def test_proxies_bring_outputs_nearer_to_float_on_real_rows() -> None:
         made = mq.quantize(model, bits=[4], verify=False, data_free=free, method="auto" if not free else "mse").model
         noise[free] = float(np.sum((Session(made).run(rows)[0] - reference) ** 2))
     assert noise[False] < noise[True] / 2
+
+
+def test_wide_layers_are_rounded_without_second_moments_and_the_run_says_so(
+    small: ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`w` has 27 inputs, `u` 144."""
+    monkeypatch.setattr(calibration, "WIDEST_OF_PROXIES", 100)
+    notes = mq.quantize(small, bits=[4]).notes
+    assert any("1 wide layers" in note and "'u'" in note for note in notes)
+    own = mq.quantize(small, bits=[4], data={"x": weight(64, 3, 16, 16)}).notes
+    assert not any("wide" in note for note in own)

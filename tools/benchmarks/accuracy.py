@@ -93,10 +93,9 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
             _sqnr(mq.apply_plan(model, BitPlan(sites=plan), verify=False, rounding="nearest").model, held, reference)
             for plan in ({n: c.scheme for n, c in uniform.items()}, rule)
         ]
-        method = {} if given else {"method": "mse"}
         ours = [
             _sqnr(mq.quantize(model, verify=False, **chosen, **data).model, held, reference)
-            for chosen in ({"bits": bits, **method}, {"avg_bits": average + 1e-6})
+            for chosen in ({"bits": bits}, {"avg_bits": average + 1e-6})
         ]
         values = (*nearest, *ours, ours[1] - nearest[0])
         rows.append([name, bits, f"{average:.2f}", *(f"{v:.1f}" for v in values)])

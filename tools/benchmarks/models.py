@@ -34,7 +34,7 @@ def sources(data_root: Path | None) -> dict[str, Path]:
     return {name: path for name, path in found.items() if not (name == "ppocr_rec" and "ppocrv4_rec" in found)}
 
 
-def _figure(name: str, model: Path, data_root: Path | None) -> float | None:
+def figure(name: str, model: Path, data_root: Path | None) -> float | None:
     """What the data folder's evaluate.py, or the labels of models/, say of `model`."""
     labelled = ROOT / "models" / name / "eval.npz"
     if labelled.is_file():
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
             seconds = time.perf_counter() - started
             feed = _feed(name, path, data_root)
             share = ratios([partial(session(str(file)).run, None, feed) for file in (path, out)])[0]
-            figures = [_figure(name, file, data_root) for file in (path, out)]
+            figures = [figure(name, file, data_root) for file in (path, out)]
             proof = result.verification
             assert proof is not None
             oracle = "-" if proof.oracle_sqnr_db is None else f"{proof.oracle_sqnr_db:.0f}"

@@ -25,7 +25,7 @@ _FEWEST = 16
 _BATCH = 4
 
 _SECONDS = 20.0
-"""Run time that all rows together may take; a network that takes longer gets fewer rows."""
+"""That all rows together may take to be made and run; a network that takes longer gets fewer rows."""
 
 _MOST_VALUES = 1 << 26
 """Values of all rows together, at most."""
@@ -82,7 +82,7 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
             if batch > 1 and not all(_may_be_many(role) for role in roles):
                 continue
             made = _Maker(roles, sizes, batch)
-            seconds = _runs(session, made.feed(0))
+            seconds = _runs(session, made)
             if seconds is None:
                 continue
             made = _in_range(made, model)
@@ -110,11 +110,11 @@ def _may_be_many(role: Role) -> bool:
     return not isinstance(dims[role.batch], int)
 
 
-def _runs(session: Session, feed: Feed) -> float | None:
-    """Seconds that `feed` takes; None where it does not run, or gives NaN."""
+def _runs(session: Session, made: _Maker) -> float | None:
+    """Seconds that a feed takes to be made and run; None where it does not run, or gives NaN."""
     started = time.perf_counter()
     try:
-        outputs = session.run(feed)
+        outputs = session.run(made.feed(0))
     except RuntimeFailure:
         return None
     floats = [a for a in outputs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
@@ -26,7 +27,7 @@ RANGES: dict[str, Callable[[FloatArray], FloatArray]] = {
 USUAL = ("mean and deviation", "-1..1", "0..1")
 
 _SMALLEST_DEVIATION = 0.05
-"""Of the first convolution's outputs on pictures in -1..1: a network that wants 0..255 has some 0.01, others 0.2 to
+"""Of the first layer's outputs on pictures in -1..1: a network that wants 0..255 has some 0.01, others 0.2 to
 2.7 (the labelled models of docs/accuracy.md)."""
 
 _THROUGH = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Concat"})
@@ -39,15 +40,15 @@ def _of(pixels: FloatArray, colours: FloatArray) -> FloatArray:
 def ranges_of(model: ModelProto, name: str, feeds_in: Callable[[str], list[Feed]]) -> tuple[str, ...]:
     """Names of `RANGES` to use by turns for the input `name`; `feeds_in` gives a few pictures in a range.
 
-    The statistics of a BatchNormalization behind the first convolution tell it; constants that pictures are divided
-    by or shifted with do; a first convolution that hardly reacts to -1..1 wants 0..255.
+    The statistics of a BatchNormalization behind the first layer tell it; constants that pictures are divided
+    by or shifted with do; a first layer that hardly reacts to -1..1 wants 0..255.
     """
     first = _beginning(model, name)
     if first is None:
         return USUAL
     if first.scaled:
         return ("0..255",) if first.large else ("0..1",)
-    found = {r: _statistics(model, first.value, feeds_in(r)) for r in RANGES}
+    found = {r: _statistics(model, first, feeds_in(r)) for r in RANGES}
     if any(one is None for one in found.values()):
         return USUAL
     known = {r: one for r, one in found.items() if one is not None}
@@ -57,12 +58,22 @@ def ranges_of(model: ModelProto, name: str, feeds_in: Callable[[str], list[Feed]
     return ("0..255", "-127.5..127.5") if deviation < _SMALLEST_DEVIATION else USUAL
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Beginning:
-    """What comes first behind an input: constants that scale it, its first convolution, and what normalizes that."""
+    """What comes first behind an input: constants that scale it, its first layer, and what normalizes that.
 
-    def __init__(self, value: str, normalization: NodeProto | None, scaled: bool, large: bool) -> None:
-        self.value, self.normalization, self.scaled, self.large = value, normalization, scaled, large
+    `value`: the layer's output, `channel` its axis of channels. `large`: the constants are of pictures in 0..255.
+    """
 
+    value: str
+    channel: int
+    normalization: NodeProto | None
+    scaled: bool
+    large: bool
+
+
+_LAYERS = {"Conv": 1, "MatMul": -1, "Gemm": -1}
+"""Operators of a first layer, and the axis of channels of their outputs."""
 
 _LARGE_SHIFT = 4.0
 """A constant that is subtracted, or divided by, beyond which pictures are in 0..255."""
@@ -76,10 +87,12 @@ def _beginning(model: ModelProto, name: str) -> _Beginning | None:
         if len(readers) != 1:
             return None
         node = readers[0]
-        if node.op_type == "Conv":
+        if node.op_type in _LAYERS:
             after = [n for n in model.graph.node if node.output[0] in n.input]
             normal = after[0] if len(after) == 1 and after[0].op_type == "BatchNormalization" else None
-            return _Beginning(node.output[0], normal, scaled, large)
+            return _Beginning(
+                value=node.output[0], channel=_LAYERS[node.op_type], normalization=normal, scaled=scaled, large=large
+            )
         if node.op_type in ("Sub", "Add", "Mul", "Div"):
             size = max((float(np.abs(constants[i]).max()) for i in node.input if i in constants), default=0.0)
             if not size:
@@ -110,13 +123,14 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
     return stored
 
 
-def _statistics(model: ModelProto, value: str, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
-    """Mean and deviation of each channel of `value`; None where the model does not run."""
+def _statistics(model: ModelProto, first: _Beginning, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
+    """Mean and deviation of each channel of the first layer's output; None where the model does not run."""
     try:
-        found = [next(iter(one.values())) for one in Activations(model, [value], feeds).values([value])]
+        runs = Activations(model, [first.value], feeds).values([first.value])
+        moved = [np.moveaxis(run[first.value], first.channel, -1) for run in runs]
     except RuntimeFailure:
         return None
-    flat = np.concatenate([np.moveaxis(a, 1, -1).reshape(-1, a.shape[1]) for a in found]).astype(np.float64)
+    flat = np.concatenate([a.reshape(-1, a.shape[-1]) for a in moved]).astype(np.float64)
     return flat.mean(0), flat.std(0)
 
 
