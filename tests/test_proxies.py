@@ -17,7 +17,7 @@ from onnx import ModelProto
 import mixquant_onnx as mq
 from mixquant_onnx import calibration
 from mixquant_onnx.data.dataset import Data
-from mixquant_onnx.data.proxies import build
+from mixquant_onnx.data.proxies import build, pictures
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.proxies.pictures import Pixels
 from mixquant_onnx.data.proxies.roles import roles_of
@@ -173,14 +173,14 @@ def test_columns_of_a_product_are_no_waves() -> None:
 def test_the_time_that_rows_take_to_be_made_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = convolution("N,3,20,20", "N,8,18,18")
     assert proxies(model).rows == 48
-    plain = build.pictures.photograph
+    plain = pictures.photograph
 
     def slow(number: int, height: int, width: int) -> Pixels:
         time.sleep(0.01)
         return plain(number, height, width)
 
     monkeypatch.setattr(build, "_SECONDS", 0.2)
-    monkeypatch.setattr(build.pictures, "photograph", slow)
+    monkeypatch.setattr(pictures, "photograph", slow)
     assert proxies(model).rows < 24
 
 
