@@ -402,7 +402,7 @@ def test_from_few_rows_no_share_is_told_but_a_count(tmp_path: Path, capsys: pyte
     onnx.save(classifier(), tmp_path / "m.onnx")
     for rows, told in ((19, False), (20, True)):
         data = data_file(tmp_path, normal(rows, 64))
-        arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "8", "--data", str(data)]
+        arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "8", "--eval-data", str(data)]
         assert main([*arguments, "--json", str(tmp_path / "s.json")]) == 0
         deployed = json.loads((tmp_path / "s.json").read_text())["verification"]["quality"][1]
         printed = capsys.readouterr().out
