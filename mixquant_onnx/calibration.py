@@ -40,7 +40,7 @@ _PLACES = 16
 
 PROXY_TRUST = 0.25
 """As how many samples one of a proxy input counts. Of 1, 1/4, 1/16 and 1/64 it does best on ResNet-20, MobileNetV2 and
-EfficientNet-Lite0 (docs/proxies.md); to find it out on halves of the proxies takes twice as long and gains nothing."""
+EfficientNet-Lite0 (docs/data_free.md); to find it out on halves of the proxies takes twice as long, for nothing."""
 
 WIDEST_OF_PROXIES = 2304
 """Inputs of a weight beyond which proxies give means and variances alone: some 2,000 trusted samples say little of more

@@ -21,7 +21,7 @@ from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.verify import run_all
 
 FLOOR_DB = 20.0
-"""Least SQNR of the outputs on rows that nothing was fitted to (docs/proxies.md)."""
+"""Least SQNR of the outputs on rows that nothing was fitted to (docs/data_free.md)."""
 
 _TURNS = 2
 """How often weights are quantized anew with more bits."""

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from cases import text, weight
 from onnx import ModelProto
+from threadpoolctl import threadpool_info
 
 import mixquant_onnx as mq
+from mixquant_onnx import layerwise
 from mixquant_onnx.allocators import qem, safe
 from mixquant_onnx.safety import FLOOR_DB
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors
@@ -105,3 +107,18 @@ def test_outputs_below_the_floor_get_more_bits_and_the_run_says_so() -> None:
 def test_the_plan_says_which_rule(rule: str) -> None:
     made = mq.inspect(layer(), rule=rule)
     assert made.plan.allocator == {"safe": "safe", "paper": "qem"}[rule]
+
+
+def test_blas_has_one_thread_while_weights_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    plain = layerwise._quantize_layers
+
+    def watched(*given: Any) -> layerwise.Layers:
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return plain(*given)
+
+    monkeypatch.setattr(layerwise, "_quantize_layers", watched)
+    before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    mq.quantize(layer(), data=correlated())
+    assert threads and set(threads) == {1}
+    assert [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"] == before

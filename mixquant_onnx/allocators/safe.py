@@ -1,7 +1,7 @@
 """The MixQuant rule on a floor: no tensor below an SQNR of its own, and small tensors at the most bits.
 
 "At most QEM times the error of plain int8" is worth as much as plain int8 is on the tensor: outliers, and depthwise
-layers of one small scale for many channels, spoil its grid (docs/proxies.md).
+layers of one small scale for many channels, spoil its grid (docs/data_free.md).
 """
 
 from __future__ import annotations

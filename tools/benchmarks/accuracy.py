@@ -81,7 +81,7 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
     )
     fit, held = parts.fitting, parts.evaluation
     reference = [session.run(feed) for feed in held.feeds]
-    errors = mq.inspect(model, method="mse").table
+    errors = mq.inspect(model, method="mse", data_free=True).table
     elements = sum(e.elements for e in errors.values())
     rows = []
     for bits in widths:
@@ -89,8 +89,9 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
         average = 8 * sum(c.nbytes for c in uniform.values()) / elements
         rule = _rule(errors, average * elements / 8)
         data = {"data": list(fit.feeds), "eval_data": list(held.feeds)} if given else {}
+        plainly = {"verify": False, "rounding": "nearest", "data_free": True}
         nearest = [
-            _sqnr(mq.apply_plan(model, BitPlan(sites=plan), verify=False, rounding="nearest").model, held, reference)
+            _sqnr(mq.apply_plan(model, BitPlan(sites=plan), **plainly).model, held, reference)
             for plan in ({n: c.scheme for n, c in uniform.items()}, rule)
         ]
         ours = [
