@@ -207,7 +207,7 @@ def test_a_large_weight_behind_quantized_activations_is_not_fused(activations: s
     model = text(f"""g (float[8,512] x, float s, uint8 z, float[512,512] v) => (float[8,512] y)
         {{ {BEFORE[activations]} y = {op} (a, v) }}""", opset=21, ir=10,
                  s=np.array(0.03, np.float32), z=np.array(128, np.uint8), v=weight(512, 512))  # fmt: skip
-    result = mq.quantize(model, bits=[bits])
+    result = mq.quantize(model, bits=[bits], fused="always")
     assert result.rewritten.forms == {"v": "folded"}
     assert result.verification is not None and result.verification.oracle_sqnr_db is not None
 
