@@ -134,11 +134,11 @@ def _check_data(priced: Priced, chosen: Options) -> None:
 
     methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
     solvers = sorted(methods & SOLVERS.keys())
-    if chosen.data is None and chosen.verify and solvers:
+    if chosen.origin in (None, "noise") and chosen.verify and solvers:
         raise OptionError(
             f"the method in --from-table, '{solvers[0]}', needs --data; give it again (or --no-verify, for sizes alone)"
         )
-    if chosen.data is not None and not solvers and priced.cost == "energy":
+    if chosen.origin == "user" and not solvers and priced.cost == "energy":
         _note("the table of --from-table was measured without --data, which chooses neither bits nor methods here")
 
 

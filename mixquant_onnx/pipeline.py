@@ -15,7 +15,7 @@ from mixquant_onnx.crossfit import optimism_db
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.encodings.sizes import model_bytes
-from mixquant_onnx.errors import UnchangedError, writing
+from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.graph import model_io
 from mixquant_onnx.graph.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
@@ -24,7 +24,7 @@ from mixquant_onnx.options import Options
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.proof import prove
-from mixquant_onnx.quantizer import quantization_error, quantize_weight
+from mixquant_onnx.quantizer import SOLVERS, quantization_error, quantize_weight
 from mixquant_onnx.runtime import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.safety import hold_floor, with_schemes
 from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
@@ -68,6 +68,7 @@ def execute(
     if not plan.sites and not options.allow_unchanged:
         raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
     split, refusal = _data_for(planned.loaded, options)
+    _check_methods(plan, split)
     planned, layers = _quantized(planned, split, options, progress)
     plan, quantized = planned.plan, layers.quantized
     optimism = None
@@ -179,6 +180,18 @@ def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | No
         except RuntimeFailure as failure:
             return split, str(failure)
     return split, None
+
+
+def _check_methods(plan: BitPlan, split: DataSplit | None) -> None:
+    """Raises DataError where `plan`, of another run, has methods that need inputs and there are none but noise."""
+    if split is not None and split.fitting.origin != "noise":
+        return
+    for name, scheme in plan.sites.items():
+        if scheme.method in SOLVERS:
+            raise DataError(
+                f"the plan's method for '{name}', '{scheme.method}', needs --data: what this model reads is not known, "
+                f"or it does not run"
+            )
 
 
 def _left_float(planned: Planned, reason: str) -> Planned:

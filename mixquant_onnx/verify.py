@@ -24,6 +24,7 @@ from mixquant_onnx.verification.divergence import (
     closeness,
     first_divergence,
     has_decisions_inside,
+    strict_closeness,
 )
 from mixquant_onnx.verification.equivalence import agree_as_written
 from mixquant_onnx.verification.quality import Quality
@@ -107,7 +108,8 @@ def check_oracle(saved: ModelProto, reference: ModelProto, exact: Session, data:
     again, repeated = closeness(wanted, run_all(oracle_session, data))
     if not (again >= limit and repeated):
         return None
-    as_written = agree_as_written(reference, saved, data.feeds, ratio, limit, lambda a, b: closeness(a, b)[0])
+    optimized = ratio if same else -float("inf")
+    as_written = agree_as_written(reference, saved, data.feeds, optimized, limit, strict_closeness)
     if as_written is not None:
         return as_written
     found = _divergence(saved, reference, data, limit)

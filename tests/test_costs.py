@@ -166,6 +166,16 @@ def test_too_few_samples_are_rounded_and_named(model_path: Path) -> None:
 
 
 def test_the_same_plan_can_be_run_twice(model_path: Path) -> None:
-    data = model_path.parent / "calib.npz"
-    first, second = (mq.quantize(model_path, data=data, avg_bits=4.0).model.SerializeToString() for _ in range(2))
+    with np.load(model_path.parent / "calib.npz") as archive:
+        data = {"input": archive["input"][:32]}
+    options: dict[str, Any] = {"data": data, "avg_bits": 4.0, "bits": [3, 4, 6], "cost": "hessian", "verify": False}
+    first, second = (mq.quantize(model_path, **options).model.SerializeToString() for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.usefixtures("stored_at_a_loss")
+def test_plans_that_are_compared_give_the_same_file_twice() -> None:
+    options: dict[str, Any] = {"data": feed(), "avg_bits": 5.5}
+    model = two_paths(3.0)
+    first, second = (mq.quantize(model, **options).model.SerializeToString() for _ in range(2))
     assert first == second

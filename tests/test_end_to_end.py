@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ def test_the_main_job_on_a_model_of_the_project(model_path: Path, tmp_path: Path
 def test_every_width_granularity_and_target_passes_its_proof(
     model_path: Path, bits: int, granularity: str, target: str
 ) -> None:
-    result = mq.quantize(model_path, bits=[bits], granularity=granularity, target=target)
+    options: dict[str, Any] = {"granularity": granularity, "target": target, "fused": "always", "data_free": True}
+    result = mq.quantize(model_path, bits=[bits], **options)
     assert result.verification is not None
     assert result.verification.codes == len(result.plan.sites) > 10
     assert result.verification.oracle_sqnr_db is not None

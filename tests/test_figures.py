@@ -211,7 +211,7 @@ METRIC = f"--metric-command='{SIZE}'"
         ("--max-drop=1% --min-sqnr=20", "--min-sqnr"),
         ("--min-agreement=99% --min-sqnr=20", "--min-sqnr"),
         ("--min-sqnr=20 --no-verify --data=x.npz", "--no-verify"),
-        ("--cost=output --max-size=1MB", "--data"),
+        ("--cost=output --max-size=1MB --data-free", "--data"),
     ],
 )  # fmt: skip
 def test_a_goal_that_makes_no_sense_is_named(options: str, named: str, model: Path, output: Path, fails: Fails) -> None:

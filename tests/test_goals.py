@@ -23,6 +23,9 @@ SIZE = "wc -c < {model}"
 """A measure without noise that wants a large file: keeping a share of it takes a file of that share."""
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
+UNSEEN: dict[str, Any] = {"data_free": True, "verify": False}
+"""For sizes, which no input changes."""
+
 QUICK: dict[str, Any] = {"method": "mse", "rounding": "nearest", "cost": "energy"}
 
 
@@ -50,13 +53,13 @@ def labelled(tmp_path: Path) -> Path:
 def test_a_file_of_a_share_of_the_input_is_at_most_that_and_nearly_that(
     share: float, model_path: Path, output: Path
 ) -> None:
-    mq.quantize(model_path, output, max_size=f"{share:.0%}", verify=False)
+    mq.quantize(model_path, output, max_size=f"{share:.0%}", **UNSEEN)
     assert 0.99 * share * size_of(model_path) <= size_of(output) <= share * size_of(model_path)
 
 
 @pytest.mark.parametrize("limit", ["0.15MB", "150 kb", 150000, "150000", "150000B"])
 def test_a_size_is_decimal_bytes(limit: str | int) -> None:
-    assert 0.99 * 150e3 <= mq.quantize(CNN, max_size=limit, verify=False).nbytes_after <= 150e3
+    assert 0.99 * 150e3 <= mq.quantize(CNN, max_size=limit, **UNSEEN).nbytes_after <= 150e3
 
 
 @pytest.mark.parametrize("bits", [(2, 4), (3, 5, 8)])
@@ -68,8 +71,8 @@ def test_a_size_that_all_widths_fit_into_takes_the_most_bits(bits: tuple[int, ..
 @pytest.mark.parametrize("bits", [3, 4])
 def test_a_size_is_spent_no_worse_than_on_one_width(bits: int, model_path: Path) -> None:
     """Though each further width brings functions into the file."""
-    one = mq.quantize(model_path, bits=[bits], method="mse", verify=False)
-    found = mq.inspect(model_path, max_size=f"{one.nbytes_after}B", method="mse")
+    one = mq.quantize(model_path, bits=[bits], method="mse", **UNSEEN)
+    found = mq.inspect(model_path, max_size=f"{one.nbytes_after}B", method="mse", **UNSEEN)
     cost = costs.energy(found.table, found.sites)
     several = sum(cost[name][scheme] for name, scheme in found.plan.sites.items())
     assert several <= sum(cost[name][scheme] for name, scheme in one.plan.sites.items())
@@ -78,14 +81,14 @@ def test_a_size_is_spent_no_worse_than_on_one_width(bits: int, model_path: Path)
 @pytest.mark.parametrize(("name", "few", "share"), [("cnn", (2, 4, 8), 0.22), ("transformer", (4, 8), 0.25)])
 def test_few_widths_come_near_the_size_too(name: str, few: tuple[int, ...], share: float) -> None:
     model = CNN.parent.parent / f"digits_{name}" / "model.onnx"
-    result = mq.quantize(model, max_size=f"{share:.0%}", bits=few, verify=False)
+    result = mq.quantize(model, max_size=f"{share:.0%}", bits=few, **UNSEEN)
     assert 0.98 * share * size_of(model) <= result.nbytes_after <= share * size_of(model)
 
 
 def test_external_data_counts_in_the_size(tmp_path: Path, output: Path) -> None:
     source = tmp_path / "large.onnx"
     onnx.save(onnx.load(CNN), source, save_as_external_data=True, location="large.bin", size_threshold=16)
-    result = mq.quantize(source, output, max_size="150kB", verify=False)
+    result = mq.quantize(source, output, max_size="150kB", **UNSEEN)
     assert len(result.files) == 2
     assert 0.98 * 150e3 <= sum(map(size_of, result.files)) <= 150e3
 
@@ -101,7 +104,7 @@ def test_a_size_below_the_smallest_possible_names_it(model: Path, output: Path, 
 
 def test_average_bits_are_spent_but_not_exceeded(model_path: Path) -> None:
     for bits in (3.0, 5.5):
-        assert 0.98 * bits <= mq.quantize(model_path, avg_bits=bits, verify=False).average_bits <= bits
+        assert 0.98 * bits <= mq.quantize(model_path, avg_bits=bits, **UNSEEN).average_bits <= bits
 
 
 def test_inspect_shows_the_plan_of_a_size_and_refuses_a_promise(model_path: Path, fails: Fails) -> None:
@@ -193,7 +196,7 @@ def tries(lines: list[str]) -> list[tuple[float, int, float, bool]]:
 def test_the_smallest_file_that_keeps_the_promise_is_written_and_each_try_is_told(
     share: float, model_path: Path, output: Path
 ) -> None:
-    result, lines = told(model_path, output, metric=SIZE, max_drop=1 - share, verify=False)
+    result, lines = told(model_path, output, metric=SIZE, max_drop=1 - share, **UNSEEN)
     least, before = share * size_of(model_path), size_of(model_path)
     assert re.fullmatch(rf"float: {before} bytes, figure [0-9.e+]+", lines[0])
     for bits, nbytes, figure, kept in tries(lines[1:]):
@@ -216,7 +219,7 @@ def test_of_the_files_that_keep_the_promise_the_smallest_is_written_though_it_ha
 
 def test_a_figure_of_which_less_is_better_is_kept_low(tmp_path: Path, output: Path) -> None:
     command = "echo $((1000000 - $(wc -c < {model})))"
-    _, lines = told(CNN, output, metric=command, max_drop="14%", lower_is_better=True, verify=False)
+    _, lines = told(CNN, output, metric=command, max_drop="14%", lower_is_better=True, **UNSEEN)
     most = 1.14 * (1000000 - size_of(CNN))
     assert all(kept == (figure <= most) for _, _, figure, kept in tries(lines[1:]))
     assert len({kept for *_, kept in tries(lines[1:])}) == 2

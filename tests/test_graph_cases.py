@@ -175,7 +175,7 @@ def test_a_channel_is_followed_through_a_transpose() -> None:
 def test_a_large_weight_behind_a_transpose_is_not_fused() -> None:
     model = text("g (float[N,512] x, float[640,512] w) => (float[N,640] y) { v = Transpose (w) y = MatMul (x, v) }",
                  w=weight(640, 512))  # fmt: skip
-    assert quantize(model).rewritten.forms == {"w": "folded"}
+    assert quantize(model, fused="always").rewritten.forms == {"w": "folded"}
 
 
 def test_a_weight_that_two_nodes_read_is_stored_once() -> None:
@@ -214,7 +214,7 @@ def test_gemm_with_trans_b_becomes_a_fused_matmul(shape: tuple[int, int], bits: 
 def test_gemm_with_alpha_stays_gemm() -> None:
     model = text("g (float[N,512] x, float[512,640] w) => (float[N,640] y) { y = Gemm <alpha=0.5> (x, w) }",
                  w=weight(512, 640))  # fmt: skip
-    result = quantize(model)
+    result = quantize(model, fused="always")
     assert ops(result.model)[-1] == "Gemm"
     assert result.rewritten.forms == {"w": "folded"}
 

@@ -127,7 +127,7 @@ def test_a_large_weight_that_is_read_elsewhere_is_folded(case: str, size: int) -
     }[case]
     names = ("p", "q") if "branch" in case else ("r",)
     model = filled(graph, {name: weight(size, size) for name in names})
-    result = quantize(model)
+    result = quantize(model, fused="always")
     assert set(result.rewritten.forms.values()) == {"folded"}
 
 

@@ -160,6 +160,7 @@ def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: str) -
     assert (proof.deployed.sqnr_db or 0) > 25
 
 
+@pytest.mark.usefixtures("stored_at_a_loss")
 @TARGETS
 @pytest.mark.parametrize("case", GRAPHS)
 def test_the_graph_of_a_report_is_written_in_any_width(case: str, target: str) -> None:
@@ -206,7 +207,7 @@ def test_a_large_weight_behind_quantized_activations_is_not_fused(activations: s
     model = text(f"""g (float[8,512] x, float s, uint8 z, float[512,512] v) => (float[8,512] y)
         {{ {BEFORE[activations]} y = {op} (a, v) }}""", opset=21, ir=10,
                  s=np.array(0.03, np.float32), z=np.array(128, np.uint8), v=weight(512, 512))  # fmt: skip
-    result = mq.quantize(model, bits=[bits])
+    result = mq.quantize(model, bits=[bits], fused="always")
     assert result.rewritten.forms == {"v": "folded"}
     assert result.verification is not None and result.verification.oracle_sqnr_db is not None
 

@@ -68,6 +68,12 @@ def _gemm(sizes: Sizes) -> Layer:
     return Layer(op="Gemm", weights={1: shape}, others={0: (3, a), 2: (b,)}, attributes={"transB": int(k > 1)})
 
 
+def _gather_from(op: str, sizes: Sizes, indices: tuple[int, ...]) -> Layer:
+    """From a table that is wide enough to be a weight."""
+    table = (sizes[0], 2 * sizes[1])
+    return Layer(op=op, weights={0: table}, others={1: indices}, attributes={}, since=11, integers=(1,))
+
+
 def _recurrent(op: str, gates: int) -> Callable[[Sizes], Layer]:
     def layer(sizes: Sizes) -> Layer:
         a, b, _ = sizes
@@ -84,6 +90,8 @@ LAYERS: dict[tuple[str, str], Callable[[Sizes], Layer]] = {
     ("", "Gemm"): _gemm,
     ("", "MatMul"): lambda s: Layer(op="MatMul", weights={1: s[:2]}, others={0: (s[2], s[0])}, attributes={}),
     ("", "Gather"): lambda s: Layer(op="Gather", weights={0: s[:2]}, others={1: (3,)}, attributes={}, integers=(1,)),
+    ("", "GatherND"): lambda s: _gather_from("GatherND", s, (3, 1)),
+    ("", "GatherElements"): lambda s: _gather_from("GatherElements", s, (s[0], 3)),
     ("", "LSTM"): _recurrent("LSTM", 4),
     ("", "GRU"): _recurrent("GRU", 3),
     ("", "RNN"): _recurrent("RNN", 1),

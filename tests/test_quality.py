@@ -229,7 +229,7 @@ def test_no_promise_is_kept_by_nan(tmp_path: Path, output: Path, fails: Fails) -
 
 def test_labels_and_maps_are_compared(tmp_path: Path) -> None:
     data = data_file(tmp_path, normal(200, 64))
-    result = mq.quantize(sklearn_like(), bits=[2], data=data)
+    result = mq.quantize(sklearn_like(), bits=[2], eval_data=data)
     assert result.verification is not None and result.verification.deployed is not None
     label, maps = result.verification.deployed.outputs
     wanted, got = (Session(m).run({"x": normal(200, 64)}) for m in (sklearn_like(), result.model))
@@ -348,11 +348,12 @@ def test_the_axis_of_classes_is_found(case: str) -> None:
     assert class_axes(model, outputs, session.outputs) == ({} if axis is None else {session.outputs[0]: axis})
 
 
+@pytest.mark.usefixtures("stored_at_a_loss")
 def test_frames_that_change_are_counted_and_promised(tmp_path: Path) -> None:
     graph, _, _, _ = CLASSES["frames x classes, Softmax"]
     model = text(graph.replace("8", "32").replace("5", "12"), w=weight(32, 12))
     data = data_file(tmp_path, normal(80, 4, 32))
-    result = mq.quantize(model, bits=[3], data=data, min_size=1)
+    result = mq.quantize(model, bits=[3], eval_data=data, min_size=1)
     wanted, got = (Session(m).run({"x": normal(80, 4, 32)})[0] for m in (model, result.model))
     assert result.verification is not None and result.verification.deployed is not None
     agreement = result.verification.deployed.agreement
@@ -402,7 +403,7 @@ def test_from_few_rows_no_share_is_told_but_a_count(tmp_path: Path, capsys: pyte
     onnx.save(classifier(), tmp_path / "m.onnx")
     for rows, told in ((19, False), (20, True)):
         data = data_file(tmp_path, normal(rows, 64))
-        arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "8", "--data", str(data)]
+        arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "8", "--eval-data", str(data)]
         assert main([*arguments, "--json", str(tmp_path / "s.json")]) == 0
         deployed = json.loads((tmp_path / "s.json").read_text())["verification"]["quality"][1]
         printed = capsys.readouterr().out

@@ -502,4 +502,6 @@ def test_the_core_never_imports_torch() -> None:
 
 def test_brecq_needs_data() -> None:
     with pytest.raises(mq.OptionError, match="--data"):
+        mq.quantize(two_layers()[0], method="brecq", data_free=True)
+    with pytest.raises(mq.DataError, match="--data"):
         mq.quantize(two_layers()[0], method="brecq")

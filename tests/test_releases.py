@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM
 from mixquant_onnx.encodings.releases import releases_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +81,10 @@ def test_a_file_for_a_release_loads_and_runs_on_it(
     model = _models()[name]
     wanted = min(_release(version), (1, 25))
     granularity = "block:32" if name.endswith("in blocks") else "channel"
-    result = mq.quantize(model, tmp_path / "q.onnx", bits=[bits], granularity=granularity, min_ort=wanted)
+    options: dict[str, Any] = {"granularity": granularity, "min_ort": wanted, "fused": "always", "data_free": True}
+    result = mq.quantize(model, tmp_path / "q.onnx", bits=[bits], **options)
+    fused = any(form.startswith("MatMulNBits") for form in result.rewritten.forms.values())
+    assert fused == (name.startswith("product") and wanted >= FUSED_PAYS_FROM)
     widths = {site: scheme.bits for site, scheme in result.plan.sites.items()}
     stated = releases_of(result.rewritten.forms, widths, result.rewritten.opset[1], result.form)
     assert _release(stated.loads_from) <= _release(version)

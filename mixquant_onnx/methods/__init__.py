@@ -47,8 +47,12 @@ def method(name: str) -> Method:
 
 
 def fit(name: str, rows: NDArray[np.float32], bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
-    """Scale (as stored) and zero point of each row [N, M] by the method `name`; without loss for rows on a grid."""
-    return lattice.fit(rows, bits, symmetric) or method(name).fit(rows, bits, symmetric)
+    """Scale (as stored) and zero point of each row [N, M] by the method `name`; for rows on a grid those of the grid,
+    if their error is no larger: rounding of scales may favour the method."""
+    own, exact = method(name).fit(rows, bits, symmetric), lattice.fit(rows, bits, symmetric)
+    if exact is None or lattice.error(rows, bits, exact) > lattice.error(rows, bits, own):
+        return own
+    return exact
 
 
 def errors(
@@ -58,4 +62,4 @@ def errors(
     known = method(name).errors
     found = (ESTIMATES.get(name, known) if estimate else known)(rows, bits, symmetric)
     exact = [lattice.fit(rows, b, symmetric) for b in bits]
-    return [e if f is None else lattice.error(rows, b, f) for b, e, f in zip(bits, found, exact, strict=True)]
+    return [e if f is None else min(e, lattice.error(rows, b, f)) for b, e, f in zip(bits, found, exact, strict=True)]

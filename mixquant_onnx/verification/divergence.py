@@ -45,6 +45,12 @@ def closeness(reference: Outputs, other: Outputs) -> tuple[float, bool]:
     return lowest, same
 
 
+def strict_closeness(reference: Outputs, other: Outputs) -> float:
+    """The lowest SQNR of the outputs of numbers; minus infinity where decisions or shapes differ."""
+    ratio, same = closeness(reference, other)
+    return ratio if same else -float("inf")
+
+
 def _closeness(pair: Pair) -> tuple[float, bool]:
     if pair.changed_shapes:
         return float("inf"), False

@@ -176,7 +176,8 @@ def _is_wave(wanted: Input, readers: frozenset[str]) -> bool:
     long = [d for d in dims[1:] or dims if d != 1]
     if len(long) != 1 or (isinstance(long[0], int) and long[0] < _SHORTEST_WAVE):
         return False
-    return named or bool(readers & _WAVE_READERS) or (not isinstance(long[0], int) and len(dims) < 3)
+    rows = len(dims) == 1 or (len(dims) == 2 and (dims[0] == 1 or not isinstance(dims[0], int)))
+    return named or bool(readers & _WAVE_READERS) or (not isinstance(long[0], int) and rows)
 
 
 def _state_batch(dims: Dims) -> int | None:

@@ -110,8 +110,10 @@ def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> N
 
 
 def _file(random: np.random.Generator, kind: int, length: int, limit: int) -> NDArray[np.int64]:
-    """`length` bytes as of a file: text for three of four of `kind`, else binary. Where there is an id beyond bytes it is
-    taken for padding, and every other file is shorter."""
+    """`length` bytes as of a file: text for three of four of `kind`, else binary.
+
+    Where there is an id beyond bytes it is taken for padding, and every other file is shorter.
+    """
     text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
     start = int(random.integers(0, len(_TEXT)))
     made = text[start : start + length].astype(np.int64)
