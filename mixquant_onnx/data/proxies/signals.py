@@ -110,25 +110,13 @@ def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> N
 
 
 def _file(random: np.random.Generator, kind: int, length: int, limit: int) -> NDArray[np.int64]:
-    """`length` bytes as of a file: text for three of four of `kind`, else binary.
+    """`length` bytes of text. An id beyond bytes is taken for padding, and then every other file is shorter.
 
-    Where there is an id beyond bytes it is taken for padding, and every other file is shorter.
+    Binary files among them gained nothing on magika (docs/data_free.md).
     """
     text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
     start = int(random.integers(0, len(_TEXT)))
     made = text[start : start + length].astype(np.int64)
-    if limit >= 256 and kind % 4 == 3:
-        made = _binary(random, length)
     if limit > 256 and kind % 2 == 1:
         made[int(length * random.uniform(0.2, 0.9)) :] = 256
     return made % limit
-
-
-def _binary(random: np.random.Generator, length: int) -> NDArray[np.int64]:
-    """Stretches of zeros, of small numbers and of any bytes, as headers, tables and packed data have them."""
-    parts: list[NDArray[np.int64]] = []
-    while sum(map(len, parts)) < length:
-        size = int(random.integers(4, 200))
-        high = int(random.choice([1, 16, 256]))
-        parts.append(random.integers(0, high, size))
-    return np.concatenate(parts)[:length]
