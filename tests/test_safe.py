@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from cases import text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
 from mixquant_onnx.allocators import qem, safe
+from mixquant_onnx.cli import main
 from mixquant_onnx.safety import FLOOR_DB
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors
 
@@ -105,3 +110,37 @@ def test_outputs_below_the_floor_get_more_bits_and_the_run_says_so() -> None:
 def test_the_plan_says_which_rule(rule: str) -> None:
     made = mq.inspect(layer(), rule=rule)
     assert made.plan.allocator == {"safe": "safe", "paper": "qem"}[rule]
+
+
+def test_the_note_counts_the_weights_with_more_bits_than_at_first() -> None:
+    held = mq.quantize(deep(12), qem=1e6)
+    planned = mq.inspect(deep(12), qem=1e6)
+    more = sum(scheme != planned.plan.sites[name] for name, scheme in held.plan.sites.items())
+    told = [int(found[1]) for note in held.notes if (found := re.search(r"(\d+) weights got more bits, which", note))]
+    assert told == [more] and more > 0
+
+
+def noisy() -> ModelProto:
+    return text("g (float[N,3,16,16] x, float[16,3,3,3] w) => (float[N,16,14,14] y) "
+                "{ c = Conv (x, w) n = RandomNormalLike <scale=9.0> (c) y = Add (c, n) }",
+                w=weight(16, 3, 3, 3))  # fmt: skip
+
+
+def test_outputs_that_are_random_raise_no_bits() -> None:
+    made = mq.quantize(noisy(), qem=64)
+    assert not [note for note in made.notes if "more bits" in note]
+    assert made.plan.sites == mq.inspect(noisy(), qem=64).plan.sites
+
+
+@pytest.mark.parametrize("options", [{}, {"rounding": "nearest"}, {"rounding": "nearest", "method": "minmax"}], ids=str)
+def test_the_file_is_the_same_without_proof(options: dict[str, Any]) -> None:
+    proved = mq.quantize(deep(12), qem=1e6, **options)
+    assert mq.quantize(deep(12), qem=1e6, verify=False, **options).model == proved.model
+
+
+def test_a_sweep_tells_the_bits_of_the_file(tmp_path: Path) -> None:
+    onnx.save(deep(12), tmp_path / "deep.onnx")
+    arguments = ["sweep", str(tmp_path / "deep.onnx"), "--qem", "1000000", "--json", str(tmp_path / "sweep.json")]
+    assert main(arguments) == 0
+    point = json.loads((tmp_path / "sweep.json").read_text())["points"][0]
+    assert point["average_bits"] == pytest.approx(mq.quantize(deep(12), qem=1e6).average_bits)
