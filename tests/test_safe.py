@@ -116,27 +116,15 @@ def test_the_plan_says_which_rule(rule: str) -> None:
 def test_the_note_counts_the_weights_with_more_bits_than_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a floor for tensors so low that outputs need two turns."""
     monkeypatch.setattr(safe, "LEAST_SQNR_DB", 3.0)
-    monkeypatch.setattr(safety, "_MARGIN", 4.0)
-    planned = mq.inspect(deep(12), qem=1e6, rounding="nearest", method="minmax")
-    held = mq.quantize(deep(12), qem=1e6, rounding="nearest", method="minmax")
+    monkeypatch.setattr(safety, "_MARGIN", 1.5)
+    planned = mq.inspect(deep(6), qem=1e6, rounding="nearest", method="minmax")
+    held = mq.quantize(deep(6), qem=1e6, rounding="nearest", method="minmax")
     more = sum(scheme != planned.plan.sites[name] for name, scheme in held.plan.sites.items())
     told = [int(found[1]) for note in held.notes if (found := re.search(r"(\d+) weights got more bits, which", note))]
     assert told == [more] and more > 0
 
 
-def noisy() -> ModelProto:
-    return text("g (float[N,3,16,16] x, float[16,3,3,3] w) => (float[N,16,14,14] y) "
-                "{ c = Conv (x, w) n = RandomNormalLike <scale=9.0> (c) y = Add (c, n) }",
-                w=weight(16, 3, 3, 3))  # fmt: skip
-
-
-def test_outputs_that_are_random_raise_no_bits() -> None:
-    made = mq.quantize(noisy(), qem=64, rounding="nearest", method="minmax")
-    assert not [note for note in made.notes if "more bits" in note]
-    assert made.plan.sites == mq.inspect(noisy(), qem=64, method="minmax").plan.sites
-
-
-@pytest.mark.parametrize("options", [{}, {"rounding": "nearest"}, {"rounding": "nearest", "method": "minmax"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"rounding": "nearest", "method": "minmax"}], ids=str)
 def test_the_file_is_the_same_without_proof(options: dict[str, Any]) -> None:
     proved = mq.quantize(deep(12), qem=1e6, **options)
     assert mq.quantize(deep(12), qem=1e6, verify=False, **options).model == proved.model
