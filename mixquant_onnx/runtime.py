@@ -24,6 +24,10 @@ _CONFIG: dict[Profile, dict[str, str]] = {
 }
 
 
+_SEED = 0
+"""Of random operators without a seed of their own, which would make another file at every run."""
+
+
 class RuntimeFailure(Exception):
     """ONNX Runtime refused to load or to run a model; the message is its first line."""
 
@@ -50,6 +54,7 @@ class Session:
             options.add_session_config_entry(key, value)
         source = model.SerializeToString() if isinstance(model, ModelProto) else model
         source = str(source) if isinstance(source, Path) else source
+        onnxruntime.set_seed(_SEED)
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises classes of its own, without a common base

@@ -93,17 +93,12 @@ def _by_error(priced: Priced, options: Options) -> Planned:
 
 
 def _point(setting: str, planned: Planned, priced: Priced, options: Options, name: str) -> Point:
-    cost = sum(priced.costs[site][scheme] for site, scheme in planned.plan.sites.items())
-    cells = {site: {c.scheme: c.nbytes for c in priced.searched.table[site].cells} for site in planned.plan.sites}
-    taken = sum(cells[site][scheme] for site, scheme in planned.plan.sites.items())
-    elements = sum(priced.searched.table[site].elements for site in planned.plan.sites)
-    made = Point(setting=setting, nbytes=0, average_bits=8 * taken / max(elements, 1), cost=cost)
     if not options.verify:
-        return replace(made, nbytes=size_of(planned, options))
+        return _before_quality(setting, planned.plan.sites, priced, size_of(planned, options))
     options = replace(options, allow_unchanged=True)
     result = execute(planned, options, None, name)
     deployed = result.verification.deployed if result.verification is not None else None
-    made = replace(made, nbytes=result.nbytes_after)
+    made = _before_quality(setting, result.plan.sites, priced, result.nbytes_after)
     if deployed is None or result.verification is None:
         return made
     rows = result.verification.samples
@@ -115,6 +110,15 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
         accuracy=deployed.accuracy,
         rows=rows,
     )
+
+
+def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, nbytes: int) -> Point:
+    """Bits and cost of the schemes `chosen`: those of the file, which the safe rule may widen after planning."""
+    table = priced.searched.table
+    cost = sum(priced.costs[site][scheme] for site, scheme in chosen.items())
+    taken = sum({c.scheme: c.nbytes for c in table[site].cells}[scheme] for site, scheme in chosen.items())
+    elements = sum(table[site].elements for site in chosen)
+    return Point(setting=setting, nbytes=nbytes, average_bits=8 * taken / max(elements, 1), cost=cost)
 
 
 def marked(points: Sequence[Point]) -> list[Point]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from cases import text, weight
 from onnx import ModelProto
 from threadpoolctl import threadpool_info
 
 import mixquant_onnx as mq
-from mixquant_onnx import layerwise
+from mixquant_onnx import layerwise, safety
 from mixquant_onnx.allocators import qem, safe
+from mixquant_onnx.cli import main
 from mixquant_onnx.safety import FLOOR_DB
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors
 
@@ -94,10 +99,10 @@ def deep(layers: int) -> ModelProto:
 
 
 def test_outputs_below_the_floor_get_more_bits_and_the_run_says_so() -> None:
-    low = mq.quantize(deep(12), bits=[2, 3, 4, 5, 6, 7, 8], qem=1e6, rule="paper")
+    low = mq.quantize(deep(8), bits=[2, 3, 4, 5, 6, 7, 8], qem=1e6, rule="paper")
     assert low.verification is not None and low.verification.deployed is not None
     assert (low.verification.deployed.sqnr_db or 0) < FLOOR_DB
-    held = mq.quantize(deep(12), qem=1e6)
+    held = mq.quantize(deep(8), qem=1e6)
     assert held.verification is not None and held.verification.deployed is not None
     assert (held.verification.deployed.sqnr_db or 0) >= FLOOR_DB - 1
     assert held.nbytes_after < held.nbytes_before
@@ -122,3 +127,30 @@ def test_blas_has_one_thread_while_weights_are_solved(monkeypatch: pytest.Monkey
     mq.quantize(layer(), data=correlated())
     assert threads and set(threads) == {1}
     assert [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"] == before
+
+
+def test_the_note_counts_the_weights_with_more_bits_than_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a floor for tensors so low that outputs need two turns."""
+    monkeypatch.setattr(safe, "LEAST_SQNR_DB", 3.0)
+    monkeypatch.setattr(safety, "_MARGIN", 1.5)
+    planned = mq.inspect(deep(6), qem=1e6, rounding="nearest", method="minmax")
+    held = mq.quantize(deep(6), qem=1e6, rounding="nearest", method="minmax")
+    more = sum(scheme != planned.plan.sites[name] for name, scheme in held.plan.sites.items())
+    told = [int(found[1]) for note in held.notes if (found := re.search(r"(\d+) weights got more bits, which", note))]
+    assert told == [more] and more > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"rounding": "nearest", "method": "minmax"}], ids=str)
+def test_the_file_is_the_same_without_proof(options: dict[str, Any]) -> None:
+    proved = mq.quantize(deep(8), qem=1e6, **options)
+    assert mq.quantize(deep(8), qem=1e6, verify=False, **options).model == proved.model
+
+
+def test_a_sweep_tells_the_bits_of_the_file(tmp_path: Path) -> None:
+    onnx.save(deep(8), tmp_path / "deep.onnx")
+    arguments = ["sweep", str(tmp_path / "deep.onnx"), "--qem", "1000000", "--json", str(tmp_path / "sweep.json")]
+    assert main(arguments) == 0
+    point = json.loads((tmp_path / "sweep.json").read_text())[0]
+    made = mq.quantize(deep(8), qem=1e6)
+    assert made.plan.sites != mq.inspect(deep(8), qem=1e6).plan.sites
+    assert point["average_bits"] == pytest.approx(made.average_bits)
