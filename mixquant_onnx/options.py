@@ -155,7 +155,8 @@ class Options:
     @property
     def needs_inputs(self) -> bool:
         """Whether anything is fitted to inputs, or compared on them."""
-        return self.verify or self.rounding != "nearest" or self.search.method in SOLVERS
+        held = self.rule == "safe" and not self.budgeted
+        return self.verify or self.rounding != "nearest" or self.search.method in SOLVERS or held
 
     @property
     def origin(self) -> Origin | None:

@@ -29,6 +29,9 @@ _TURNS = 2
 _MARGIN = 0.8
 """Share of the error that more bits may leave, by their costs, as costs are only about right."""
 
+_REPEATED = 1e-6
+"""Noise between two runs on the same rows, up to which a model is not random."""
+
 Requantize = Callable[[Planned], Layers]
 
 
@@ -38,17 +41,17 @@ def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requa
     A note says from where to where. Unchanged where the model does not run, or all weights have the most bits.
     """
     first = noise = _noise(planned, layers, judged)
-    allowed, raised = 10 ** (-FLOOR_DB / 10), 0
+    allowed, before = 10 ** (-FLOOR_DB / 10), planned.plan.sites
     for _ in range(_TURNS):
         if noise is None or noise <= allowed:
             break
         wider = _wider(planned, _MARGIN * allowed / noise)
         if wider.plan.sites == planned.plan.sites:
             break
-        raised = sum(wider.plan.sites[n] != q.scheme for n, q in layers.quantized.items())
         planned, layers = wider, requantize(wider)
         planned = with_schemes(planned, layers)
         noise = _noise(planned, layers, judged)
+    raised = sum(scheme != before[name] for name, scheme in planned.plan.sites.items())
     if first is None or noise is None or not raised:
         return planned, layers
     note = (
@@ -65,12 +68,16 @@ def with_schemes(planned: Planned, layers: Layers) -> Planned:
 
 
 def _noise(planned: Planned, layers: Layers, judged: Data) -> float | None:
-    """Of the outputs on `judged`, as a share; None where it cannot be told."""
+    """Of the outputs on `judged`, as a share; None where it cannot be told: random outputs are never alike."""
     model, places = editable_copy(planned.loaded.model)
     for name, q in layers.quantized.items():
         replace_weight(places[name], q)
     try:
-        noise = relative_noise(run_all(Session(planned.loaded.model), judged), run_all(Session(model), judged))
+        session = Session(planned.loaded.model)
+        reference = run_all(session, judged)
+        if relative_noise(reference[:1], [session.run(judged.feeds[0])]) > _REPEATED:
+            return None
+        noise = relative_noise(reference, run_all(Session(model), judged))
     except RuntimeFailure:
         return None
     return noise if np.isfinite(noise) else None

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto
 
+from mixquant_onnx.data.proxies.readers import colours_of, first_readers, index_limits
 from mixquant_onnx.data.signature import Dims, Input, model_inputs
-from mixquant_onnx.graph.scopes import walk
 
-Kind = Literal["picture", "tokens", "mask", "positions", "zeros", "rate", "length", "state", "wave", "frames", "values"]
+Kind = Literal[
+    "picture", "region", "tokens", "mask", "positions", "zeros", "constant", "side", "time", "rate", "length", "state",
+    "wave", "frames", "values",
+]  # fmt: skip
+
+KNOWN: frozenset[Kind] = frozenset({"picture", "tokens", "wave", "frames", "state"})
+"""Kinds one of which a model must read, so that proxies say more of it than noise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Role:
     """What `input` is. `batch`: its batch axis, None where it has none.
 
-    picture: `channels` is their axis; the two others are height and width. tokens: ids below `limit`.
-    state: the output that gives the next one is `output`.
+    picture, region: `channels` is their axis; the two others are height and width. tokens: ids below `limit`.
+    state: the output that gives the next one is `output`. constant: all are `value`.
     """
 
     input: Input
@@ -29,6 +35,11 @@ class Role:
     channels: int = 1
     limit: int = 0
     output: str = ""
+    value: float = 1.0
+
+    @property
+    def dims(self) -> Dims:
+        return self.input.dims or ()
 
 
 def roles_of(model: ModelProto) -> list[Role]:
@@ -36,58 +47,117 @@ def roles_of(model: ModelProto) -> list[Role]:
     inputs = model_inputs(model)
     if any(i.sequence or i.dims is None or i.dtype == np.dtype(object) for i in inputs):
         return []
-    limits = index_limits(model)
-    first = _first_readers(model)
+    limits, colours = index_limits(model), colours_of(model)
+    inputs = [_with_colours(i, colours.get(i.name)) for i in inputs]
+    first = first_readers(model)
     states = _states(model, inputs)
-    return [_role(i, limits, first.get(i.name, frozenset()), states) for i in inputs]
+    batches = {i.dims[0] for i in inputs if i.dims and len(i.dims) > 1 and not isinstance(i.dims[0], int)}
+    roles = [_role(i, limits, first.get(i.name, frozenset()), states) for i in inputs]
+    return [_one_each_row(role, batches) for role in roles]
+
+
+def _one_each_row(role: Role, batches: Set[int | str]) -> Role:
+    """A single number for each row has a batch axis too: its only one, called as the others' are."""
+    alone = len(role.dims) == 1 and role.dims[0] in batches and role.kind not in ("wave", "state")
+    return replace(role, batch=0) if alone else role
+
+
+def _with_colours(wanted: Input, colours: int | None) -> Input:
+    """A picture of a free number of colours has as many as its first convolution reads."""
+    dims = wanted.dims or ()
+    if colours is None or len(dims) != 4 or isinstance(dims[1], int):
+        return wanted
+    return replace(wanted, dims=(dims[0], colours, *dims[2:]))
 
 
 def _role(wanted: Input, limits: Mapping[str, int], readers: frozenset[str], states: Mapping[str, str]) -> Role:
-    dims = wanted.dims or ()
+    name, dims = wanted.name.lower(), wanted.dims or ()
     if wanted.name in states:
         return Role(input=wanted, kind="state", batch=_state_batch(dims), output=states[wanted.name])
     batch = 0 if dims and (not isinstance(dims[0], int) or dims[0] == 1) and len(dims) > 1 else None
-    if wanted.dtype == np.bool_ or (wanted.dtype.kind in "iu" and wanted.dtype != np.uint8):
-        return _integer_role(wanted, batch, limits)
-    channels = _channels(dims)
-    if channels is not None:
-        return Role(input=wanted, kind="picture", batch=batch if len(dims) == 4 else None, channels=channels)
     if _is_wave(wanted, readers):
         return Role(input=wanted, kind="wave", batch=batch)
-    kind: Kind = "frames" if len(dims) == 3 and wanted.dtype.kind == "f" else "values"
-    return Role(input=wanted, kind=kind, batch=batch)
+    channels = _channels(wanted)
+    if wanted.dtype == np.bool_ or (wanted.dtype.kind in "iu" and (wanted.dtype != np.uint8 or channels is None)):
+        return _integer_role(wanted, batch, limits)
+    if channels is not None:
+        kind: Kind = "region" if "mask" in name and dims[channels] == 1 else "picture"
+        return Role(input=wanted, kind=kind, batch=0 if len(dims) == 4 else None, channels=channels)
+    return _float_role(wanted, batch)
+
+
+_SPECTRA = ("mel", "spec", "fbank", "filterbank", "mfcc")
+
+
+def _float_role(wanted: Input, batch: int | None) -> Role:
+    """Of floats that are no pictures, waves or states."""
+    name, dims = wanted.name.lower(), wanted.dims or ()
+    if "mask" in name:
+        return Role(input=wanted, kind="mask", batch=batch)
+    if len(dims) < 2 or (len(dims) == 2 and dims[1] in (1, 2)):
+        if name.startswith("timestep"):
+            return Role(input=wanted, kind="time", batch=batch)
+        if "size" in name or "shape" in name:
+            return Role(input=wanted, kind="side", batch=batch)
+    if len(dims) < 2 and not (dims and isinstance(dims[0], int) and dims[0] > _FEW):
+        half = any(part in name for part in ("thresh", "conf", "iou", "score"))
+        return Role(input=wanted, kind="constant", batch=batch, value=0.5 if half else 1.0)
+    frames = len(dims) == 3 or any(part in name for part in _SPECTRA)
+    return Role(input=wanted, kind="frames" if frames else "values", batch=batch)
+
+
+_FEW = 4
+"""Numbers, up to which they set something (a scale, a speed, a threshold) and are no features."""
 
 
 def _integer_role(wanted: Input, batch: int | None, limits: Mapping[str, int]) -> Role:
     name, dims = wanted.name.lower(), wanted.dims or ()
     kind: Kind = "tokens"
-    if wanted.dtype == np.bool_ or "mask" in name:
+    if wanted.dtype == np.bool_:
+        kind = "zeros" if "pad" in name or name.startswith("use_cache") else "mask"
+    elif "mask" in name:
         kind = "mask"
     elif "position" in name:
         kind = "positions"
     elif "token_type" in name or "segment" in name:
         kind = "zeros"
+    elif len(dims) < 2 and name.startswith("timestep"):
+        kind = "time"
     elif not dims or dims == (1,):
         kind = "rate" if name in ("sr", "sample_rate", "sampling_rate", "rate") else "length"
     elif "length" in name or name.endswith("_len"):
         kind = "length"
-    return Role(input=wanted, kind=kind, batch=batch, limit=limits.get(wanted.name, 2))
+    return Role(input=wanted, kind=kind, batch=batch, limit=limits.get(wanted.name, _unknown_limit(wanted)))
+
+
+def _unknown_limit(wanted: Input) -> int:
+    """Of ids that no table is known of: bytes have 256 values."""
+    return 256 if wanted.dtype == np.uint8 else 2
 
 
 _COLOURS = (1, 3, 4)
+_LATENTS = ("latent", "sample", "noise", "noisy")
 
 
-def _channels(dims: Dims) -> int | None:
+def _channels(wanted: Input) -> int | None:
     """The axis of colours of a picture; None for what is no picture."""
+    name, dims = wanted.name.lower(), wanted.dims or ()
+    if any(part in name for part in _SPECTRA) or (dims[1:2] == (4,) and any(part in name for part in _LATENTS)):
+        return None
     if len(dims) == 4:
         if dims[1] in _COLOURS and not (dims[1] == 1 and dims[3] in (3, 4)):
             return 1
         if dims[3] in _COLOURS:
             return 3
         return 1 if not isinstance(dims[1], int) and not any(isinstance(d, int) for d in dims[2:]) else None
-    if len(dims) == 3 and all(not isinstance(d, int) or d >= 16 or d == 3 for d in dims):
+    if len(dims) == 3 and all(not isinstance(d, int) or d >= 16 or d == 3 for d in dims) and not _is_batch(dims[0]):
         return 0 if dims[0] == 3 else (2 if dims[2] == 3 else None)
     return None
+
+
+def _is_batch(size: int | str) -> bool:
+    """Whether a free dimension is named as batches are: points [batch, points, 3] are no picture."""
+    return isinstance(size, str) and (size.lower() in ("n", "b", "bs") or "batch" in size.lower())
 
 
 _WAVE_NAMES = ("audio", "wav", "speech", "signal", "pcm", "sound")
@@ -98,12 +168,14 @@ _SHORTEST_WAVE = 256
 def _is_wave(wanted: Input, readers: frozenset[str]) -> bool:
     """Samples in time: one long or free axis, the others 1 or the batch."""
     dims = wanted.dims or ()
-    if not 1 <= len(dims) <= 3 or wanted.dtype.kind != "f":
+    named = any(part in wanted.name.lower() for part in _WAVE_NAMES)
+    if not 1 <= len(dims) <= 3 or not (wanted.dtype.kind == "f" or (named and wanted.dtype == np.int16)):
+        return False
+    if "mask" in wanted.name.lower() or "label" in wanted.name.lower():
         return False
     long = [d for d in dims[1:] or dims if d != 1]
     if len(long) != 1 or (isinstance(long[0], int) and long[0] < _SHORTEST_WAVE):
         return False
-    named = any(part in wanted.name.lower() for part in _WAVE_NAMES)
     rows = len(dims) == 1 or (len(dims) == 2 and (dims[0] == 1 or not isinstance(dims[0], int)))
     return named or bool(readers & _WAVE_READERS) or (not isinstance(long[0], int) and rows)
 
@@ -111,23 +183,6 @@ def _is_wave(wanted: Input, readers: frozenset[str]) -> bool:
 def _state_batch(dims: Dims) -> int | None:
     free = [axis for axis, d in enumerate(dims) if not isinstance(d, int)]
     return free[0] if free else None
-
-
-_KEEPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand"})
-
-
-def _first_readers(model: ModelProto) -> dict[str, frozenset[str]]:
-    """Operators that read each input, also through those that only move it."""
-    origin = {value.name: value.name for value in model.graph.input}
-    found: dict[str, set[str]] = {}
-    for scope in walk(model):
-        for node in scope.body.node:
-            for name in node.input:
-                if name in origin:
-                    found.setdefault(origin[name], set()).add(node.op_type)
-            if node.input and node.input[0] in origin and node.op_type in _KEEPS:
-                origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
-    return {name: frozenset(operators) for name, operators in found.items()}
 
 
 def _states(model: ModelProto, inputs: list[Input]) -> dict[str, str]:
@@ -156,44 +211,17 @@ def _named_alike(given: str, made: str) -> bool:
 
 def _plain(name: str) -> str:
     text = name.lower()
-    for word in ("present", "past", "output", "input", "next", "new", "prev", "out", "in", "_", ".", "-"):
+    for word in _SIDES:
         text = text.replace(word, "")
     return text.removesuffix("n").removesuffix("0")
+
+
+_SIDES = (
+    "past_key_values", "present", "past", "output", "input", "next", "new", "prev", "out", "in", "_", ".", "-"
+)  # fmt: skip
+"""What names of the given and of the next state differ by."""
 
 
 def _marked(name: str) -> bool:
     text = name.lower()
     return any(mark in text for mark in _MARKS if len(mark) > 2) or text in _MARKS
-
-
-def index_limits(model: ModelProto) -> dict[str, int]:
-    """For each integer input that ends up as indices of a Gather or a OneHot, or compared with a list of ids: how many
-    different ones there are."""
-    stored: dict[str, TensorProto] = {}
-    for scope in walk(model):
-        stored.update({tensor.name: tensor for tensor in getattr(scope.body, "initializer", ())})
-        for node in scope.body.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                stored[node.output[0]] = node.attribute[0].t
-    origin = {value.name: value.name for value in model.graph.input}
-    limits: dict[str, int] = {}
-    for scope in walk(model):
-        for node in scope.body.node:
-            first = node.input[0] if node.input else ""
-            if first in origin and node.op_type in _KEEPS:
-                origin.update(dict.fromkeys(node.output, origin[first]))
-            name, limit = _looked_up(node, stored)
-            if name in origin and limit:
-                limits[origin[name]] = min(limits.get(origin[name], 1 << 31), limit)
-    return limits
-
-
-def _looked_up(node: NodeProto, stored: Mapping[str, TensorProto]) -> tuple[str, int]:
-    """The input of `node` that is an index, and the number of entries that it can name."""
-    if node.op_type in ("Gather", "GatherND") and len(node.input) > 1 and node.input[0] in stored:
-        return node.input[1], next(iter(stored[node.input[0]].dims), 1)
-    if node.op_type == "OneHot" and len(node.input) > 1 and node.input[1] in stored:
-        return node.input[0], int(numpy_helper.to_array(stored[node.input[1]]).reshape(-1)[0])
-    if node.op_type == "Equal" and node.input[1] in stored:
-        return node.input[0], int(np.prod(stored[node.input[1]].dims)) if stored[node.input[1]].dims else 0
-    return "", 0

@@ -95,9 +95,7 @@ def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> N
     length = shape[-1] if shape else 1
     rows = max(1, int(np.prod(shape[:-1])))
     if limit in _BYTES:
-        text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
-        starts = random.integers(0, len(_TEXT), rows)
-        made = np.stack([text[s : s + length] for s in starts]).astype(np.int64) % limit
+        made = np.stack([_file(random, row, length, limit) for row in range(rows)])
     elif limit <= 64:
         made = random.integers(0, max(limit, 1), (rows, length))
     else:
@@ -109,3 +107,28 @@ def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> N
         if end >= 0 and length > 1:
             made[:, -1] = end
     return np.asarray(made.reshape(shape), np.int64)
+
+
+def _file(random: np.random.Generator, kind: int, length: int, limit: int) -> NDArray[np.int64]:
+    """`length` bytes as of a file: text for three of four of `kind`, else binary.
+
+    Where there is an id beyond bytes it is taken for padding, and every other file is shorter.
+    """
+    text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
+    start = int(random.integers(0, len(_TEXT)))
+    made = text[start : start + length].astype(np.int64)
+    if limit >= 256 and kind % 4 == 3:
+        made = _binary(random, length)
+    if limit > 256 and kind % 2 == 1:
+        made[int(length * random.uniform(0.2, 0.9)) :] = 256
+    return made % limit
+
+
+def _binary(random: np.random.Generator, length: int) -> NDArray[np.int64]:
+    """Stretches of zeros, of small numbers and of any bytes, as headers, tables and packed data have them."""
+    parts: list[NDArray[np.int64]] = []
+    while sum(map(len, parts)) < length:
+        size = int(random.integers(4, 200))
+        high = int(random.choice([1, 16, 256]))
+        parts.append(random.integers(0, high, size))
+    return np.concatenate(parts)[:length]

@@ -123,15 +123,25 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
     return stored
 
 
+_LOOKED_AT = 48
+"""Places along each axis, at most, that the mean and deviation of a channel are of."""
+
+
 def _statistics(model: ModelProto, first: _Beginning, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
     """Mean and deviation of each channel of the first layer's output; None where the model does not run."""
     try:
         runs = Activations(model, [first.value], feeds).values([first.value])
-        moved = [np.moveaxis(run[first.value], first.channel, -1) for run in runs]
+        found = [_some(np.moveaxis(run[first.value], first.channel, -1)) for run in runs]
     except RuntimeFailure:
         return None
-    flat = np.concatenate([a.reshape(-1, a.shape[-1]) for a in moved]).astype(np.float64)
+    flat = np.concatenate(found).astype(np.float64)
     return flat.mean(0), flat.std(0)
+
+
+def _some(value: FloatArray) -> FloatArray:
+    """[places, channels] of `value` [..., channels], evenly spread."""
+    every = tuple(slice(None, None, max(1, size // _LOOKED_AT)) for size in value.shape[:-1])
+    return np.array(value[every].reshape(-1, value.shape[-1]))
 
 
 def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: NodeProto, model: ModelProto) -> str:
@@ -141,6 +151,8 @@ def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: 
         return USUAL[0]
     mean, variance = (numpy_helper.to_array(stored[n]).astype(np.float64) for n in normalization.input[3:5])
     live = variance > 1e-3 * np.median(variance)
+    if not live.any():
+        return USUAL[0]
 
     def distance(name: str) -> float:
         own_mean, own = found[name]

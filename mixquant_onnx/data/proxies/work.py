@@ -1,0 +1,47 @@
+"""How much a model computes on a feed: what decides how many rows are made must not hang on how busy a machine is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from onnx import ModelProto, NodeProto
+
+from mixquant_onnx.graph.opset import without_data
+from mixquant_onnx.graph.scopes import Scope, walk
+from mixquant_onnx.graph.shapes import Shapes
+
+
+def multiplications(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> int:
+    """About how many `model` does on inputs of the shapes `feed`, by shape inference: those of convolutions and
+    matrix products whose shapes are known, each part of If and Loop once."""
+    skeleton = without_data(model)
+    for value in skeleton.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, feed.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    del skeleton.graph.value_info[:]
+    for value in skeleton.graph.output:  # declared with free sizes, which inference would keep
+        value.type.tensor_type.ClearField("shape")
+    shapes = Shapes(skeleton)
+    return sum(_of(node, scope, shapes) for scope in walk(skeleton) for node in scope.body.node)
+
+
+def _of(node: NodeProto, scope: Scope, shapes: Shapes) -> int:
+    if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or len(node.input) < 2:
+        return 0
+    first, second, made = (_shape(name, scope, shapes) for name in (*node.input[:2], node.output[0]))
+    if not first or not second or not made:
+        return 0
+    if node.op_type == "ConvTranspose":
+        return math.prod(first) * math.prod(second[1:])
+    if node.op_type == "Conv":
+        return math.prod(made) * math.prod(second[1:])
+    turned = any(a.name == "transA" and a.i for a in node.attribute)
+    return math.prod(made) * first[0 if turned else -1]
+
+
+def _shape(name: str, scope: Scope, shapes: Shapes) -> tuple[int, ...]:
+    """Empty where it is not known."""
+    home = scope.resolve(name)
+    found = None if home is None else shapes.of(home, name)
+    return tuple(d for d in found if d is not None) if found is not None and None not in found else ()
