@@ -119,7 +119,7 @@ LAYERS |= {key: _contrib(key) for key in WEIGHT_INPUTS if key not in LAYERS}
 
 
 def build(layers: list[Layer], dtype: str, opset: int, ir: int) -> ModelProto:
-    """The layers side by side. float16 weights stand behind Cast."""
+    """The layers side by side, no two weights alike: equal ones are stored once. float16 stands behind Cast."""
     nodes: list[NodeProto] = []
     inputs, outputs, stored = [], [], []
     for number, layer in enumerate(layers):
@@ -130,7 +130,7 @@ def build(layers: list[Layer], dtype: str, opset: int, ir: int) -> ModelProto:
             inputs.append(helper.make_tensor_value_info(names[index], kind, shape))
         for index, shape in layer.weights.items():
             names[index] = f"w{number}_{index}"
-            values = weight(*shape, seed=number, dtype=np.dtype(dtype))
+            values = weight(*shape, seed=10 * number + index, dtype=np.dtype(dtype))
             stored.append(numpy_helper.from_array(values, names[index]))
             if dtype == "float16":
                 nodes.append(helper.make_node("Cast", [names[index]], [f"{names[index]}_f"], to=TensorProto.FLOAT))
