@@ -21,7 +21,7 @@ from mixquant_onnx.graph.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.graph.sites import LocatedSite, weight_values
 from mixquant_onnx.layerwise import SAFE, Layers, quantize_layers
 from mixquant_onnx.options import Options
-from mixquant_onnx.planning import Planned
+from mixquant_onnx.planning import Planned, left_float, without_losses
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.proof import prove
 from mixquant_onnx.quantizer import SOLVERS, quantization_error, quantize_weight
@@ -70,6 +70,8 @@ def execute(
     split, refusal = _data_for(planned.loaded, options)
     _check_methods(plan, split)
     planned, layers = _quantized(planned, split, options, progress)
+    if plan.sites and not layers.quantized:
+        return execute(planned, options, output, name, progress)
     plan, quantized = planned.plan, layers.quantized
     optimism = None
     if options.verify and refusal is None and split is not None and split.in_sample:
@@ -77,8 +79,9 @@ def execute(
     model, rewritten = _rewrite(original, quantized, options.form)
     size = model_bytes(model, planned.loaded.external)
     if quantized and size >= planned.loaded.nbytes:
-        unchanged = _left_float(planned, f"the quantized file would take {size} bytes, as much as the float one")
-        return execute(unchanged, options, output, name, progress)
+        reason = f"the quantized file would take {size} bytes, as much as the float one"
+        lost = left_float(planned, dict.fromkeys(plan.sites, reason))
+        return execute(lost, options, output, name, progress)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
     proof: verify.Verification | None = None
     if output is None:
@@ -123,8 +126,11 @@ def _quantized(
         note = f"{widened} weights got more bits than planned, so that they keep the rule as calibrated"
         layers = replace(layers, notes=(note, *layers.notes))
     if planned.plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
-        return hold_floor(kept, layers, split.evaluation, quantize)
-    return kept, layers
+        kept, layers = hold_floor(kept, layers, split.evaluation, quantize)
+    if kept.plan.sites == planned.plan.sites:
+        return kept, layers
+    kept = without_losses(kept, options.form)
+    return kept, replace(layers, quantized={name: layers.quantized[name] for name in kept.plan.sites})
 
 
 def _rewrite(
@@ -192,14 +198,6 @@ def _check_methods(plan: BitPlan, split: DataSplit | None) -> None:
                 f"the plan's method for '{name}', '{scheme.method}', needs --data: what this model reads is not known, "
                 f"or it does not run"
             )
-
-
-def _left_float(planned: Planned, reason: str) -> Planned:
-    """`planned` with every weight float, because of `reason`."""
-    plan = planned.plan
-    skipped = {**plan.skipped, **dict.fromkeys(plan.sites, reason)}
-    lost = planned.at_a_loss | set(plan.sites)
-    return replace(planned, plan=replace(plan, sites={}, skipped=skipped), at_a_loss=lost)
 
 
 def _why_unchanged(planned: Planned) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.graph import model_io
@@ -147,6 +148,19 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Opti
         plan=plan,
         at_a_loss=frozenset(stored.left_float),
     )
+
+
+def left_float(planned: Planned, reasons: Mapping[str, str]) -> Planned:
+    """`planned` with the weights of `reasons` float, as they would be stored at a loss."""
+    sites = {name: scheme for name, scheme in planned.plan.sites.items() if name not in reasons}
+    plan = replace(planned.plan, sites=sites, skipped={**planned.plan.skipped, **reasons})
+    return replace(planned, plan=plan, at_a_loss=planned.at_a_loss | set(reasons))
+
+
+def without_losses(planned: Planned, form: FormOptions) -> Planned:
+    """`planned`, whose weights have other bits than when it was made, with those float that now are a loss."""
+    sizes = FileSizes(planned.loaded.model, planned.sites, form, planned.loaded.external)
+    return left_float(planned, worth_storing(sizes, planned.plan.sites, {}).left_float)
 
 
 def _as_exact(table: ErrorTable, chosen: Mapping[str, Scheme]) -> dict[str, list[Scheme]]:

@@ -30,7 +30,7 @@ _SAME = 1e-3
 class Point:
     """One plan. `cost` is what the budget summed; quality in the deployed profile, None where not measured.
 
-    `rows`: how many the quality was measured on.
+    `rows`: how many the quality was measured on, and `data` what they are: the user's, proxies or noise.
 
     `pareto`: no other point is both smaller and better, in SQNR or, where there is none, in cost.
     """
@@ -43,6 +43,7 @@ class Point:
     top1_agreement: float | None = None
     accuracy: float | None = None
     rows: int = 0
+    data: str = ""
     pareto: bool = False
 
 
@@ -102,13 +103,14 @@ def _point(setting: str, planned: Planned, priced: Priced, options: Options, nam
     if deployed is None or result.verification is None:
         return made
     rows = result.verification.samples
-    told = options.data is not None or rows >= FEW_ROWS
+    told = result.verification.origin == "user" or rows >= FEW_ROWS
     return replace(
         made,
         sqnr_db=deployed.sqnr_db,
         top1_agreement=deployed.top1_agreement if told else None,
         accuracy=deployed.accuracy,
         rows=rows,
+        data=result.verification.data_name,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx import planning
+from mixquant_onnx import layerwise, pipeline, planning
 from mixquant_onnx.cli import main
 from mixquant_onnx.encodings.forms import FormOptions
 from mixquant_onnx.export.size import Stored, worth_storing
@@ -119,7 +119,7 @@ LAYERS |= {key: _contrib(key) for key in WEIGHT_INPUTS if key not in LAYERS}
 
 
 def build(layers: list[Layer], dtype: str, opset: int, ir: int) -> ModelProto:
-    """The layers side by side. float16 weights stand behind Cast."""
+    """The layers side by side, no two weights alike: equal ones are stored once. float16 stands behind Cast."""
     nodes: list[NodeProto] = []
     inputs, outputs, stored = [], [], []
     for number, layer in enumerate(layers):
@@ -130,7 +130,7 @@ def build(layers: list[Layer], dtype: str, opset: int, ir: int) -> ModelProto:
             inputs.append(helper.make_tensor_value_info(names[index], kind, shape))
         for index, shape in layer.weights.items():
             names[index] = f"w{number}_{index}"
-            values = weight(*shape, seed=number, dtype=np.dtype(dtype))
+            values = weight(*shape, seed=10 * number + index, dtype=np.dtype(dtype))
             stored.append(numpy_helper.from_array(values, names[index]))
             if dtype == "float16":
                 nodes.append(helper.make_node("Cast", [names[index]], [f"{names[index]}_f"], to=TensorProto.FLOAT))
@@ -320,6 +320,41 @@ def test_the_written_file_is_measured_whatever_was_planned(
     assert "nothing to gain" in line and "as much as the float one" in line
     result = mq.quantize(path, bits=[3], min_size=64, allow_unchanged=True)
     assert result.model == onnx.load(path) and not result.plan.sites and "w" in result.plan.skipped
+
+
+@pytest.mark.parametrize(("small", "kept"), [((16, 24), ["w"]), ((128, 64), ["w", "v"])])
+def test_a_weight_that_takes_more_bits_than_planned_is_stored_only_where_that_pays(
+    small: tuple[int, int], kept: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A width that no other weight has brings its function."""
+
+    def with_seven(planned: planning.Planned, *given: Any) -> layerwise.Layers:
+        sites = {**planned.plan.sites, "v": Scheme.parse("w7.channel.minmax")}
+        return layerwise.quantize_layers(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
+
+    monkeypatch.setattr(pipeline, "quantize_layers", with_seven)
+    k, n = small
+    model = text(
+        f"""g (float[3,256] x, float[3,{k}] z, float[256,256] w, float[{k},{n}] v) => (float[3,256] y, float[3,{n}] u)
+        {{ y = MatMul (x, w) u = MatMul (z, v) }}""", w=weight(256, 256), v=weight(k, n),
+    )  # fmt: skip
+    result = mq.quantize(model, bits=[7, 8], min_size=1, qem=0.1, data_free=True)
+    assert list(result.plan.sites) == kept and result.plan.sites["w"].bits == 8
+    assert ("its function DequantizeLinear7" in result.plan.skipped.get("v", "")) == ("v" not in kept)
+
+
+def test_where_more_bits_leave_nothing_to_gain_the_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(planned: planning.Planned, form: FormOptions) -> planning.Planned:
+        return planning.left_float(planned, dict.fromkeys(planned.plan.sites, "no room"))
+
+    def with_five(planned: planning.Planned, *given: Any) -> layerwise.Layers:
+        sites = dict.fromkeys(planned.plan.sites, Scheme.parse("w5.channel.minmax"))
+        return layerwise.quantize_layers(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
+
+    monkeypatch.setattr(pipeline, "quantize_layers", with_five)
+    monkeypatch.setattr(pipeline, "without_losses", lost)
+    with pytest.raises(mq.UnchangedError, match=r"nothing to gain .*no room"):
+        mq.quantize(old_net(), bits=[8], min_size=1, data_free=True)
 
 
 @pytest.mark.parametrize("goal", [{"max_size": "120%"}, {"avg_bits": 3.5}, {"qem": 1e4}, {"min_sqnr": 1.0}], ids=str)

@@ -306,3 +306,15 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_search(
     monkeypatch.setattr(allocation, "price", again)
     assert "does not exist" in fails(4, "sweep", model, "--qem", "2", option, tmp_path / "absent" / "file")
     assert "is a folder" in fails(4, "sweep", model, "--qem", "2", option, tmp_path)
+
+
+def test_noise_and_proxies_are_named_and_no_agreement_is_told_from_few_of_them(
+    model: Path, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (noise,) = sweep(model, "--qem", "2")
+    assert (noise["rows"], noise["data"], noise["top1_agreement"]) == (4, "rows of noise", None)
+    assert "quality: deployed, on 4 rows of noise" in capsys.readouterr().out
+    (photographs,) = sweep(CNN, "--qem", "2", "--bits", "8")
+    assert photographs["data"] == "proxy photographs" and photographs["rows"] < 20
+    assert photographs["top1_agreement"] is None
+    assert f"on {photographs['rows']} proxy photographs" in capsys.readouterr().out

@@ -121,9 +121,9 @@ def show_sweep(points: Sequence[Point], nbytes: int, console: Console) -> None:
         )  # fmt: skip
     console.print(table)
     console.print("* no other plan is both smaller and better")
-    rows = max((p.rows for p in points), default=0)
+    rows, data = max(((p.rows, p.data) for p in points), default=(0, ""))
     if rows:
-        console.print(f"quality: deployed, on {rows} rows")
+        console.print(f"quality: deployed, on {rows} {data or 'rows'}")
     if 0 < rows < FEW_ROWS:
         console.print(f"agreement is told from {FEW_ROWS} rows of --data on")
 
