@@ -100,11 +100,15 @@ def test_ids_of_bert_begin_and_end_as_its_texts_do() -> None:
     assert (ids[:, 0] == 101).all() and (ids[:, -1] == 102).all()
 
 
-def test_bytes_are_of_text_but_for_every_fourth_file() -> None:
+def test_bytes_are_of_text() -> None:
     found = proxies(embedder(256)).feeds[0]["ids"]
-    text_only = np.isin(found, [9, 10, *range(32, 127)]).all(axis=1)
-    assert len(found) == 4 and text_only.tolist() == [True, True, True, False]
-    assert found.min() >= 0 and found.max() < 256
+    assert found.shape[0] == 4 and np.isin(found, [9, 10, *range(32, 127)]).all()
+
+
+def test_an_id_beyond_bytes_fills_up_every_other_file() -> None:
+    found = proxies(embedder(257)).feeds[0]["ids"]
+    filled = (found == 256).any(axis=1)
+    assert filled.tolist() == [False, True, False, True] and (found[filled, -1] == 256).all()
 
 
 def test_a_state_is_carried_on_from_zero() -> None:
