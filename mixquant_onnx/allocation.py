@@ -101,7 +101,7 @@ def stand_in(loaded: model_io.Loaded, options: Options) -> DataSplit | None:
         return None
     proxies = None if options.data_free else proxy_data(loaded.model, session)
     if proxies is not None:
-        return split_data(session, proxies, options.compares_plans and options.cost != "auto", evaluation)
+        return split_data(session, proxies, options.compares_plans, evaluation)
     noise = usable_data(session, loaded.model)
     if evaluation is None:
         return None if noise is None else undivided(noise)
@@ -142,13 +142,15 @@ def price_all(loaded: model_io.Loaded, options: Options, progress: Progress = qu
 
 
 def price_searched(searched: Searched, options: Options, progress: Progress = quiet) -> list[Priced]:
-    """`price_all` of what is searched already."""
+    """`price_all` of what is searched already. On proxy inputs `auto` has the costs without runs: energy and even."""
     loaded = searched.loaded
     split = divided(loaded, options)
     measured_by_default = split is not None and split.fitting.origin == "user"
     chosen = options.cost if options.cost != "auto" or measured_by_default else "energy"
     if chosen == "energy" or split is None or not searched.table:
-        return [by_energy(searched)]
+        by_proxies = options.cost == "auto" and split is not None and split.fitting.origin == "proxy"
+        even = Priced(searched=searched, costs=measured.even(searched.table), cost="even")
+        return [by_energy(searched), *([even] if by_proxies and searched.table else [])]
     sites = {name: searched.sites[name] for name in searched.table}
     fit, held = split.calibration, split.selection
     if options.cost == "hessian":

@@ -40,7 +40,8 @@ def plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) 
     options = with_data(loaded, options)
     rivals = price_all(loaded, options, progress)
     if len(rivals) > 1:
-        rivals.append(replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM))
+        uniform = replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM)
+        rivals = [p for p in rivals if p.cost != "even" or options.origin == "user"] + [uniform]
     spend = _spending(rivals[0].searched, options)
     return winner(_ranked(rivals, lambda priced: _plan_of(priced, options, spend), options, progress), options)
 
