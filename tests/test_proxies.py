@@ -234,3 +234,17 @@ def test_wide_layers_are_rounded_without_second_moments_and_the_run_says_so(
     assert any("1 wide layers" in note and "'u'" in note for note in notes)
     own = mq.quantize(small, bits=[4], data={"x": weight(64, 3, 16, 16)}).notes
     assert not any("wide" in note for note in own)
+
+
+@pytest.mark.parametrize(
+    ("options", "compared"), [({}, True), ({"cost": "energy"}, False), ({"data_free": True}, False)]
+)
+def test_a_budget_is_spent_by_energy_or_one_width_whichever_proxies_prefer(
+    small: ModelProto, options: dict[str, Any], compared: bool
+) -> None:
+    plain = mq.inspect(small, bits=[5], data_free=True).table
+    limit = 8 * sum(c.nbytes for e in plain.values() for c in e.cells) / sum(e.elements for e in plain.values())
+    planned = mq.inspect(small, avg_bits=limit + 0.01, **options)
+    notes = [note for note in planned.notes if "does best on the rows for selection" in note]
+    assert bool(notes) == compared
+    assert not compared or ("'energy'" in notes[0]) != ("'uniform'" in notes[0])
