@@ -248,3 +248,20 @@ def test_a_budget_is_spent_by_energy_or_one_width_whichever_proxies_prefer(
     notes = [note for note in planned.notes if "does best on the rows for selection" in note]
     assert bool(notes) == compared
     assert not compared or ("'energy'" in notes[0]) != ("'uniform'" in notes[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [("imgsz", "[96, 128]", (96, 128)), ("input_size", "80", (80, 80)), ("imgsz", "[9999, 9999]", (224, 224)),
+     ("names", "{0: 'person'}", (224, 224))],
+)  # fmt: skip
+def test_metadata_tells_the_size_of_pictures(key: str, value: str, expected: tuple[int, int]) -> None:
+    model = convolution("N,3,H,W", "N,8,h,w")
+    model.metadata_props.add(key=key, value=value)
+    assert proxies(model).feeds[0]["x"].shape[2:] == expected
+
+
+def test_metadata_tells_the_length_of_texts() -> None:
+    model = embedder(5000)
+    model.metadata_props.add(key="max_seq_length", value="24")
+    assert proxies(model).feeds[0]["ids"].shape[1] == 24

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.proxies.maker import Maker
 from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
-from mixquant_onnx.data.proxies.shapes import SIZES, readings
+from mixquant_onnx.data.proxies.shapes import Sizes, readings, sizes_of
 from mixquant_onnx.data.proxies.value_ranges import ranges_of
 from mixquant_onnx.data.proxies.work import multiplications
 from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
@@ -53,16 +53,16 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
     roles = roles_of(model)
     if not any(role.kind in KNOWN for role in roles):
         return None
-    made = _that_runs(roles, session)
+    made = _that_runs(roles, session, sizes_of(model))
     if made is None:
         return None
     rows = _rows(made, multiplications(model, made.shapes))
     return _data(_in_range(made, model), session, rows)
 
 
-def _that_runs(roles: Sequence[Role], session: Session) -> Maker | None:
-    """The first sizes on which the model runs."""
-    for sizes in SIZES:
+def _that_runs(roles: Sequence[Role], session: Session, tried: Sequence[Sizes]) -> Maker | None:
+    """The first sizes of `tried` on which the model runs."""
+    for sizes in tried:
         for batch in (_BATCH, 1):
             if batch > 1 and not all(_may_be_many(role) for role in roles):
                 continue

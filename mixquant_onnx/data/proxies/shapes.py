@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from onnx import ModelProto
 
 from mixquant_onnx.data.proxies.roles import Role
 
@@ -37,6 +40,27 @@ SIZES = (
     Sizes(picture=(32, 32), length=1, samples=48000, chunk=1024),
 )
 """Tried in turn."""
+
+_PICTURE_KEYS = ("imgsz", "image_size", "img_size", "input_size", "input_shape")
+_LENGTH_KEYS = ("max_length", "max_seq_length", "max_seq_len", "sequence_length", "seq_len")
+"""Metadata in which exporters write the sizes that a model was made for, such as Ultralytics' imgsz = [640, 640]."""
+
+
+def sizes_of(model: ModelProto) -> tuple[Sizes, ...]:
+    """SIZES, behind what the model's own metadata tells."""
+    told = {p.key.lower(): [int(n) for n in re.findall(r"\d+", p.value)] for p in model.metadata_props}
+    sides = next((told[key][-2:] for key in _PICTURE_KEYS if told.get(key)), [])
+    length = next((told[key][0] for key in _LENGTH_KEYS if told.get(key)), 0)
+    first = SIZES[0]
+    if sides and all(16 <= side <= _LARGEST for side in sides):
+        first = replace(first, picture=(sides[0], sides[-1]))
+    if 1 <= length <= _LARGEST:
+        first = replace(first, length=length)
+    return SIZES if first == SIZES[0] else (first, *SIZES)
+
+
+_LARGEST = 2048
+"""A side or a length beyond which what metadata tells is not tried."""
 
 _MOST_VALUES = 1 << 24
 """Of one feed with free dimensions: more are not even made."""
