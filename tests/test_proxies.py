@@ -18,7 +18,7 @@ from mixquant_onnx import calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.proxies.roles import roles_of
-from mixquant_onnx.data.proxies.signals import tokens, wave
+from mixquant_onnx.data.proxies.signals import frames, tokens, wave
 from mixquant_onnx.runtime import Session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -265,3 +265,14 @@ def test_metadata_tells_the_length_of_texts() -> None:
     model = embedder(5000)
     model.metadata_props.add(key="max_seq_length", value="24")
     assert proxies(model).feeds[0]["ids"].shape[1] == 24
+
+
+@pytest.mark.parametrize("shape", [(2, 50, 80), (2, 80, 50), (2, 1, 50, 40)])
+def test_frames_of_usual_bands_are_mel_spectra(shape: tuple[int, ...]) -> None:
+    """Neighbouring bands, and neighbouring frames, are much alike; those of noise are not."""
+    made = frames(np.random.default_rng(0), shape)
+    assert made.shape == shape and np.isfinite(made).all() and abs(float(made.mean())) < 0.1
+    bands = -1 if shape[-1] in (40, 80) else -2
+    for axis in (bands, -3 - bands):
+        ahead, behind = (np.take(made, range(start, shape[axis] - 1 + start), axis) for start in (1, 0))
+        assert np.corrcoef(ahead.ravel(), behind.ravel())[0, 1] > 0.8

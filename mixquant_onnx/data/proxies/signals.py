@@ -1,4 +1,4 @@
-"""Signals made by formulas: speech-like and tone-like waves, smooth frames, token ids, plain values."""
+"""Signals made by formulas: speech-like and tone-like waves, mel spectra of them, other frames, token ids."""
 
 from __future__ import annotations
 
@@ -59,8 +59,43 @@ def _hiss(random: np.random.Generator, length: int) -> FloatArray:
     return np.asarray(random.standard_normal(length) * random.choice([0.003, 0.1]))
 
 
+_BANDS = (40, 64, 80, 96, 128)
+"""Usual numbers of mel bands."""
+
+_WINDOW, _HOP, _TRANSFORM = 400, 160, 512
+"""25 and 10 ms at RATE, and the length of the Fourier transform."""
+
+
 def frames(random: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Values of `shape` that change slowly along each axis but the first, as features of neighbouring frames do."""
+    """Features of neighbouring frames, [..., time, bands] or [..., bands, time].
+
+    Mel spectra of waves where the number of bands is a usual one, else values that change slowly along each axis but
+    the first.
+    """
+    last = next((axis for axis in (-1, -2) if shape[axis] in _BANDS), 0)
+    if not last or not shape[-3 - last]:
+        return _smooth(random, shape)
+    rows = int(np.prod(shape[:-2]))
+    made = np.stack([_log_mel(random, row, shape[-3 - last], shape[last]) for row in range(rows)])
+    turned = made if last == -1 else made.transpose(0, 2, 1)
+    return np.asarray(turned.reshape(shape), np.float32)
+
+
+def _log_mel(random: np.random.Generator, kind: int, count: int, bands: int) -> FloatArray:
+    """[count, bands]: log of the power in triangular bands, equally wide in mel; mean 0 and deviation 1."""
+    samples = wave(random, kind, _WINDOW + _HOP * (count - 1))
+    windows = np.lib.stride_tricks.sliding_window_view(samples, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
+    power = np.abs(np.fft.rfft(windows, _TRANSFORM)) ** 2
+    mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), bands + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1) * _TRANSFORM / RATE
+    place = np.arange(power.shape[1])[:, None]
+    rising = (place - edges[:-2]) / np.maximum(edges[1:-1] - edges[:-2], 1)
+    falling = (edges[2:] - place) / np.maximum(edges[2:] - edges[1:-1], 1)
+    made = np.log(power @ np.clip(np.minimum(rising, falling), 0, None) + 1e-6)
+    return np.asarray((made - made.mean()) / max(float(made.std()), 1e-6))
+
+
+def _smooth(random: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
     made = random.standard_normal(shape)
     for axis in range(1, len(shape)):
         if shape[axis] >= 4:
