@@ -6,7 +6,7 @@ up for, and a data-free one knows no effects. One run of each plan tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,13 +15,14 @@ from mixquant_onnx.allocation import Priced, disagreements
 from mixquant_onnx.data.dataset import Data, DataSplit, thinned
 from mixquant_onnx.layerwise import quantize_layers
 from mixquant_onnx.metrics import relative_noise
+from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.options import Options
 from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.progress import Progress, quiet
 from mixquant_onnx.quantizer import quick
 from mixquant_onnx.runtime import RuntimeFailure, Session
-from mixquant_onnx.types import FloatArray
+from mixquant_onnx.types import FloatArray, Quantized
 from mixquant_onnx.verify import run_all
 
 MOST_ROWS = 128
@@ -76,10 +77,18 @@ def winner(entries: Sequence[Entry], options: Options) -> Planned:
 
 def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
     """Noise of the outputs on `held`, as a share, quantized on `fit` by quick methods; inf where it does not run."""
-    model, places = editable_copy(planned.loaded.model)
     sites = {name: quick(scheme) for name, scheme in planned.plan.sites.items()}
     planned = replace(planned, plan=replace(planned.plan, sites=sites))
-    for name, q in quantize_layers(planned, fit, compensated).quantized.items():
+    return noise_with(planned, quantize_layers(planned, fit, compensated).quantized, held, reference)
+
+
+def noise_with(planned: Planned, quantized: Mapping[str, Quantized], held: Data, reference: Outputs) -> float:
+    """Noise of the outputs on `held` with the weights `quantized`, as a share; inf where it does not run.
+
+    `reference`: what the float model gives there.
+    """
+    model, places = editable_copy(planned.loaded.model)
+    for name, q in quantized.items():
         replace_weight(places[name], q)
     try:
         noise = relative_noise(reference, run_all(Session(model), held))

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mixquant_onnx.contest import noise_of
+from mixquant_onnx.contest import noise_of, noise_with
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.data.split import halves
-from mixquant_onnx.metrics import relative_noise
-from mixquant_onnx.oracle import editable_copy, replace_weight
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.types import Quantized
@@ -28,12 +26,9 @@ def optimism_db(
     parts = halves(split.fitting)
     if parts is None:
         return None
-    model, places = editable_copy(planned.loaded.model)
-    for name, q in quantized.items():
-        replace_weight(places[name], q)
     try:
         float_session = Session(planned.loaded.model)
-        own = relative_noise(run_all(float_session, split.evaluation), run_all(Session(model), split.evaluation))
+        own = noise_with(planned, quantized, split.evaluation, run_all(float_session, split.evaluation))
         others = [
             noise_of(planned, fit, held, run_all(float_session, held), compensated)
             for fit, held in (parts, parts[::-1])

@@ -12,10 +12,10 @@ import numpy as np
 
 from mixquant_onnx import costs
 from mixquant_onnx.allocators.budget import Choice, smallest_within_cost
+from mixquant_onnx.contest import noise_with
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.layerwise import Layers
-from mixquant_onnx.metrics import relative_noise
-from mixquant_onnx.oracle import editable_copy, replace_weight
+from mixquant_onnx.numerics.noise import decibels
 from mixquant_onnx.planning import Planned
 from mixquant_onnx.runtime import RuntimeFailure, Session
 from mixquant_onnx.verify import run_all
@@ -37,23 +37,27 @@ def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requa
 
     A note says from where to where. Unchanged where the model does not run, or all weights have the most bits.
     """
-    first = noise = _noise(planned, layers, judged)
+    try:
+        reference = run_all(Session(planned.loaded.model), judged)
+    except RuntimeFailure:
+        return planned, layers
+    first = noise = noise_with(planned, layers.quantized, judged, reference)
     allowed, before = 10 ** (-FLOOR_DB / 10), planned.plan.sites
     for _ in range(_TURNS):
-        if noise is None or noise <= allowed:
+        if not np.isfinite(noise) or noise <= allowed:
             break
         wider = _wider(planned, _MARGIN * allowed / noise)
         if wider.plan.sites == planned.plan.sites:
             break
         planned, layers = wider, requantize(wider)
         planned = with_schemes(planned, layers)
-        noise = _noise(planned, layers, judged)
+        noise = noise_with(planned, layers.quantized, judged, reference)
     raised = sum(scheme != before[name] for name, scheme in planned.plan.sites.items())
-    if first is None or noise is None or not raised:
+    if not (np.isfinite([first, noise]).all() and raised):
         return planned, layers
     note = (
-        f"outputs had {_decibels(first):.1f} dB on {judged.rows} {judged.name}, below {FLOOR_DB:g}: {raised} weights "
-        f"got more bits, which gives {_decibels(noise):.1f} dB"
+        f"outputs had {decibels(first):.1f} dB on {judged.rows} {judged.name}, below {FLOOR_DB:g}: {raised} weights "
+        f"got more bits, which gives {decibels(noise):.1f} dB"
     )
     return planned, replace(layers, notes=(*layers.notes, note))
 
@@ -62,18 +66,6 @@ def with_schemes(planned: Planned, layers: Layers) -> Planned:
     """`planned` with the schemes that `layers` were quantized by: some take more bits than was planned."""
     sites = {name: q.scheme for name, q in layers.quantized.items()}
     return replace(planned, plan=replace(planned.plan, sites=sites))
-
-
-def _noise(planned: Planned, layers: Layers, judged: Data) -> float | None:
-    """Of the outputs on `judged`, as a share; None where it cannot be told."""
-    model, places = editable_copy(planned.loaded.model)
-    for name, q in layers.quantized.items():
-        replace_weight(places[name], q)
-    try:
-        noise = relative_noise(run_all(Session(planned.loaded.model), judged), run_all(Session(model), judged))
-    except RuntimeFailure:
-        return None
-    return noise if np.isfinite(noise) else None
 
 
 def _wider(planned: Planned, share: float) -> Planned:
@@ -89,7 +81,3 @@ def _wider(planned: Planned, share: float) -> Planned:
     chosen = smallest_within_cost(choices, share * total)
     sites = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
     return replace(planned, plan=replace(planned.plan, sites=sites))
-
-
-def _decibels(noise: float) -> float:
-    return -10 * float(np.log10(noise)) if noise > 0 else float("inf")
