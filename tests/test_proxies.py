@@ -276,3 +276,39 @@ def test_frames_of_usual_bands_are_mel_spectra(shape: tuple[int, ...]) -> None:
     for axis in (bands, -3 - bands):
         ahead, behind = (np.take(made, range(start, shape[axis] - 1 + start), axis) for start in (1, 0))
         assert np.corrcoef(ahead.ravel(), behind.ravel())[0, 1] > 0.8
+
+
+def flattened(side: int) -> ModelProto:
+    """A classifier of pictures of `side` whose exporter left height and width free."""
+    features = 8 * (side // 2) ** 2
+    return text(f"""g (float[n,3,h,w] x, float[8,3,2,2] c, int64[2] shape, float[{features},4] w2) => (float[n,4] y)
+        {{ a = Conv <strides=[2, 2]> (x, c) b = Reshape (a, shape) y = MatMul (b, w2) }}""",
+        c=weight(8, 3, 2, 2), shape=np.array([-1, features]), w2=weight(features, 4))  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [28, 96, 224])
+def test_a_reshape_tells_the_size_of_pictures(side: int) -> None:
+    """One of 224 x 224 runs on [-1, 1568] too, as 64 of 28 x 28."""
+    assert proxies(flattened(side)).feeds[0]["x"].shape[1:] == (3, side, side)
+
+
+def test_a_declared_inner_value_tells_the_size_of_pictures() -> None:
+    model = convolution("n,3,h,w", "n,8,h2,w2")
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 126
+    model.graph.output[0].type.tensor_type.shape.dim[3].dim_value = 126
+    assert proxies(model).feeds[0]["x"].shape[1:] == (3, 128, 128)
+
+
+def test_a_table_of_positions_tells_the_length_of_texts() -> None:
+    model = text(
+        """g (int64[n,t] ids, float[50,8] table, float[1,77,8] positions, float[8,8] w) => (float[n,t,8] y)
+        { a = Gather (table, ids) b = Add (a, positions) y = MatMul (b, w) }""",
+        table=weight(50, 8), positions=weight(1, 77, 8), w=weight(8, 8),
+    )  # fmt: skip
+    assert proxies(model).feeds[0]["ids"].shape[1] == 77
+
+
+def test_sizes_that_nothing_agrees_with_are_those_that_run() -> None:
+    model = convolution("n,3,h,w", "n,8,h2,w2")
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 9
+    assert proxies(model).feeds[0]["x"].shape[1:] == (3, 224, 224)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.proxies.agreement import Agreement
 from mixquant_onnx.data.proxies.maker import Maker
 from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
-from mixquant_onnx.data.proxies.shapes import Sizes, readings, sizes_of
+from mixquant_onnx.data.proxies.shapes import Shapes, Sizes, readings, sizes_of, told_sizes
 from mixquant_onnx.data.proxies.value_ranges import ranges_of
 from mixquant_onnx.data.proxies.work import multiplications
 from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
@@ -53,28 +54,38 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
     roles = roles_of(model)
     if not any(role.kind in KNOWN for role in roles):
         return None
-    made = _that_runs(roles, session, sizes_of(model))
+    made = _of_good_size(roles, session, model)
     if made is None:
         return None
     rows = _rows(made, multiplications(model, made.shapes))
     return _data(_in_range(made, model), session, rows)
 
 
-def _that_runs(roles: Sequence[Role], session: Session, tried: Sequence[Sizes]) -> Maker | None:
-    """The first sizes of `tried` on which the model runs."""
+def _of_good_size(roles: Sequence[Role], session: Session, model: ModelProto) -> Maker | None:
+    """Where sizes are free: the first that agree with what the model tells and that run; else the first that run."""
+    usual = list(_candidates(roles, sizes_of(model)))
+    if any(not isinstance(d, int) for role in roles for d in role.dims):
+        agreement = Agreement(model)
+        others = _candidates(roles, told_sizes(agreement.numbers()))
+        agreeing = (made for made in (*usual, *others) if agreement.fits(made.shapes))
+        found = next((made for made in agreeing if _run(session, made.feed(0)) is not None), None)
+        if found is not None:
+            return found
+    return next((made for made in usual if _run(session, made.feed(0)) is not None), None)
+
+
+def _candidates(roles: Sequence[Role], tried: Sequence[Sizes]) -> Iterator[Maker]:
+    """In several rows a feed where that may be, and in one."""
+    seen: list[Shapes] = []
     for sizes in tried:
         for batch in (_BATCH, 1):
             if batch > 1 and not all(_may_be_many(role) for role in roles):
                 continue
             for shapes in readings(roles, sizes, batch):
-                if batch > 1 and sum(map(math.prod, shapes.values())) > _MOST_AT_ONCE:
-                    continue
-                made = Maker(roles, shapes, sizes.length)
-                if _run(session, made.feed(0)) is not None:
-                    return made
-        if not any(not isinstance(d, int) for role in roles for d in role.dims):
-            break
-    return None
+                large = batch > 1 and sum(map(math.prod, shapes.values())) > _MOST_AT_ONCE
+                if not large and shapes not in seen:
+                    seen.append(shapes)
+                    yield Maker(roles, shapes, sizes.length)
 
 
 def _rows(made: Maker, work: int) -> int:

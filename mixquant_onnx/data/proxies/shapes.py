@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import ModelProto
@@ -58,6 +58,23 @@ def sizes_of(model: ModelProto) -> tuple[Sizes, ...]:
         first = replace(first, length=length)
     return SIZES if first == SIZES[0] else (first, *SIZES)
 
+
+def told_sizes(numbers: Iterable[int]) -> tuple[Sizes, ...]:
+    """SIZES with other sides, and with the lengths that are among the `numbers` of a model: tried where SIZES do not
+    agree with what it tells."""
+    lengths = [n for n in numbers if 1 < n <= _LARGEST][:_MOST_TOLD] or [SIZES[0].length]
+    samples = [n for n in numbers if _SHORTEST <= n <= _LONGEST][:_MOST_TOLD] or [SIZES[0].samples]
+    made = []
+    for number in range(max(len(_SIDES), len(lengths), len(samples))):
+        side, length, wave = (c[number % len(c)] for c in (_SIDES, lengths, samples))
+        made.append(Sizes(picture=(side, side), length=length, samples=wave, chunk=wave))
+    return tuple(made)
+
+
+_SIDES = (28, 96, 112, 128, 160, 192, 240, 288, 299, 384, 416, 448, 608)
+_MOST_TOLD = 24
+_SHORTEST, _LONGEST = 256, 480_000
+"""Samples of a wave."""
 
 _LARGEST = 2048
 """A side or a length beyond which what metadata tells is not tried."""

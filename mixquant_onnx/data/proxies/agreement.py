@@ -1,0 +1,71 @@
+"""Whether shapes of the inputs agree with what a model tells of the values inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import GraphProto, ModelProto
+
+from mixquant_onnx.graph.opset import without_data
+from mixquant_onnx.graph.scopes import walk
+
+
+class Agreement:
+    """Judges shapes by onnx's strict shape inference over `model`: constants of Reshape, the sides of weights and the
+    sizes declared of inner values and outputs must all fit. Nothing is run."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._skeleton = without_data(model)
+
+    def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """`shapes`: by the name of the input. A free dimension of one name has one size throughout."""
+        model = ModelProto()
+        model.CopyFrom(self._skeleton)
+        named: dict[str, int] = {}
+        for value in model.graph.input:
+            for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+                if dim.dim_param:
+                    named.setdefault(dim.dim_param, size)
+                dim.dim_value = size
+        for scope in walk(model):
+            if isinstance(scope.body, GraphProto):
+                _name(scope.body, named)
+        try:
+            onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        except onnx.shape_inference.InferenceError:
+            return False
+        return True
+
+    def numbers(self) -> list[int]:
+        """Sizes that the model itself names: of inner values and outputs, and of small constants and Reshape's."""
+        found: set[int] = set()
+        for scope in walk(self._skeleton):
+            if not isinstance(scope.body, GraphProto):
+                continue
+            for value in (*scope.body.value_info, *scope.body.output):
+                found |= {d.dim_value for d in value.type.tensor_type.shape.dim}
+            constants = [
+                a.t for n in scope.body.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
+            ]
+            for tensor in (*scope.body.initializer, *constants):
+                if tensor.data_type == onnx.TensorProto.INT64 and len(tensor.dims) == 1:
+                    found |= _integers(tensor)
+                elif len(tensor.dims) == 3 and tensor.dims[0] == 1:
+                    found.add(tensor.dims[1])
+        return sorted(found)
+
+
+def _name(body: GraphProto, named: Mapping[str, int]) -> None:
+    """Give the free dimensions of inner values and outputs the sizes of `named`."""
+    for value in (*body.value_info, *body.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in named:
+                dim.dim_value = named[dim.dim_param]
+
+
+def _integers(tensor: onnx.TensorProto) -> set[int]:
+    try:
+        return {int(n) for n in onnx.numpy_helper.to_array(tensor)}
+    except ValueError:  # data that `without_data` left out, or that lies in a file of its own
+        return set()
