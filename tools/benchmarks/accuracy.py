@@ -37,7 +37,7 @@ PEERS = {
 LOWER_IS_BETTER = ("tinygpt_bytes",)
 
 
-def _models(root: Path) -> dict[str, Path]:
+def model_files(root: Path) -> dict[str, Path]:
     found = {path.name: path / "model.onnx" for path in sorted(root.iterdir()) if (path / "calib.npz").is_file()}
     return {n: p if p.is_file() else ROOT / "fetched" / n / "model.onnx" for n, p in found.items() if n in PEERS}
 
@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
         print("accuracy needs --data-root or MIXQUANT_DATA: a folder of labelled data", file=sys.stderr)
         return 2
     root = Path(args.data_root)
-    models = {n: p for n, p in _models(root).items() if not args.only or n in args.only.split(",")}
+    models = {n: p for n, p in model_files(root).items() if not args.only or n in args.only.split(",")}
     trained = {p.name: p / "model.onnx" for p in sorted((ROOT / "models").glob("*")) if (p / "calib.npz").is_file()}
     trained = {n: p for n, p in trained.items() if not args.only or n in args.only.split(",")}
     print(f"# Accuracy per byte\n\n{versions()}\n")

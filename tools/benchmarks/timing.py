@@ -77,4 +77,4 @@ def instructions() -> str:
     return f"with {' and '.join(found)}" if found else "(instructions not known)"
 
 
-_FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "VNNI", "avx512_vnni": "AVX-512 VNNI"}
+_FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "VNNI", "avx512_vnni": "AVX-512 VNNI", "amx_int8": "AMX"}
