@@ -19,7 +19,7 @@ from mixquant_onnx.verify import usable_data
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("1.20.1", "1.21.1", "1.22.1", "1.23.2", "1.24.4", "1.25.1", "1.26.0", "1.28.0", "1.31.1", "1.32.0")
-MODELS = ("minilm_l6", "efficientnet_lite0", "ddddocr")
+MODELS = ("minilm_l6", "ddddocr")
 
 _CHILD = """
 import json, sys, time
