@@ -1,5 +1,5 @@
 """python -m mixquant_onnx"""
 
-from mixquant_onnx.cli import main
+from mixquant_onnx.cli.main import main
 
 raise SystemExit(main())

@@ -9,18 +9,18 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixquant_onnx import goals
-from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM, FormOptions, Fused, Target
-from mixquant_onnx.encodings.releases import OLDEST_TRIED
+from mixquant_onnx import run as goals
 from mixquant_onnx.errors import OptionError, PlanError, check_folder
-from mixquant_onnx.graph.model_io import as_loaded
-from mixquant_onnx.measure import AUTO_GRIDS, SearchOptions
-from mixquant_onnx.methods import method as known_method
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM, FormOptions, Fused, Target
+from mixquant_onnx.export.targets.releases import OLDEST_TRIED
+from mixquant_onnx.model.files import as_loaded
 from mixquant_onnx.options import COSTS, RECONSTRUCTED, Cost, Options, Promise, Reconstruction, need_torch, share
 from mixquant_onnx.pipeline import RunResult, execute
-from mixquant_onnx.planning import Planned, fit_plan
-from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.quantizer import SOLVERS
+from mixquant_onnx.planning.error_table import AUTO_GRIDS, SearchOptions
+from mixquant_onnx.planning.plan import Planned, fit_plan
+from mixquant_onnx.quantization.ranges import method as known_method
+from mixquant_onnx.quantization.weight import SOLVERS
 from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
 
 

@@ -9,25 +9,25 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from mixquant_onnx import verify
-from mixquant_onnx.allocation import with_data
-from mixquant_onnx.crossfit import optimism_db
 from mixquant_onnx.data.dataset import DataSplit
-from mixquant_onnx.encodings.forms import FormOptions
-from mixquant_onnx.encodings.sizes import model_bytes
 from mixquant_onnx.errors import DataError, UnchangedError, writing
-from mixquant_onnx.graph import model_io
-from mixquant_onnx.graph.rewrite import Rewritten, rewrite, unchanged
-from mixquant_onnx.graph.sites import LocatedSite, weight_values
-from mixquant_onnx.layerwise import SAFE, Layers, quantize_layers
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.encodings.sizes import model_bytes
+from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
+from mixquant_onnx.export.targets.forms import FormOptions
+from mixquant_onnx.model import files as model_io
+from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.options import Options
-from mixquant_onnx.planning import Planned, left_float, without_losses
-from mixquant_onnx.progress import Progress, quiet
-from mixquant_onnx.proof import prove
-from mixquant_onnx.quantizer import SOLVERS, quantization_error, quantize_weight
-from mixquant_onnx.runtime import RuntimeFailure, Session, dequantized_at_every_run
-from mixquant_onnx.safety import hold_floor, with_schemes
+from mixquant_onnx.planning.allocation import with_data
+from mixquant_onnx.planning.cross_fit import optimism_db
+from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
+from mixquant_onnx.planning.plan import Planned, left_float, without_losses
+from mixquant_onnx.quantization.network import SAFE, Layers, quantize_layers
+from mixquant_onnx.quantization.weight import SOLVERS, quantization_error, quantize_weight
+from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
+from mixquant_onnx.verification import verify
+from mixquant_onnx.verification.prove import prove
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

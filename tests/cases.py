@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 import mixquant_onnx as mq
-from mixquant_onnx.graph.scopes import walk
+from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.types import Layout, WeightSite
 
 Array = NDArray[Any]

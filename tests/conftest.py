@@ -8,11 +8,12 @@ import onnx
 import pytest
 from cases import Fails, classifier, files_under
 
-from mixquant_onnx import pipeline, planning
-from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.cli import main
+from mixquant_onnx import pipeline
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.export.size import Stored
-from mixquant_onnx.second_moments import SecondMoments
+from mixquant_onnx.planning import plan as planning
 
 ROOT = Path(__file__).resolve().parent.parent
 

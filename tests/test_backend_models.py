@@ -9,7 +9,7 @@ import pytest
 from model_diff import assert_only_weights_changed
 
 import mixquant_onnx as mq
-from mixquant_onnx.graph.sites import find
+from mixquant_onnx.model.weights import find
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 FETCHED = Path(__file__).resolve().parent.parent / "fetched"

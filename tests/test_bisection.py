@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from mixquant_onnx.bisection import Verdict, bisect
+from mixquant_onnx.accuracy.bisection import Verdict, bisect
 
 
 class Tries:

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.graph.blocks import Block, find_blocks
-from mixquant_onnx.graph.sites import find
+from mixquant_onnx.model.blocks import Block, find_blocks
+from mixquant_onnx.model.weights import find
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import mixquant_onnx as mq
-from mixquant_onnx.allocators.budget import Choice, best_within_bytes, hull, smallest_within_cost
-from mixquant_onnx.allocators.charged import best_within_charged, total_bytes
-from mixquant_onnx.planning import Planned
+from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
+from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, hull, smallest_within_cost
+from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.types import Grid, Scheme
 
 Table = dict[str, list[Choice]]

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.calibration import Calibration
+from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
-from mixquant_onnx.graph.inputs import feature_of, reading_order
-from mixquant_onnx.graph.sites import find, weight_values
-from mixquant_onnx.grid import to_rows
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.model.layer_inputs import feature_of, reading_order
+from mixquant_onnx.model.weights import find, weight_values
+from mixquant_onnx.numerics.granularity import to_rows
+from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.types import Grid
 
 FLOAT = TensorProto.FLOAT

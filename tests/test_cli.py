@@ -16,8 +16,8 @@ from cases import Fails, agreement, classifier, files_under, float_tensors, weig
 
 import mixquant_onnx
 from mixquant_onnx import pipeline
-from mixquant_onnx.cli import main
-from mixquant_onnx.graph import model_io
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.model import files as model_io
 
 
 def test_the_command_line_is_loaded_without_heavy_libraries() -> None:

@@ -13,7 +13,7 @@ from cases import Array, Fails, classifier, run, text, weight
 from onnx import numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.cli import main
+from mixquant_onnx.cli.main import main
 
 
 @pytest.fixture

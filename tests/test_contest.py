@@ -11,12 +11,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx import contest
-from mixquant_onnx.allocation import Priced, plan_of_bits, price_all
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
-from mixquant_onnx.graph import model_io
+from mixquant_onnx.model import files as model_io
 from mixquant_onnx.options import Options
+from mixquant_onnx.planning import selection as contest
+from mixquant_onnx.planning.allocation import Priced, plan_of_bits, price_all
 
 pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
 

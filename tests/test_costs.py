@@ -10,12 +10,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx import costs
-from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.feeds import Data
-from mixquant_onnx.graph.sites import find, weight_values
-from mixquant_onnx.measure import SearchOptions, measure, site_errors
-from mixquant_onnx.quantizer import dequantized, output_error, quantize_weight
+from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.data.noise import Data
+from mixquant_onnx.model.weights import find, weight_values
+from mixquant_onnx.planning.error_table import SearchOptions, measure, site_errors
+from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.quantization.weight import dequantized, output_error, quantize_weight
 from mixquant_onnx.types import Grid, Scheme
 
 RANDOM = np.random.default_rng(5)
@@ -149,8 +149,8 @@ def test_calibrated_methods_beat_ranges_alone_on_rows_that_they_did_not_see(meth
 
 
 def _sqnr(original: Path, model: ModelProto, data: Path) -> float:
-    from mixquant_onnx.metrics import sqnr_db
-    from mixquant_onnx.runtime import Session
+    from mixquant_onnx.numerics.metrics import sqnr_db
+    from mixquant_onnx.runtime.session import Session
 
     with np.load(data) as archive:
         rows = {"input": archive["input"][:200]}

@@ -12,11 +12,11 @@ from cases import Array, Fails, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
-from mixquant_onnx.cli import main
+from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.files import data_of, load_data
-from mixquant_onnx.data.signature import model_inputs
 from mixquant_onnx.errors import DataError
+from mixquant_onnx.model.signature import model_inputs
 
 
 def values(*shape: int) -> Array:

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Axes
 from mixquant_onnx.data.rows import find_axes
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.runtime.session import Session
 
 RANDOM = np.random.default_rng(0)
 

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.encodings import zero_points
-from mixquant_onnx.encodings.encoder import ONNX_TYPE, Encoded, encode_folded, encode_matmul, nbytes_of
-from mixquant_onnx.encodings.forms import Kernel
-from mixquant_onnx.encodings.native import encode_native
-from mixquant_onnx.encodings.planes import PLANES, pack, packed_bytes, unpack
-from mixquant_onnx.grid import effective_grid, params_shape
-from mixquant_onnx.quantizer import dequantized
+from mixquant_onnx.export.encodings import packed_zero_points as zero_points
+from mixquant_onnx.export.encodings.bit_planes import PLANES, pack, packed_bytes, unpack
+from mixquant_onnx.export.encodings.dequantize_linear import encode_native
+from mixquant_onnx.export.encodings.encoder import ONNX_TYPE, Encoded, encode_folded, encode_matmul, nbytes_of
+from mixquant_onnx.export.targets.forms import Kernel
+from mixquant_onnx.numerics.granularity import effective_grid, params_shape
+from mixquant_onnx.quantization.weight import dequantized
 from mixquant_onnx.types import ALL_BITS, Grid, Layout, Quantized, Scheme
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=4), Grid(per="block", block=5)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import mixquant_onnx as mq
-from mixquant_onnx.cli import main
+from mixquant_onnx.cli.main import main
 
 
 def test_the_main_job_on_a_model_of_the_project(model_path: Path, tmp_path: Path) -> None:

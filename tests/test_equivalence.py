@@ -11,10 +11,10 @@ from cases import Array, feed_for, text, weight
 from onnx import ModelProto, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx import verify
+from mixquant_onnx.data.noise import Data
 from mixquant_onnx.errors import ProofError
-from mixquant_onnx.feeds import Data
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.runtime.session import Session
+from mixquant_onnx.verification import verify
 
 WEIGHTS: Mapping[str, Array] = {
     "v": weight(8, 8, 3, 3),

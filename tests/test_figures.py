@@ -17,9 +17,9 @@ import pytest
 from cases import Fails, classifier, files_under
 
 import mixquant_onnx as mq
-from mixquant_onnx.cli import main
+from mixquant_onnx.accuracy.external_metric import figure_of
+from mixquant_onnx.cli.main import main
 from mixquant_onnx.errors import MetricError
-from mixquant_onnx.figures import figure_of
 from mixquant_onnx.options import Promise
 
 HERE = Path("here.onnx")

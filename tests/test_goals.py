@@ -14,10 +14,11 @@ from cases import Array, Fails, classifier, decibels, files_under, float_tensors
 from conftest import ROOT
 
 import mixquant_onnx as mq
-from mixquant_onnx import costs, goals
+from mixquant_onnx import run as goals
 from mixquant_onnx.api import options_of
-from mixquant_onnx.cli import main
-from mixquant_onnx.graph import model_io
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.model import files as model_io
+from mixquant_onnx.planning.sensitivity import costs
 
 SIZE = "wc -c < {model}"
 """A measure without noise that wants a large file: keeping a share of it takes a file of that share."""

@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 from conftest import ROOT
 
-from mixquant_onnx.cli import main
+from mixquant_onnx.cli.main import main
 
 FILE = Path(__file__).with_name("golden.json")
 SOME = ["--data", "rows.npz"]

@@ -11,8 +11,8 @@ from cases import Array, agreement, float_tensors, nodes, optimized, put, quanti
 from onnx import FunctionProto, ModelProto, helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.graph.inputs import feature_of
-from mixquant_onnx.graph.sites import find
+from mixquant_onnx.model.layer_inputs import feature_of
+from mixquant_onnx.model.weights import find
 
 TARGETS = pytest.mark.parametrize("target", ["ort", "qdq"])
 LOCAL = ', "local" : 1'

@@ -13,8 +13,8 @@ from onnx import ModelProto, helper
 from rich.console import Console
 
 import mixquant_onnx as mq
-from mixquant_onnx.graph.inputs import feature_of
-from mixquant_onnx.graph.sites import find
+from mixquant_onnx.model.layer_inputs import feature_of
+from mixquant_onnx.model.weights import find
 from mixquant_onnx.report.summary import plan_summary
 from mixquant_onnx.report.terminal import show_plan
 

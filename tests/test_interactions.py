@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx import costs, interactions
-from mixquant_onnx.allocation import price_all
 from mixquant_onnx.api import options_of
-from mixquant_onnx.feeds import Data
-from mixquant_onnx.graph import model_io
-from mixquant_onnx.graph.sites import find, weight_values
-from mixquant_onnx.measure import SearchOptions, measure
-from mixquant_onnx.runtime import RuntimeFailure
+from mixquant_onnx.data.noise import Data
+from mixquant_onnx.model import files as model_io
+from mixquant_onnx.model.weights import find, weight_values
+from mixquant_onnx.planning.allocation import price_all
+from mixquant_onnx.planning.error_table import SearchOptions, measure
+from mixquant_onnx.planning.sensitivity import costs, interactions
+from mixquant_onnx.runtime.session import RuntimeFailure
 from mixquant_onnx.types import ErrorTable, Grid, Scheme
 
 RANDOM = np.random.default_rng(11)

@@ -10,7 +10,7 @@ from cases import text
 from numpy.typing import NDArray
 
 import mixquant_onnx as mq
-from mixquant_onnx.methods import lattice
+from mixquant_onnx.quantization.ranges import lattice
 
 RANDOM = np.random.default_rng(4)
 

@@ -16,14 +16,17 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx import layerwise, pipeline, planning
-from mixquant_onnx.cli import main
-from mixquant_onnx.encodings.forms import FormOptions
+from mixquant_onnx import pipeline
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.export import file_sizes, place
+from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import Stored, worth_storing
-from mixquant_onnx.graph import file_sizes, model_io, place
-from mixquant_onnx.graph.file_sizes import FileSizes
-from mixquant_onnx.graph.operators import WEIGHT_INPUTS
-from mixquant_onnx.graph.sites import find
+from mixquant_onnx.export.targets.forms import FormOptions
+from mixquant_onnx.model import files as model_io
+from mixquant_onnx.model.operators import WEIGHT_INPUTS
+from mixquant_onnx.model.weights import find
+from mixquant_onnx.planning import plan as planning
+from mixquant_onnx.quantization import network as layerwise
 from mixquant_onnx.types import BitPlan, Scheme
 
 

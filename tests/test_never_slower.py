@@ -10,8 +10,8 @@ import pytest
 from cases import Fails, text, weight
 
 import mixquant_onnx as mq
-from mixquant_onnx.cli import main
-from mixquant_onnx.runtime import dequantized_at_every_run
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.runtime.session import dequantized_at_every_run
 
 SIZE = 512
 SQUARE = f"float[{SIZE},{SIZE}]"

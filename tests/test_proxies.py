@@ -14,12 +14,12 @@ from cases import Array, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
-from mixquant_onnx import calibration
+from mixquant_onnx.data import calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.proxies.roles import roles_of
 from mixquant_onnx.data.proxies.signals import frames, tokens, wave
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = files("mixquant_onnx.data") / "pictures"

@@ -14,22 +14,22 @@ from cases import Array, Fails, classifier, put, text, weight
 from onnx import ModelProto, TensorProto, helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.cli import main
-from mixquant_onnx.feeds import Data
-from mixquant_onnx.metrics import relative_noise, sqnr_db
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.data.noise import Data
+from mixquant_onnx.numerics.metrics import relative_noise, sqnr_db
 from mixquant_onnx.numerics.outputs import arrays_of
 from mixquant_onnx.numerics.parts import parts_of
-from mixquant_onnx.proof import prove
 from mixquant_onnx.report.quality import title
 from mixquant_onnx.report.summary import run_summary
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.divergence import first_divergence
+from mixquant_onnx.verification.prove import prove
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import share_of, wilson
+from mixquant_onnx.verification.verify import check_oracle
 from mixquant_onnx.verification.warnings import Origin, warnings_of
-from mixquant_onnx.verify import check_oracle
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
@@ -297,7 +297,7 @@ def test_where_an_output_has_no_classes_min_agreement_says_so_before_the_work(
                  "{ h = MatMul (x, v) last = LayerNormalization (h, s) }", v=weight(64, 64), s=weight(64))  # fmt: skip
     onnx.save(model, tmp_path / "m.onnx")
     data = data_file(tmp_path, normal(40, 6, 64))
-    monkeypatch.setattr("mixquant_onnx.goals.price_all", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("mixquant_onnx.run.price_all", lambda *_: pytest.fail("work began"))
     line = fails(6, tmp_path / "m.onnx", output, "--min-agreement", "99%", "--data", data)
     assert "'last' [40, 6, 64]" in line or "'last'" in line
     assert "use --min-sqnr" in line
@@ -491,7 +491,7 @@ def test_a_flip_that_only_the_plain_run_shows_is_believed_where_the_graph_decide
 ) -> None:
     rows = normal(1, 64)
     data = Data(feeds=({"x": rows},), labels=None)
-    monkeypatch.setattr("mixquant_onnx.verify.first_divergence", lambda *_: None)
+    monkeypatch.setattr("mixquant_onnx.verification.verify.first_divergence", lambda *_: None)
     reference, rounded = thresholded(1.0, rows), thresholded(1 + 1e-6, rows)
     assert check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"}) == math.inf
     plain, scaled = classifier(), classifier()

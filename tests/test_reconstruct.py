@@ -16,18 +16,20 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
 from mixquant_onnx import options as options_module
-from mixquant_onnx import trust
-from mixquant_onnx.blockwise import Blockwise
-from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.cli import main
-from mixquant_onnx.feeds import Data
-from mixquant_onnx.graph.sites import find
-from mixquant_onnx.quantizer import quantize_weight
-from mixquant_onnx.reconstruct import descent, operators, runner
-from mixquant_onnx.reconstruct.known import KNOWN
-from mixquant_onnx.reconstruct.operators import Program, UnknownOperator
-from mixquant_onnx.reconstruct.soft import SoftWeight
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.data.noise import Data
+from mixquant_onnx.model.weights import find
+from mixquant_onnx.quantization.reconstruction import brecq as runner
+from mixquant_onnx.quantization.reconstruction import learning as descent
+from mixquant_onnx.quantization.reconstruction import torch_operators as operators
+from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
+from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
+from mixquant_onnx.quantization.reconstruction.supported import KNOWN
+from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
+from mixquant_onnx.quantization.rounding import shrinkage as trust
+from mixquant_onnx.quantization.weight import quantize_weight
+from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.types import Grid, Scheme
 
 pytestmark = pytest.mark.usefixtures("stored_at_a_loss")

@@ -15,8 +15,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.encodings.forms import FUSED_PAYS_FROM
-from mixquant_onnx.encodings.releases import releases_of
+from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM
+from mixquant_onnx.export.targets.releases import releases_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASES = ("1.20.1", "1.21.1", "1.23.2", "1.25.1", "1.28.0")

@@ -15,10 +15,11 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_info
 
 import mixquant_onnx as mq
-from mixquant_onnx import layerwise, safety
-from mixquant_onnx.allocators import qem, safe
-from mixquant_onnx.cli import main
-from mixquant_onnx.safety import FLOOR_DB
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.planning import output_floor as safety
+from mixquant_onnx.planning.allocators import qem, safe
+from mixquant_onnx.planning.output_floor import FLOOR_DB
+from mixquant_onnx.quantization import network as layerwise
 from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors
 
 CHANNEL = Grid(per="channel")

@@ -10,12 +10,12 @@ from cases import LAYOUTS, PROPERTIES, Array, site, weight
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixquant_onnx import grid as g
-from mixquant_onnx.allocators.qem import allocate, choose
-from mixquant_onnx.integer import CHUNK, encode, levels, row_errors, squared_errors, storable_scale
-from mixquant_onnx.measure import SearchOptions, site_errors
-from mixquant_onnx.methods import METHODS, method
-from mixquant_onnx.quantizer import dequantized, quantization_error, quantize_weight
+from mixquant_onnx.numerics import granularity as g
+from mixquant_onnx.numerics.integers import CHUNK, encode, levels, row_errors, squared_errors, storable_scale
+from mixquant_onnx.planning.allocators.qem import allocate, choose
+from mixquant_onnx.planning.error_table import SearchOptions, site_errors
+from mixquant_onnx.quantization.ranges import METHODS, method
+from mixquant_onnx.quantization.weight import dequantized, quantization_error, quantize_weight
 from mixquant_onnx.types import ALL_BITS, Cell, Grid, Layout, Quantized, Scheme, SiteErrors
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=5), Grid(per="block", block=8)]

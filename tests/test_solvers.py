@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mixquant_onnx.solvers import adaround, descent, gptq
-from mixquant_onnx.solvers.problem import Problem, Rows
+from mixquant_onnx.quantization.rounding import adaround, gptq
+from mixquant_onnx.quantization.rounding import coordinate_descent as descent
+from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 
 Solve = Callable[[Problem], Rows]
 

@@ -18,12 +18,14 @@ from cases import Fails, classifier, decibels, files_under, text, weight
 from conftest import ROOT
 
 import mixquant_onnx as mq
-from mixquant_onnx import allocation, costs, planning
-from mixquant_onnx.cli import main
-from mixquant_onnx.cli_sweep import numbers
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.cli.sweep import numbers
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
-from mixquant_onnx.sweep import Point, marked
+from mixquant_onnx.planning import allocation
+from mixquant_onnx.planning import plan as planning
+from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.tradeoff import Point, marked
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
 Row = dict[str, Any]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from cases import text
 
-from mixquant_onnx.calibration import Calibration
-from mixquant_onnx.feeds import Data
-from mixquant_onnx.graph.sites import find
-from mixquant_onnx.second_moments import Accumulator, SecondMoments
-from mixquant_onnx.solvers import gptq
-from mixquant_onnx.solvers.problem import Problem, Rows, quadratic_error
-from mixquant_onnx.trust import posed, trust
+from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.data.moments import Accumulator, SecondMoments
+from mixquant_onnx.data.noise import Data
+from mixquant_onnx.model.weights import find
+from mixquant_onnx.quantization.rounding import gptq
+from mixquant_onnx.quantization.rounding.objective import Problem, Rows, quadratic_error
+from mixquant_onnx.quantization.rounding.shrinkage import posed, trust
 
 WIDTH = 96
 

@@ -14,18 +14,19 @@ from cases import Fails, classifier, text, weight
 from onnx import ModelProto, TensorProto
 
 import mixquant_onnx as mq
-from mixquant_onnx import decoding, verify
-from mixquant_onnx.encodings import native
-from mixquant_onnx.encodings.encoder import Outline, encode_folded
-from mixquant_onnx.encodings.forms import FormOptions
-from mixquant_onnx.feeds import Data, synthetic
-from mixquant_onnx.graph import pieces
-from mixquant_onnx.graph import rewrite as rewriting
-from mixquant_onnx.graph.sites import LocatedSite, weight_values
-from mixquant_onnx.metrics import cosine, sqnr_db, top1_agreement
-from mixquant_onnx.quantizer import quantize_weight
-from mixquant_onnx.runtime import RuntimeFailure, Session
+from mixquant_onnx.data.noise import Data, synthetic
+from mixquant_onnx.export import pieces
+from mixquant_onnx.export import rewrite as rewriting
+from mixquant_onnx.export.encodings import dequantize_linear as native
+from mixquant_onnx.export.encodings.encoder import Outline, encode_folded
+from mixquant_onnx.export.targets.forms import FormOptions
+from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.numerics.metrics import cosine, sqnr_db, top1_agreement
+from mixquant_onnx.quantization.weight import quantize_weight
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.types import Layout, Quantized
+from mixquant_onnx.verification import codes as decoding
+from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.divergence import closeness
 
 

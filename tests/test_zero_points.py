@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.encodings import zero_points
-from mixquant_onnx.encodings.planes import packed_bytes
+from mixquant_onnx.export.encodings import packed_zero_points as zero_points
+from mixquant_onnx.export.encodings.bit_planes import packed_bytes
 from mixquant_onnx.types import ALL_BITS
 
 NARROW = [bits for bits in ALL_BITS if bits < 8]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from mixquant_onnx.runtime import Feed
+from mixquant_onnx.runtime.session import Feed
 from mixquant_onnx.types import FloatArray
 
 BATCH = 32

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixquant_onnx.data.dataset import Axes, rows_of, take
-from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 _TRIED_ROWS = 4
 """Rows that are run to find out, at once and in two parts."""

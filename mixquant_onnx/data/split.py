@@ -11,7 +11,7 @@ from onnx import ModelProto
 from mixquant_onnx.data.dataset import Axes, Data, DataSplit, batched, rows_of, take
 from mixquant_onnx.data.rows import find_axes
 from mixquant_onnx.errors import DataError
-from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 FEWEST_ROWS = 16
 """With fewer rows in all, none are spared for evaluation."""

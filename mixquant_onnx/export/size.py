@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mixquant_onnx.graph.file_sizes import FileSizes
+from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.types import Scheme
 
 Alternatives = Mapping[str, Sequence[Scheme]]

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 import mixquant_onnx
-from mixquant_onnx.encodings.releases import Releases, releases_of
-from mixquant_onnx.graph.blocks import find_blocks
-from mixquant_onnx.graph.constants import float_nbytes
-from mixquant_onnx.graph.scopes import walk
+from mixquant_onnx.export.targets.releases import Releases, releases_of
+from mixquant_onnx.model.blocks import find_blocks
+from mixquant_onnx.model.constants import float_nbytes
+from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.pipeline import RunResult
-from mixquant_onnx.planning import Planned
-from mixquant_onnx.reconstruct.known import is_known
-from mixquant_onnx.runtime import version
+from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.quantization.reconstruction.supported import is_known
+from mixquant_onnx.runtime.session import version
 from mixquant_onnx.types import Scheme, SiteErrors
 from mixquant_onnx.verification.quality import OutputQuality, Quality
 from mixquant_onnx.verification.statistics import Share
-from mixquant_onnx.verify import Verification
+from mixquant_onnx.verification.verify import Verification
 
 SUMMARY_FORMAT = 1
 

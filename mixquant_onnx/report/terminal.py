@@ -13,7 +13,7 @@ from rich.table import Table
 from mixquant_onnx.report.quality import decibels as _decibels
 from mixquant_onnx.report.quality import show_quality
 from mixquant_onnx.report.summary import finite
-from mixquant_onnx.sweep import Point
+from mixquant_onnx.tradeoff import Point
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
 SHOWN = 12

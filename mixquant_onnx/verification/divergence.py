@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from mixquant_onnx.metrics import sqnr_db
+from mixquant_onnx.numerics.metrics import sqnr_db
 from mixquant_onnx.numerics.noise import decibels, noises_of
 from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, is_numbers, pairs_of
-from mixquant_onnx.runtime import Feed, Session
+from mixquant_onnx.runtime.session import Feed, Session
 
 _DECIDE = frozenset(
     {

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
-from mixquant_onnx.graph.scopes import walk
-from mixquant_onnx.runtime import Feed, RuntimeFailure, Session
+from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 Outputs = list[list[Any]]
 Ratio = Callable[[Outputs, Outputs], float]

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixquant_onnx.numerics.noise import PartNoise, decibels, noises_of
 from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, arrays_of, is_numbers, pairs_of
-from mixquant_onnx.runtime import Profile
+from mixquant_onnx.runtime.session import Profile
 from mixquant_onnx.verification.statistics import Share, share_of
 
 THRESHOLD = 0.5

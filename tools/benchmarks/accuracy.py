@@ -20,10 +20,10 @@ from benchmarks.rule import smallest_qem
 from benchmarks.timing import table, versions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.files import load_data
-from mixquant_onnx.data.signature import model_inputs
 from mixquant_onnx.data.split import PROMISE_SHARE, split_data
-from mixquant_onnx.metrics import relative_noise
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.model.signature import model_inputs
+from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 
 ROOT = Path(__file__).resolve().parent.parent.parent

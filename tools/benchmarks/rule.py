@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixquant_onnx.allocators.qem import allocate
+from mixquant_onnx.planning.allocators.qem import allocate
 from mixquant_onnx.types import ErrorTable, Scheme
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.shapes import BLOCKS, weights
 from benchmarks.timing import medians, table, versions
-from mixquant_onnx.measure import SearchOptions, measure
-from mixquant_onnx.methods.minmax import baseline_error
+from mixquant_onnx.planning.error_table import SearchOptions, measure
+from mixquant_onnx.quantization.ranges.minmax import baseline_error
 from mixquant_onnx.types import Grid, Layout, WeightSite
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)

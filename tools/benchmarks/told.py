@@ -18,8 +18,8 @@ from benchmarks.accuracy import model_files
 from benchmarks.timing import table, versions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.files import load_data
-from mixquant_onnx.data.signature import model_inputs
-from mixquant_onnx.runtime import Feed, Session
+from mixquant_onnx.model.signature import model_inputs
+from mixquant_onnx.runtime.session import Feed, Session
 from mixquant_onnx.verification.quality import Quality, measure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.timing import table, versions
 
 import mixquant_onnx as mq
-from mixquant_onnx.graph.blocks import find_blocks
+from mixquant_onnx.model.blocks import find_blocks
 from mixquant_onnx.types import BitPlan
 from paper.plans import Plans
 from paper.plots import Panels, add, draw

@@ -11,14 +11,14 @@ from typing import Any
 from benchmarks.rule import smallest_qem
 
 import mixquant_onnx as mq
-from mixquant_onnx.allocation import Priced, price_searched
-from mixquant_onnx.graph import model_io
-from mixquant_onnx.graph.sites import LocatedSite
-from mixquant_onnx.measure import SearchOptions
+from mixquant_onnx.model import files as model_io
+from mixquant_onnx.model.weights import LocatedSite
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import size_of
-from mixquant_onnx.planning import Planned, planned_with, search
-from mixquant_onnx.sizing import Added, added, plan_of_size
+from mixquant_onnx.planning.allocation import Priced, price_searched
+from mixquant_onnx.planning.error_table import SearchOptions
+from mixquant_onnx.planning.plan import Planned, planned_with, search
+from mixquant_onnx.planning.size_budget import Added, added, plan_of_size
 from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 from paper.subjects import Subject
 

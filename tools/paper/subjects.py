@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mixquant_onnx.runtime import Session
+from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.types import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent

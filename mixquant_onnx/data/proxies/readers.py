@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.graph.scopes import Scope, walk
+from mixquant_onnx.model.scopes import Scope, walk
 
 _KEEPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand"})
 

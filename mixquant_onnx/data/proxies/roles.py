@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.data.proxies.readers import colours_of, first_readers, index_limits
-from mixquant_onnx.data.signature import Dims, Input, model_inputs
+from mixquant_onnx.model.signature import Dims, Input, model_inputs
 
 Kind = Literal[
     "picture", "region", "tokens", "mask", "positions", "zeros", "constant", "side", "time", "rate", "length", "state",

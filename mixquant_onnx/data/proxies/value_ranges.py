@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from mixquant_onnx.activations import Activations
-from mixquant_onnx.runtime import Feed, RuntimeFailure
+from mixquant_onnx.runtime.incremental import Activations
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure
 from mixquant_onnx.types import FloatArray
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -1,0 +1,203 @@
+"""What a calibration says of the inputs that meet a weight: their second moments, and how far to trust them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.quantization.rounding.bias_corrected import Moments
+from mixquant_onnx.quantization.rounding.objective import quadratic_error
+
+Matrices = NDArray[np.float32]
+"""[groups, K, K] or [groups, rows, K]: one for each group of a Conv, else one."""
+
+DAMPING = 0.01
+"""Least share of the off-diagonal moments that is not believed (the damping of GPTQ)."""
+
+_CROSS_DAMPING = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SecondMoments:
+    """Over n samples: `matrix` = E[x x^T] and `mean` = E[x] [groups, K] of the inputs x of a weight's rows.
+
+    `cross` = E[y x^T], where x comes from the model whose earlier weights are quantized already and y from the
+    float model; None where both are the same. `halves`: the same of every other feed, and of the rest.
+    `trust`: as how many independent samples each of them counts.
+    """
+
+    matrix: Matrices
+    mean: NDArray[np.float32]
+    samples: int
+    cross: Matrices | None = None
+    halves: tuple[SecondMoments, SecondMoments] | None = None
+    trust: float = 1.0
+
+    @property
+    def groups(self) -> int:
+        return int(self.matrix.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.matrix.shape[2])
+
+    @property
+    def doubt(self) -> float:
+        """Share of the off-diagonal moments to drop: K / (K + n), at least DAMPING, n the samples x `trust`.
+
+        n samples of K inputs fix n directions.
+        """
+        return max(DAMPING, self.width / (self.width + self.samples * self.trust))
+
+    def shrunk(self) -> Matrices:
+        """`matrix` moved towards its diagonal by `doubt`; positive definite."""
+        diagonal = self.diagonal()
+        result = self.matrix * np.float32(1 - self.doubt)
+        index = np.arange(self.width)
+        result[:, index, index] = diagonal
+        return np.asarray(result, np.float32)
+
+    def diagonal(self) -> NDArray[np.float32]:
+        """E[x_j^2] [groups, K], none so small that a weight would be free."""
+        index = np.arange(self.width)
+        diagonal = self.matrix[:, index, index]
+        least = 1e-3 * diagonal.mean(axis=1, keepdims=True) + np.float32(1e-12)
+        return np.asarray(np.maximum(diagonal, least), np.float32)
+
+    def target(self, rows: Matrices) -> Matrices:
+        """The weights [groups, n, K] that would best repeat the float output on the inputs as they now are.
+
+        W + W (E[y x^T] - E[x x^T]) (E[x x^T] + damping)^-1, the least-squares answer to
+        min |W y - W' x|^2, pulled towards W as far as the samples are few.
+        """
+        if self.cross is None:
+            return rows
+        index = np.arange(self.width)
+        damped = self.matrix.astype(np.float64)
+        damped[:, index, index] += self.diagonal() * max(_CROSS_DAMPING, 2 * self.doubt)
+        missed = np.matmul(rows, self.cross - self.matrix).transpose(0, 2, 1)
+        return np.asarray(rows + np.linalg.solve(damped, missed.astype(np.float64)).transpose(0, 2, 1), np.float32)
+
+    def output_loss(self, rows: Matrices, levels: Matrices) -> float:
+        """Mean squared difference of the outputs of `levels` to those of `rows`, less what no levels could change."""
+        if self.cross is None:
+            return quadratic_error(levels - rows, self.matrix)
+        return quadratic_error(levels, self.matrix) - 2 * float(np.vdot(np.matmul(rows, self.cross), levels))
+
+    @property
+    def moments(self) -> Moments:
+        index = np.arange(self.width)
+        return _moments(self.mean, self.matrix[:, index, index])
+
+
+def _moments(mean: NDArray[np.float32], square: NDArray[np.float32]) -> Moments:
+    return Moments(mean=mean, variance=np.maximum(square - mean**2, np.float32(1e-12)))
+
+
+_AT_ONCE = 2048
+"""Samples that are multiplied at once: small products are slow."""
+
+
+def _products(left: Matrices, right: Matrices) -> Matrices:
+    """left^T right of each group; for one group as a plain product, which BLAS does by half when both are the same."""
+    if len(left) == 1:
+        return np.asarray((left[0].T @ right[0])[None], np.float32)
+    return np.asarray(np.matmul(left.transpose(0, 2, 1), right), np.float32)
+
+
+_WIDEST_SPLIT = 4096
+"""Inputs of a weight up to which its halves are kept: they take as much memory as the whole."""
+
+
+class Accumulator:
+    """Moments of one weight's inputs, feed after feed; float64 across batches. `full`: products of all pairs.
+
+    `split`: with halves, where there is more than one feed.
+    """
+
+    def __init__(self, full: bool = True, split: bool = False) -> None:
+        self._full, self._split = full, full and split
+        self._sums = (_Sums(full), _Sums(full))
+        self._feeds = 0
+
+    def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
+        """`rows` [groups, n, K] of the current model, `reference` the same rows of the float model; one feed's."""
+        apart = self._split and rows.shape[2] <= _WIDEST_SPLIT
+        self._sums[self._feeds % 2 if apart else 0].add(rows, reference)
+        self._feeds += 1
+
+    def result(self) -> SecondMoments | Moments | None:
+        """None where nothing was added, or what was is not finite."""
+        one, two = self._sums
+        if not self._full:
+            return one.moments()
+        if not two.samples:
+            return one.second_moments()
+        halves = one.second_moments(), two.second_moments()
+        one.join(two)
+        whole = one.second_moments()
+        if whole is None or halves[0] is None or halves[1] is None:
+            return None
+        return replace(whole, halves=(halves[0], halves[1]))
+
+
+class _Sums:
+    def __init__(self, full: bool) -> None:
+        self._full = full
+        self._sums: list[NDArray[np.float64]] | None = None
+        self.samples = 0
+        self._ends: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._waiting: list[tuple[Matrices, Matrices | None]] = []
+
+    def add(self, rows: Matrices, reference: Matrices | None) -> None:
+        self._waiting.append((rows, reference))
+        self.samples += rows.shape[1]
+        if sum(waiting.shape[1] for waiting, _ in self._waiting) >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        rows = np.concatenate([rows for rows, _ in self._waiting], axis=1)
+        references = [reference for _, reference in self._waiting if reference is not None]
+        self._waiting = []
+        square = _products(rows, rows) if self._full else np.einsum("gnk,gnk->gk", rows, rows)
+        if not self._full:
+            low, high = self._ends or (np.float32(np.inf), np.float32(-np.inf))
+            self._ends = np.minimum(rows.min(axis=1), low), np.maximum(rows.max(axis=1), high)
+        parts = [square, rows.sum(axis=1)]
+        if references:
+            parts.append(_products(np.concatenate(references, axis=1), rows))
+        if self._sums is None:
+            self._sums = [np.zeros(part.shape) for part in parts]
+        for total, part in zip(self._sums, parts, strict=True):
+            total += part
+
+    def join(self, other: _Sums) -> None:
+        """Takes the sums of `other`, which is of no use afterwards."""
+        if self._sums is not None and other._sums is not None:
+            for total, part in zip(self._sums, other._sums, strict=True):
+                total += part
+            self.samples += other.samples
+
+    def _means(self) -> list[NDArray[np.float32]] | None:
+        self._flush()
+        if self._sums is None or not all(np.isfinite(total).all() for total in self._sums):
+            return None
+        return [(total / self.samples).astype(np.float32) for total in self._sums]
+
+    def moments(self) -> Moments | None:
+        means = self._means()
+        if means is None or self._ends is None:
+            return None
+        one_signed = (self._ends[0] >= 0) | (self._ends[1] <= 0)
+        return replace(_moments(means[1], means[0]), one_signed=one_signed)
+
+    def second_moments(self) -> SecondMoments | None:
+        means = self._means()
+        if means is None:
+            return None
+        square, mean, *cross = means
+        return SecondMoments(matrix=square, mean=mean, samples=self.samples, cross=cross[0] if cross else None)

@@ -1,0 +1,88 @@
+"""Inputs for a model, generated to be valid for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import ModelProto
+
+from mixquant_onnx.data.dataset import Data as Data
+from mixquant_onnx.data.dataset import row_count as row_count
+from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.signature import Input, model_inputs
+from mixquant_onnx.types import FloatArray
+
+SEED = 0
+
+
+def synthetic(model: ModelProto, count: int = 4) -> Iterator[Data]:
+    """Generated inputs from a fixed seed, one size after another; a caller takes the first that runs."""
+    inputs = model_inputs(model)
+    limits = _index_limits(model)
+    for free in ((1, 16), (1, 224), (1, 64), (1, 320), (1, 32), (2, 128), (1, 512), (1, 1), (1, 48)):
+        random = np.random.default_rng(SEED)
+        feeds = [{i.name: _generate(i, free, limits, random) for i in inputs} for _ in range(count)]
+        yield Data(feeds=tuple(feeds), labels=None, origin="noise", name="rows of noise")
+
+
+def _generate(
+    wanted: Input, free: tuple[int, int], limits: Mapping[str, int], random: np.random.Generator
+) -> FloatArray:
+    """The first unknown size of an input is its batch, free[0]; others are free[1], channels of images 3."""
+    dims = wanted.dims or ()
+    shape: list[int] = []
+    batches = {next((d for d in dims if not isinstance(d, int)), "")} - {""}
+    for axis, size in enumerate(dims):
+        if isinstance(size, int):
+            shape.append(size)
+        elif size in batches or (all(isinstance(d, int) for d in dims[:axis]) and axis < 2):
+            shape.append(free[0])
+        else:
+            shape.append(3 if len(dims) == 4 and axis == 1 else free[1])
+    if wanted.dtype == np.bool_:
+        return np.ones(shape, np.bool_)
+    if np.issubdtype(wanted.dtype, np.integer):
+        if "mask" in wanted.name.lower():
+            return np.ones(shape, wanted.dtype)
+        if not shape:
+            return np.array(_scalar(wanted.name), wanted.dtype)
+        high = limits.get(wanted.name, 2)
+        return random.integers(0, max(high, 1), shape).astype(wanted.dtype)
+    return random.standard_normal(shape).astype(wanted.dtype)
+
+
+def _scalar(name: str) -> int:
+    """A number such as a sampling rate must be one that the model knows."""
+    return 16000 if name.lower() in ("sr", "sample_rate", "sampling_rate") else 1
+
+
+def _index_limits(model: ModelProto) -> dict[str, int]:
+    """For each integer input that ends up as indices of a Gather: the size of the table it looks into."""
+    sizes: dict[str, int] = {}
+    for scope in walk(model):
+        for tensor in getattr(scope.body, "initializer", ()):
+            sizes[tensor.name] = tensor.dims[0] if tensor.dims else 1
+        for node in scope.body.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+                sizes[node.output[0]] = next(iter(node.attribute[0].t.dims), 1)
+    origin = {value.name: value.name for value in model.graph.input}
+    limits: dict[str, int] = {}
+    for scope in walk(model):
+        for node in scope.body.node:
+            first = node.input[0] if node.input else ""
+            if first in origin and node.op_type in _KEEPS_INTEGERS:
+                for output in node.output:
+                    origin[output] = origin[first]
+            looks_up = node.op_type in ("Gather", "GatherND") and len(node.input) > 1 and node.input[1] in origin
+            if looks_up and first in sizes:
+                name = origin[node.input[1]]
+                limits[name] = min(limits.get(name, 1 << 31), sizes[first])
+            if node.op_type == "OneHot" and first in origin:
+                limits.setdefault(origin[first], 2)
+    return limits
+
+
+_KEEPS_INTEGERS = frozenset(
+    {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand"}
+)

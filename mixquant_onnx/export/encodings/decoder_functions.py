@@ -1,0 +1,202 @@
+"""Model-local functions that turn stored planes into a weight. ONNX Runtime inlines and folds them at load.
+
+Unpacking is a table look-up: Gather(table [256, fields], bytes) gives the fields of each byte, already in
+their place in the code, so that planes need only be added. It is three times cheaper at load than shifting
+and masking every element, and it works at every opset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
+
+from mixquant_onnx.export.encodings.bit_planes import fields_shape, shifts, table
+
+DOMAIN = "mixquant"
+DOMAIN_VERSION = 1
+
+_SUFFIX = {
+    "fold": "",
+    "blocks": "Blocks",
+    "ragged": "RaggedBlocks",
+    "matmul8": "MatMul8",
+    "matmul4": "MatMul4",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One function: the width, what is made of the codes, and whether padding must be cut off.
+
+    form: `fold` gives (codes - zero point) x scale, zero point and scale broadcast; `blocks` and `ragged` the
+    same with one scale a block; `matmul8` / `matmul4` a blocked DequantizeLinear on uint8 / uint4, which
+    ONNX Runtime fuses with MatMul; `codes` the codes alone.
+    """
+
+    bits: int
+    form: str
+    tail: bool
+    opset: int
+    small_ints: bool = True
+    one_zero: bool = False
+
+    @property
+    def name(self) -> str:
+        stem = f"Unpack{self.bits}" if self.form == "codes" else f"DequantizeLinear{self.bits}{_SUFFIX[self.form]}"
+        return stem + ("OneZero" if self.one_zero else "") + ("Tail" if self.tail else "")
+
+    @property
+    def narrow(self) -> bool:
+        """Whether codes are put together in 8-bit integers: Add-14, from onnxruntime 1.21 on (`small_ints`)."""
+        return self.bits < 8 and self.opset >= 14 and self.small_ints
+
+    @property
+    def counts_blocks(self) -> bool:
+        """Whether the block of each position is worked out (Constant-12 with an attribute), not stored."""
+        return self.form == "ragged" and self.opset >= 12
+
+    def inputs(self) -> list[str]:
+        planes = ["codes"] if self.bits == 8 else [f"plane{width}" for width, _ in shifts(self.bits)]
+        names = list(planes)
+        if self.form != "codes":
+            names += ["zero_point", "scale"]
+        if self.form in ("blocks", "ragged"):
+            names.append("view")
+        if self.form == "ragged" and not self.counts_blocks:
+            names.append("block_of")
+        if self.form != "fold" or self.bits < 8:
+            names.append("shape")
+        if self.form in ("matmul8", "matmul4"):
+            names.append("scale_shape")
+        if self.tail and self.opset >= 10:
+            names.append("count")
+        return names
+
+
+class Body:
+    """Nodes of a function body; each call adds one node and gives back the name of its output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+
+    def add(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        name = output or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, value: np.ndarray) -> str:
+        return self.add("Constant", value=numpy_helper.from_array(value))
+
+
+def _codes(body: Body, variant: Variant, shape: str, kind: type[np.generic]) -> str:
+    """Codes of type `kind` in `shape`; those of 8 bits are stored that way."""
+    if variant.bits == 8:
+        return "codes"
+    total = ""
+    for width, low in shifts(variant.bits):
+        index = body.add("Cast", f"plane{width}", to=TensorProto.INT32)
+        fields = table(width, low).astype(kind).reshape(256, *fields_shape(width))
+        values = body.add("Gather", body.constant(fields), index, axis=0)
+        total = body.add("Add", total, values) if total else values
+    if variant.tail and variant.opset >= 10:
+        flat = body.add("Reshape", total, body.constant(np.array([-1], np.int64)))
+        total = without_padding(body, variant.opset, flat)
+    elif variant.tail:
+        total = without_padding(body, variant.opset, body.add("Flatten", total, axis=0))
+    return body.add("Reshape", total, shape)
+
+
+def without_padding(body: Body, opset: int, codes: str, count: str = "count") -> str:
+    """The first `count` of flat codes: a value, below opset 10 an attribute (and codes are [1, all])."""
+    if opset >= 10:
+        return body.add("Slice", codes, body.constant(np.array([0], np.int64)), count)
+    kept = body.add("Slice", codes, axes=[1], starts=[0])
+    body.nodes[-1].attribute.append(reference("count", "ends", AttributeProto.INTS))
+    return kept
+
+
+def _small_codes(body: Body, variant: Variant) -> str:
+    if variant.narrow or variant.bits == 8:
+        return _codes(body, variant, "shape", np.uint8)
+    return body.add("Cast", _codes(body, variant, "shape", np.float32), to=TensorProto.UINT8)
+
+
+def _per_block(body: Body, variant: Variant, name: str) -> str:
+    """Scale or zero point for each element along the reduced axis, where the last block is short."""
+    if variant.form != "ragged":
+        return name
+    if not variant.counts_blocks:
+        return body.add("Gather", name, body.add("Cast", "block_of", to=TensorProto.INT32), axis=1)
+    first, second = (body.constant(np.array(value, np.int64)) for value in (0, 1))
+    positions = body.add("Range", first, body.add("Gather", "view", second), second)
+    block = body.add("Constant")
+    body.nodes[-1].attribute.append(reference("block_size", "value_int"))
+    return body.add("Gather", name, body.add("Div", positions, block), axis=1)
+
+
+def _product(body: Body, variant: Variant, output: str) -> None:
+    shape = "view" if variant.form in ("blocks", "ragged") else "shape"
+    scale = body.add("Cast", _per_block(body, variant, "scale"), to=TensorProto.FLOAT)
+    zero = "zero_point" if variant.one_zero else _per_block(body, variant, "zero_point")
+    if variant.narrow:
+        codes = _codes(body, variant, shape, np.int8)
+        level = body.add("Sub", codes, body.add("Cast", zero, to=TensorProto.INT8))
+        level = body.add("Cast", level, to=TensorProto.FLOAT)
+    else:
+        codes = _codes(body, variant, shape, np.float32)
+        level = body.add("Cast", codes, to=TensorProto.FLOAT) if variant.bits == 8 else codes
+        level = body.add("Sub", level, body.add("Cast", zero, to=TensorProto.FLOAT))
+    body.add("Mul", level, scale, output=output)
+
+
+def _blocked_dequantize(body: Body, variant: Variant) -> None:
+    codes = _small_codes(body, variant)
+    scale = body.add("Expand", body.add("Cast", "scale", to=TensorProto.FLOAT), "scale_shape")
+    zero = body.add("Expand", "zero_point", "scale_shape")
+    if variant.form == "matmul4":
+        codes = body.add("Cast", codes, to=TensorProto.UINT4)
+        zero = body.add("Cast", zero, to=TensorProto.UINT4)
+    node = helper.make_node("DequantizeLinear", [codes, scale, zero], ["weight"], axis=0)
+    node.attribute.append(reference("block_size"))
+    body.nodes.append(node)
+
+
+def reference(
+    of_function: str, of_node: str | None = None, kind: AttributeProto.AttributeType = AttributeProto.INT
+) -> AttributeProto:
+    """An attribute of a node whose value is that of an attribute of the call."""
+    return AttributeProto(name=of_node or of_function, ref_attr_name=of_function, type=kind)
+
+
+@cache
+def build(variant: Variant) -> FunctionProto:
+    """The function that `variant` describes, with output `weight` (`codes_out` for the form `codes`). Not to edit."""
+    body = Body()
+    output = "weight"
+    attributes: list[str] = []
+    if variant.form == "fold":
+        _product(body, variant, "weight")
+    elif variant.form in ("blocks", "ragged"):
+        _product(body, variant, "in_blocks")
+        body.add("Reshape", "in_blocks", "shape", output="weight")
+        attributes = ["block_size"] if variant.counts_blocks else []
+    elif variant.form in ("matmul8", "matmul4"):
+        attributes = ["block_size"]
+        _blocked_dequantize(body, variant)
+    else:
+        output = _small_codes(body, variant)
+    if variant.tail and variant.opset < 10:
+        attributes.append("count")
+    return helper.make_function(
+        DOMAIN,
+        variant.name,
+        variant.inputs(),
+        [output],
+        body.nodes,
+        [helper.make_opsetid("", variant.opset)],
+        attributes,
+    )

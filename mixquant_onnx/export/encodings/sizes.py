@@ -1,0 +1,70 @@
+"""Bytes that tensors, nodes and functions take in a serialized model (protobuf encoding), with their framing."""
+
+from __future__ import annotations
+
+import math
+
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper
+
+from mixquant_onnx.export.encodings.encoder import Encoded
+
+OUTSIDE_FROM = 1024
+"""Bytes of data from which a tensor goes to the external file, where there is one."""
+
+_NAME_OF_EXTERNAL_FILE = 64
+_POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME_OF_EXTERNAL_FILE + 24
+"""Of the entry that says where a tensor is in the external file."""
+
+
+def framed(size: int) -> int:
+    """A field that holds a message or bytes of `size`: the tag (1 byte, fields 1 to 15), the length, the content."""
+    return 1 + max(-(-size.bit_length() // 7), 1) + size
+
+
+def data_bytes(tensor: TensorProto) -> int:
+    """Bytes of the elements, as `raw_data` holds them; `tensor` may be an outline without any."""
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    bits = {int(TensorProto.UINT4): 4, int(TensorProto.UINT2): 2}.get(tensor.data_type, bits)
+    return -(-int(math.prod(tensor.dims)) * bits // 8)
+
+
+def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
+    """The TensorProto and its data, wherever that is; not its own framing."""
+    data = data_bytes(tensor)
+    inside = int(tensor.ByteSize()) - (framed(data) if tensor.HasField("raw_data") else 0)
+    return inside + data + _POINTER if external and data >= OUTSIDE_FROM else inside + framed(data)
+
+
+def initializer_bytes(tensor: TensorProto, external: bool = False) -> int:
+    return framed(tensor_bytes(tensor, external))
+
+
+def constant_bytes(tensor: TensorProto) -> int:
+    """A Constant node with `tensor` as its value and its name as its output."""
+    attribute = AttributeProto(name="value", type=AttributeProto.TENSOR).ByteSize()
+    value = tensor_bytes(tensor) - (framed(len(tensor.name)) if tensor.name else 0)
+    node = helper.make_node("Constant", [], [tensor.name]).ByteSize()
+    return framed(node + framed(attribute + framed(value)))
+
+
+def node_bytes(node: NodeProto) -> int:
+    return framed(node.ByteSize())
+
+
+def function_bytes(function: FunctionProto) -> int:
+    """In the list of functions of a model (field 25: a tag of 2 bytes)."""
+    return 1 + framed(function.ByteSize())
+
+
+def encoded_bytes(encoded: Encoded, in_graph: bool, external: bool = False) -> int:
+    """The tensors and nodes of one weight, without the functions that they share with others."""
+    tensors = (initializer_bytes(t, external) if in_graph else constant_bytes(t) for t in encoded.tensors)
+    return sum(tensors) + sum(map(node_bytes, encoded.nodes))
+
+
+def model_bytes(model: ModelProto, external: bool) -> int:
+    """Of the file, or with `external` of the file and the one beside it with the large tensors."""
+    outside = sum(len(t.raw_data) >= OUTSIDE_FROM for t in model.graph.initializer) if external else 0
+    return int(model.ByteSize()) + outside * _POINTER

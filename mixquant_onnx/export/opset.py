@@ -1,0 +1,275 @@
+"""Raise the opset of a model, node by node, with onnx.version_converter; everything else stays untouched.
+
+Converting the whole model loses functions, metadata and doc strings (onnx.version_converter works on a C++
+copy of the graph). So only nodes whose operator changed between the two opsets are converted, each in a
+model of its own, and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, version_converter
+
+from mixquant_onnx.model.operators import domain_of
+from mixquant_onnx.model.scopes import Scope, subgraphs, walk
+
+_SMALL = 1024
+"""Constants up to this many elements are given to the converter with their values (axes, shapes, bounds)."""
+
+
+class CannotConvert(Exception):
+    """This model keeps its opset; the message says which node is in the way."""
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the default domain; 1 where the model names none."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def _since(op: str, version: int) -> int:
+    try:
+        return int(onnx.defs.get_schema(op, version, "").since_version)
+    except onnx.defs.SchemaError as error:
+        raise CannotConvert(f"operator {op} is not defined at opset {version}") from error
+
+
+def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Inferred types by name, in all graphs, from a copy without the large constants."""
+    skeleton = ModelProto()
+    skeleton.CopyFrom(without_data(model))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # shape inference raises RuntimeError, ValueError and its own; types are optional here
+        inferred = skeleton
+    found: dict[str, ValueInfoProto] = {}
+    for scope in walk(inferred):
+        if isinstance(scope.body, GraphProto):
+            for value in (*scope.body.value_info, *scope.body.input, *scope.body.output):
+                found[value.name] = value
+    return found
+
+
+def without_data(model: ModelProto) -> ModelProto:
+    """A copy in which large constants have a type and a shape alone."""
+    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    copy.graph.CopyFrom(_graph_without_data(model.graph))
+    return copy
+
+
+def _graph_without_data(graph: GraphProto) -> GraphProto:
+    copy = GraphProto(name=graph.name or "graph", input=graph.input, output=graph.output, value_info=graph.value_info)
+    for tensor in graph.initializer:
+        copy.initializer.append(tensor if _elements(tensor) <= _SMALL else _header(tensor))
+    for node in graph.node:
+        big = any(a.HasField("t") and _elements(a.t) > _SMALL for a in node.attribute)
+        if big and node.op_type == "Constant":
+            tensor = node.attribute[0].t
+            header = _header(tensor)
+            header.name = node.output[0]
+            copy.initializer.append(header)
+        else:
+            copy.node.append(node)
+    return copy
+
+
+def _elements(tensor: TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _header(tensor: TensorProto) -> TensorProto:
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _small_constants(scope: Scope) -> dict[str, TensorProto]:
+    found = {} if scope.parent is None else _small_constants(scope.parent)
+    if isinstance(scope.body, GraphProto):
+        found.update({t.name: t for t in scope.body.initializer if _elements(t) <= _SMALL})
+    for node in scope.body.node:
+        is_tensor = node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value"
+        if is_tensor and _elements(node.attribute[0].t) <= _SMALL:
+            found[node.output[0]] = node.attribute[0].t
+    return found
+
+
+def _convert_node(
+    node: NodeProto,
+    types: dict[str, ValueInfoProto],
+    constants: dict[str, TensorProto],
+    current: int,
+    target: int,
+    fresh: Callable[[str], str],
+) -> list[NodeProto]:
+    """`node` as it must be written at `target`: itself, or what takes its place."""
+    inputs, initializers = [], []
+    for name in dict.fromkeys(n for n in node.input if n):
+        if name in constants:
+            tensor = TensorProto()
+            tensor.CopyFrom(constants[name])
+            tensor.name = name
+            initializers.append(tensor)
+            inputs.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+        else:
+            inputs.append(types.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    outputs = [
+        types.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output if name
+    ]
+    bare = NodeProto()
+    bare.CopyFrom(node)
+    bare.ClearField("doc_string")
+    graph = helper.make_graph([bare], "one", inputs, outputs, initializers)
+    single = helper.make_model(graph, opset_imports=[helper.make_opsetid("", current)], ir_version=8)
+    try:
+        converted = version_converter.convert_version(single, target)
+    except Exception as error:  # the converter raises RuntimeError, ConvertError and assertion texts
+        reason = str(error).strip().splitlines()[-1][:160] if str(error).strip() else "no adapter"
+        raise CannotConvert(f"{node.op_type} '{node.name or node.output[0]}': {reason}") from error
+    return _spliced(node, converted.graph, fresh)
+
+
+def _spliced(node: NodeProto, graph: GraphProto, fresh: Callable[[str], str]) -> list[NodeProto]:
+    if len(graph.node) == 1:
+        only = graph.node[0]
+        known = list(only.input) == list(node.input) and list(only.output) == list(node.output)
+        if known and only.op_type == node.op_type:
+            return [_with_attributes(node, only)]
+    known_names = {*node.input, *node.output}
+    renamed: dict[str, str] = {}
+
+    def name_of(name: str) -> str:
+        if not name or name in known_names:
+            return name
+        return renamed.setdefault(name, fresh(f"{node.output[0]}.{name}"))
+
+    result = []
+    for tensor in graph.initializer:
+        if tensor.name not in known_names:
+            result.append(helper.make_node("Constant", [], [name_of(tensor.name)], value=tensor))
+    for new in graph.node:
+        copy = NodeProto()
+        copy.CopyFrom(new)
+        copy.ClearField("input")
+        copy.ClearField("output")
+        copy.input.extend(name_of(name) for name in new.input)
+        copy.output.extend(name_of(name) for name in new.output)
+        if new.op_type == node.op_type:
+            copy.name, copy.doc_string = node.name, node.doc_string
+            copy.metadata_props.extend(node.metadata_props)
+        result.append(copy)
+    return result
+
+
+def _with_attributes(node: NodeProto, converted: NodeProto) -> NodeProto:
+    """`node` with the attributes that the converter gave it; the same object content where none changed."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    before = {a.name: a.SerializeToString(deterministic=True) for a in node.attribute}
+    after = {a.name: a.SerializeToString(deterministic=True) for a in converted.attribute}
+    if before != after:
+        copy.ClearField("attribute")
+        copy.attribute.extend(converted.attribute)
+    return copy
+
+
+def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> None:
+    """Convert `model` in place to opset `target`. Raises CannotConvert and then has changed nothing."""
+    current = opset_of(model)
+    if current >= target:
+        return
+    changes: list[tuple[Scope, dict[int, list[NodeProto]]]] = []
+    types: dict[str, ValueInfoProto] | None = None
+    for scope in walk(model):
+        own = max(_opset_of_scope(scope, current), 1)
+        constants = _small_constants(scope)
+        converted: dict[int, list[NodeProto]] = {}
+        for position, node in enumerate(scope.body.node):
+            if own >= target or _is_the_same(node, own, target):
+                continue
+            types = types_of(model) if types is None else types
+            converted[position] = _convert_node(node, types, constants, own, target, fresh)
+        changes.append((scope, converted))
+    for scope, converted in reversed(changes):
+        if converted:
+            _replace(scope, converted)
+    _set_version(model, target)
+
+
+def conversion_bytes(model: ModelProto, target: int, fresh: Callable[[str], str]) -> int | None:
+    """Bytes that `raise_opset` adds to `model`; None where it cannot be converted."""
+    if opset_of(model) >= target:
+        return 0
+    copy = without_data(model)
+    before = copy.ByteSize()
+    try:
+        raise_opset(copy, target, fresh)
+    except CannotConvert:
+        return None
+    return int(copy.ByteSize() - before)
+
+
+_NODE, _NAMES = 400, 4
+"""At most so many bytes, and so many times its output's name, are what a node grows by where it is converted."""
+
+
+def most_conversion_bytes(model: ModelProto, target: int) -> int:
+    """A quick upper bound of `conversion_bytes`."""
+    total, current = 0, opset_of(model)
+    for scope in walk(model):
+        own = max(_opset_of_scope(scope, current), 1)
+        for node in scope.body.node:
+            if own < target and not _may_be_the_same(node, own, target):
+                total += _NODE + _NAMES * sum(map(len, node.output))
+    return total
+
+
+def _may_be_the_same(node: NodeProto, current: int, target: int) -> bool:
+    try:
+        return _is_the_same(node, current, target)
+    except CannotConvert:
+        return True
+
+
+def _opset_of_scope(scope: Scope, of_model: int) -> int:
+    """A function imports its own version of the default domain."""
+    while scope.parent is not None:
+        scope = scope.parent
+    imports = getattr(scope.body, "opset_import", ())
+    return next((o.version for o in imports if o.domain in ("", "ai.onnx")), of_model)
+
+
+def _is_the_same(node: NodeProto, current: int, target: int) -> bool:
+    """Whether `node` needs no conversion. Raises CannotConvert where there is none."""
+    if domain_of(node) != "" or node.op_type == "Constant":
+        return True
+    old, new = _since(node.op_type, current), _since(node.op_type, target)
+    if old == new:
+        return True
+    if next(subgraphs(node), None) is not None:
+        if node.op_type == "Scan" and old < 9:
+            raise CannotConvert("Scan of opset 8 has other inputs")
+        return True
+    if any(a.ref_attr_name for a in node.attribute):
+        raise CannotConvert(f"{node.op_type} takes an attribute of its function")
+    return False
+
+
+def _replace(scope: Scope, converted: dict[int, list[NodeProto]]) -> None:
+    nodes = []
+    for position, node in enumerate(scope.body.node):
+        for new in converted.get(position, [node]):
+            copy = NodeProto()
+            copy.CopyFrom(new)
+            nodes.append(copy)
+    scope.body.ClearField("node")
+    scope.body.node.extend(nodes)
+
+
+def _set_version(model: ModelProto, target: int) -> None:
+    for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
+        for entry in imports:
+            if entry.domain in ("", "ai.onnx"):
+                entry.version = max(entry.version, target)

@@ -1,0 +1,98 @@
+"""Put what was encoded where the weights stood: tensors at the same places, equal ones once in each graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
+
+from mixquant_onnx.export.encodings.encoder import Encoded
+from mixquant_onnx.export.pieces import constant_of
+from mixquant_onnx.model.weights import Source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Replacement:
+    """A stored tensor, and what takes its place."""
+
+    source: Source
+    encoded: Encoded
+
+
+def put_in_place(replacements: Sequence[Replacement]) -> None:
+    """Take the tensors out of their graphs and put in what computes them.
+
+    New initializers stand where the old one stood (those of a Constant node before all others), so that the order of
+    all others, and which is the last, does not change. New nodes stand at the start of the graph.
+    """
+    by_graph: dict[int, list[Replacement]] = {}
+    for replacement in replacements:
+        by_graph.setdefault(id(replacement.source.scope), []).append(replacement)
+    for own in by_graph.values():
+        _put_into(own[0].source.scope.body, own)
+
+
+def _put_into(body: GraphProto | FunctionProto, replacements: Sequence[Replacement]) -> None:
+    places: dict[str, int] = {}
+    if isinstance(body, GraphProto):
+        places = {tensor.name: position for position, tensor in enumerate(body.initializer)}
+    _remove_constants(body, {r.source.name for r in replacements if r.source.node is not None})
+    ordered = sorted(replacements, key=lambda r: places.get(r.source.name, -1))
+    nodes: list[NodeProto] = []
+    shared = _Shared()
+    stored: list[tuple[int, Source, list[TensorProto]]] = []
+    for replacement in ordered:
+        source, encoded = replacement.source, replacement.encoded
+        own = shared.without_copies(encoded)
+        stored.append((places.get(source.name, -1), source, own))
+        if isinstance(body, FunctionProto):
+            nodes += [constant_of(tensor) for tensor in own]
+        nodes += encoded.nodes
+    for node in reversed(nodes):
+        body.node.insert(0, node)
+    if isinstance(body, GraphProto):
+        for position, source, tensors in reversed(stored):
+            if source.node is None:
+                del body.initializer[position]
+            for tensor in reversed(tensors):
+                body.initializer.insert(max(position, 0), tensor)
+
+
+def _remove_constants(body: GraphProto | FunctionProto, names: set[str]) -> None:
+    for position in range(len(body.node) - 1, -1, -1):
+        if names & set(body.node[position].output):
+            del body.node[position]
+
+
+_Content = tuple[int, tuple[int, ...], bytes, bytes]
+
+
+class _Shared:
+    """The tensors of one graph by their content."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Content, str] = {}
+
+    def without_copies(self, encoded: Encoded) -> list[TensorProto]:
+        """The tensors that the graph does not hold yet; nodes that would read a copy read the one that it holds."""
+        new, renamed = [], {}
+        for tensor in encoded.tensors:
+            key = _content(tensor)
+            if key in self._known:
+                renamed[tensor.name] = self._known[key]
+            else:
+                self._known[key] = tensor.name
+                new.append(tensor)
+        for node in encoded.nodes:
+            for position, name in enumerate(node.input):
+                node.input[position] = renamed.get(name, name)
+        return new
+
+
+def _content(tensor: TensorProto) -> _Content:
+    """All of a tensor but its name; of its data a digest of 256 bits."""
+    rest = TensorProto(doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
+    data = blake2b(tensor.raw_data, digest_size=32).digest()
+    return tensor.data_type, tuple(tensor.dims), data, rest.SerializeToString(deterministic=True)

@@ -1,0 +1,172 @@
+"""Load and save models: files, external data, an onnx_graphsurgeon graph; one-line errors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import (
+    convert_model_to_external_data,
+    load_external_data_for_model,
+    uses_external_data,
+)
+
+from mixquant_onnx.errors import ModelError, OutputError, writing
+from mixquant_onnx.model.operators import attributes
+from mixquant_onnx.model.scopes import walk
+
+LARGEST_PROTOBUF = 2_000_000_000
+"""Past this many bytes of tensors the output is written with external data (protobuf's limit is 2 GiB)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Loaded:
+    """A model with all its tensors in memory. `nbytes` counts the external data `files`; `external`: it had any.
+    `path`: where it came from.
+    """
+
+    model: ModelProto
+    nbytes: int
+    external: bool
+    files: tuple[Path, ...] = ()
+    path: Path | None = None
+
+
+def _external_tensors(model: ModelProto) -> list[TensorProto]:
+    found = []
+    for scope in walk(model):
+        if isinstance(scope.body, onnx.GraphProto):
+            found += [t for t in scope.body.initializer if uses_external_data(t)]
+        for node in scope.body.node:
+            found += [v for v in attributes(node).values() if isinstance(v, TensorProto) and uses_external_data(v)]
+    return found
+
+
+def load(path: Path) -> Loaded:
+    """Read `path` with its external data. Raises ModelError for anything that is not a whole ONNX model."""
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name an .onnx file")
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX model, or cut short; export or copy it again") from error
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}; check its permissions") from error
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(f"{path}: holds no ONNX graph; export or copy it again")
+    files = {e.value for t in _external_tensors(model) for e in t.external_data if e.key == "location"}
+    for name in sorted(files):
+        if not (path.parent / name).is_file():
+            raise ModelError(f"{path}: its external data file '{name}' is missing; put it beside the model")
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises ValueError, OSError and checker errors for bad offsets and paths
+        raise ModelError(f"{path}: its external data cannot be read ({_first_line(error)})") from error
+    size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
+    check_complete(model, str(path))
+    outside = tuple((path.parent / name).resolve() for name in files)
+    return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve())
+
+
+def check_complete(model: ModelProto, name: str) -> None:
+    """Raises ModelError where a tensor holds fewer bytes than its shape says: a file cut short."""
+    for tensor in model.graph.initializer:
+        if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
+            try:
+                width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            except (KeyError, TypeError) as error:
+                raise ModelError(f"{name}: tensor '{tensor.name}' is of a type that this onnx does not know") from error
+            count = 1
+            for size in tensor.dims:
+                count *= size
+            packed = tensor.data_type >= TensorProto.UINT4
+            if not packed and len(tensor.raw_data) != count * width:
+                raise ModelError(f"{name}: tensor '{tensor.name}' is cut short; export or copy the model again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def as_loaded(model: Any) -> Loaded:
+    """A ModelProto, an onnx_graphsurgeon Graph, a path or a string as a model of our own to edit.
+
+    A ModelProto is copied. Raises ModelError for anything else.
+    """
+    if isinstance(model, (str, Path)):
+        return load(Path(model))
+    if isinstance(model, ModelProto):
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        return Loaded(model=copy, nbytes=copy.ByteSize(), external=False)
+    if type(model).__module__.startswith("onnx_graphsurgeon"):
+        import onnx_graphsurgeon as gs
+
+        exported = gs.export_onnx(model)
+        return Loaded(model=exported, nbytes=exported.ByteSize(), external=False)
+    raise ModelError(f"a {type(model).__name__} is not a model; pass a path, a ModelProto or a graphsurgeon Graph")
+
+
+def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[Path]:
+    """Write `model` to `path` (and its tensors to `data_name` beside it); the files written.
+
+    Raises OutputError. `external`: keep the tensors outside; they are in any case when too large for protobuf.
+    """
+    with writing(path):
+        if not external and model.ByteSize() < LARGEST_PROTOBUF:
+            path.write_bytes(model.SerializeToString())
+            return [path]
+        outside = ModelProto()
+        outside.CopyFrom(model)
+        convert_model_to_external_data(
+            outside,
+            all_tensors_to_one_file=True,
+            location=data_name,
+            size_threshold=1024,
+            convert_attribute=False,
+        )
+        data = path.parent / data_name
+        data.unlink(missing_ok=True)
+        onnx.save(outside, str(path))
+        if not data.exists():
+            return [path]
+        data.chmod(path.stat().st_mode)
+        return [path, data]
+
+
+def save_copy(loaded: Loaded, path: Path, data_name: str) -> list[Path]:
+    """Write the model as it was read: byte by byte, where it was one file. Raises OutputError."""
+    if loaded.path is None or loaded.external:
+        return save(loaded.model, path, loaded.external, data_name)
+    with writing(path):
+        path.write_bytes(loaded.path.read_bytes())
+    return [path]
+
+
+def own_data(path: Path) -> list[Path]:
+    """External data files of the model at `path` that this project named; none where there is no such model."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError):
+        return []
+    names = {e.value for t in _external_tensors(model) for e in t.external_data if e.key == "location"}
+    return [path.parent / n for n in sorted(names) if n.startswith(path.name) and n.endswith(".data")]
+
+
+def check_writable(path: Path) -> None:
+    """Raises OutputError early, before any work is done."""
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name the file to write")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is a device, not a file; name the file to write")
+    if not folder.is_dir():
+        raise OutputError(f"{path}: folder '{folder}' does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: folder '{folder}' is not writable; choose another")

@@ -1,0 +1,151 @@
+"""What meets a weight: the input of its operator, as rows in the order of the weight's own rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto
+
+from mixquant_onnx.model.operators import Attributes, attributes
+from mixquant_onnx.model.scopes import subgraphs
+from mixquant_onnx.model.taps import Place, can_watch
+from mixquant_onnx.model.weights import LocatedSite, Reader
+from mixquant_onnx.types import FloatArray, WeightSite
+
+_CONVOLUTIONS = ("Conv", "FusedConv")
+_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_KEEP_ORDER = frozenset({"Identity", "Transpose", "Cast", "Squeeze", "Unsqueeze"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Feature:
+    """Where to look, and how a value there becomes rows: `kind` conv (patches by groups), last or first axis."""
+
+    place: Place
+    kind: str
+    groups: int
+    width: int
+    kernel: tuple[int, ...] = ()
+    attributes: Attributes | None = None
+
+    def rows(self, value: FloatArray, count: int, seed: int) -> NDArray[np.float32] | None:
+        """At most `count` rows [groups, n, width], drawn by `seed` alone; None for a value of another shape."""
+        if value.size == 0:
+            return None
+        if self.kind == "conv":
+            return _patches(value, self, count, seed)
+        moved = np.moveaxis(value, -2, -1) if self.kind == "first" and value.ndim > 1 else value
+        flat = moved.reshape(-1, moved.shape[-1])
+        if flat.shape[1] != self.width:
+            return None
+        return np.ascontiguousarray(flat[_drawn(len(flat), count, seed)], np.float32)[None]
+
+
+def _drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    if total <= count:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+
+
+def reading_order(model: ModelProto, sites: Mapping[str, LocatedSite]) -> list[str]:
+    """Names of `sites` in the order in which the model reads them (graphs are sorted, ONNX IR)."""
+    numbers: dict[int, int] = {}
+
+    def number(graph: GraphProto) -> None:
+        for node in graph.node:
+            numbers[id(node)] = len(numbers)
+            for _, inner in subgraphs(node):
+                number(inner)
+
+    number(model.graph)
+    # Protobuf hands out other objects for the same node once a graph was edited; then the order of storage stays.
+    places = {n: min((numbers.get(id(r.node), 1 << 30) for r in s.readers), default=1 << 30) for n, s in sites.items()}
+    return sorted(sites, key=places.__getitem__)
+
+
+def feature_of(located: LocatedSite) -> Feature | None:
+    """The feature of the first reader that can be watched; None where no reader's input can."""
+    for reader in located.readers:
+        found = _of_reader(located, reader)
+        if found is not None:
+            return found if _fits(located.site, found) else None
+    return None
+
+
+def _fits(site: WeightSite, feature: Feature) -> bool:
+    """Whether the rows of the weight are as wide as its inputs, and can be dealt to their groups."""
+    p, r, q, s = site.layout.sizes(site.shape)
+    return r * s == feature.width and (p * q) % feature.groups == 0
+
+
+def _of_reader(located: LocatedSite, reader: Reader) -> Feature | None:
+    node, shape, layout = reader.node, located.site.shape, located.site.layout
+    if not can_watch(reader.scope):
+        return None
+    at = attributes(node)
+    home = reader.scope.resolve(node.input[0])
+    ordered = all(step.op in _KEEP_ORDER for step in reader.steps)
+    if node.op_type in _CONVOLUTIONS and reader.index == 1 and not reader.steps and home is not None:
+        groups = int(at.get("group", 1))
+        place = (home.path, node.input[0])
+        return Feature(
+            place=place, kind="conv", groups=groups, width=math.prod(shape[1:]), kernel=shape[2:], attributes=at
+        )
+    if not all(step.moves_only for step in reader.steps):
+        return None  # what is multiplied with the stored numbers is not the input of this node
+    if node.op_type in _RECURRENT and reader.index == 1 and home is not None and layout.s == 0 and layout.q == 0:
+        return Feature(place=(home.path, node.input[0]), kind="last", groups=1, width=layout.sizes(shape)[1])
+    if node.op_type not in _PRODUCTS or len(shape) != 2 or not ordered or reader.index > 1:
+        return None
+    other = 1 - reader.index
+    home = reader.scope.resolve(node.input[other])
+    if home is None:
+        return None
+    flipped = bool(at.get("transA" if other == 0 else "transB", 0))
+    kind = "last" if (other == 0) != flipped else "first"
+    width = math.prod(layout.sizes(shape)[k] for k in (1, 3))
+    return Feature(place=(home.path, node.input[other]), kind=kind, groups=1, width=width)
+
+
+def _patches(value: FloatArray, feature: Feature, count: int, seed: int) -> NDArray[np.float32] | None:
+    """im2col at drawn positions (ONNX Conv: group, kernel_shape, pads, auto_pad, strides, dilations)."""
+    at, kernel = feature.attributes or {}, feature.kernel
+    spatial = value.shape[2:]
+    if len(spatial) != len(kernel) or value.shape[1] * math.prod(kernel) != feature.groups * feature.width:
+        return None
+    strides = [int(v) for v in at.get("strides", [1] * len(kernel))]
+    dilations = [int(v) for v in at.get("dilations", [1] * len(kernel))]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    before, after = _padding(at, spatial, spans, strides)
+    padded = np.pad(value, [(0, 0), (0, 0), *zip(before, after, strict=True)])
+    sizes = [(n - span) // s + 1 for n, span, s in zip(padded.shape[2:], spans, strides, strict=True)]
+    if min(sizes) < 1:
+        return None
+    picked = np.unravel_index(_drawn(value.shape[0] * math.prod(sizes), count, seed), (value.shape[0], *sizes))
+    index: list[NDArray[np.int64]] = [picked[0][:, None]]
+    offsets = np.meshgrid(*(np.arange(k) for k in kernel), indexing="ij")
+    for position, offset, stride, dilation in zip(picked[1:], offsets, strides, dilations, strict=True):
+        index.append(position[:, None] * stride + offset.reshape(-1)[None] * dilation)
+    channels_last = np.moveaxis(padded, 1, -1)
+    rows = channels_last[tuple(index)]
+    rows = np.moveaxis(rows, -1, 1).reshape(len(rows), feature.groups, feature.width)
+    return np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32)
+
+
+def _padding(
+    at: Attributes, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    rank = len(sizes)
+    mode = at.get("auto_pad", b"NOTSET")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    if mode in ("NOTSET", "VALID", ""):
+        pads = [int(v) for v in at.get("pads", [0] * (2 * rank))] if mode != "VALID" else [0] * (2 * rank)
+        return pads[:rank], pads[rank:]
+    totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in zip(sizes, strides, spans, strict=True)]
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return (small, large) if mode == "SAME_UPPER" else (large, small)

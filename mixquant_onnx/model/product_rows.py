@@ -1,0 +1,36 @@
+"""How many rows a matrix product sees, as far as the model tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from onnx import ModelProto
+
+from mixquant_onnx.export.opset import types_of
+from mixquant_onnx.model.weights import LocatedSite
+
+Shape = tuple[int | None, ...]
+"""None where a size is not told."""
+
+
+def shapes_of(model: ModelProto) -> dict[str, Shape]:
+    """By ONNX shape inference, of all values whose rank is known."""
+    found: dict[str, Shape] = {}
+    for name, value in types_of(model).items():
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            found[name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+    return found
+
+
+def one_row(located: LocatedSite, shapes: Mapping[str, Shape]) -> bool:
+    """Whether every product with this weight, as its second input, has a first input of one row, of fixed shape."""
+    return all(_rows(shapes.get(reader.node.input[0])) == 1 for reader in located.readers)
+
+
+def _rows(shape: Shape | None) -> int | None:
+    """Product of all sizes but the last: the reduced one (MatMul, and Gemm without transA)."""
+    if shape is None or None in shape[:-1]:
+        return None
+    return math.prod(size for size in shape[:-1] if size is not None)

@@ -1,0 +1,45 @@
+"""Shapes of values inside a model, by onnx's shape inference, made when they are first asked for."""
+
+from __future__ import annotations
+
+import contextlib
+
+import onnx
+from onnx import GraphProto, ModelProto
+
+from mixquant_onnx.export.opset import without_data
+from mixquant_onnx.model.scopes import Scope, walk
+
+Shape = tuple[int | None, ...]
+"""None for a free dimension."""
+
+
+class Shapes:
+    """Inferred shapes of the values of `model`. Nothing is known of values inside model-local functions."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = model
+        self._found: dict[tuple[str, str], Shape] | None = None
+
+    def of(self, scope: Scope, name: str) -> Shape | None:
+        """The shape of `name`, defined in `scope`; None where it, or its rank, is not known."""
+        if self._found is None:
+            self._found = _inferred(self._model)
+        return self._found.get((scope.path, name))
+
+
+def _inferred(model: ModelProto) -> dict[tuple[str, str], Shape]:
+    skeleton = without_data(model)
+    with contextlib.suppress(Exception):  # RuntimeError, ValueError and its own; what is declared stays
+        skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    found: dict[tuple[str, str], Shape] = {}
+    for scope in walk(skeleton):
+        if not isinstance(scope.body, GraphProto):
+            continue
+        for tensor in scope.body.initializer:
+            found[scope.path, tensor.name] = tuple(tensor.dims)
+        for value in (*scope.body.value_info, *scope.body.input, *scope.body.output):
+            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+                dims = value.type.tensor_type.shape.dim
+                found[scope.path, value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+    return found

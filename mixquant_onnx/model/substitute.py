@@ -1,0 +1,30 @@
+"""Float models with dequantized weights in place of the stored ones."""
+
+from __future__ import annotations
+
+from onnx import ModelProto, numpy_helper
+
+from mixquant_onnx.model.weights import LocatedSite, find
+from mixquant_onnx.quantization.weight import dequantized
+from mixquant_onnx.types import FloatArray, Quantized
+from mixquant_onnx.verification.codes import numpy_type
+
+
+def replace_weight(located: LocatedSite, q: Quantized) -> None:
+    """Put what `q` stands for where `located` is stored."""
+    put(located, dequantized(q, numpy_type(q.dtype)))
+
+
+def editable_copy(model: ModelProto) -> tuple[ModelProto, dict[str, LocatedSite]]:
+    """A copy of `model` and its weights, to be replaced there."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy, find(copy, 1).sites
+
+
+def put(located: LocatedSite, value: FloatArray) -> None:
+    """Put `value` (of the site's shape and type) where `located` is stored."""
+    tensor = located.source.tensor
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    if located.source.floats is not None:
+        located.source.floats.floats[:] = value.tolist()

@@ -1,0 +1,107 @@
+"""A budget over all layers in which each width also takes bytes once, however many layers have it: its functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.planning.allocators.knapsack import Choice, Choices, best_within_bytes
+
+Charges = Mapping[int, int]
+"""Bytes that a file takes once for each width in it."""
+
+_MOST_SOLVED = 12
+"""Sets of widths for which the budget is solved, those of the least bounds."""
+
+_HALVINGS = 40
+
+
+def best_within_charged(choices: Choices, limit: int, charges: Charges) -> dict[str, Choice]:
+    """The least summed cost whose bytes and charges are at most `limit`; the fewest bytes where none is.
+
+    Every set of widths has a lower bound of its cost; those are solved, the least first, that may be better than the
+    best so far.
+    """
+    table = _Table(choices)
+    rivals = []
+    for widths in table.sets():
+        left = limit - sum(charges.get(bits, 0) for bits in widths)
+        rivals.append((*table.bound(widths, left), left, widths))
+    best: dict[str, Choice] = {}
+    least = (float("inf"), float("inf"))
+    for over, bound, left, widths in sorted(rivals, key=lambda rival: rival[:2])[:_MOST_SOLVED]:
+        if (over, bound) >= least:
+            break
+        found = best_within_bytes(table.among(widths), left)
+        badness = (max(total_bytes(found, charges) - limit, 0), sum(c.cost for c in found.values()))
+        if badness < least:
+            best, least = found, badness
+    return best
+
+
+def total_bytes(chosen: Mapping[str, Choice], charges: Charges) -> int:
+    """Of a plan, with the charges of the widths in it."""
+    widths = {_bits(choice) for choice in chosen.values()}
+    return sum(choice.nbytes for choice in chosen.values()) + sum(charges.get(bits, 0) for bits in widths)
+
+
+def _bits(choice: Choice) -> int:
+    """0 of what stays float."""
+    return choice.scheme.bits if choice.scheme else 0
+
+
+class _Table:
+    """All choices as arrays [sites, most choices of a site]; at an infinite cost where there is none."""
+
+    def __init__(self, choices: Choices) -> None:
+        self._choices = choices
+        shape = len(choices), max(map(len, choices.values()), default=0)
+        self._costs, self._bytes = np.full(shape, np.inf), np.zeros(shape)
+        self._bits = np.zeros(shape, np.int64)
+        for row, own in enumerate(choices.values()):
+            self._costs[row, : len(own)] = [c.cost for c in own]
+            self._bytes[row, : len(own)] = [c.nbytes for c in own]
+            self._bits[row, : len(own)] = [_bits(c) for c in own]
+
+    def sets(self) -> Iterator[tuple[int, ...]]:
+        """Sets of widths of which each site has one."""
+        widths = sorted({_bits(c) for own in self._choices.values() for c in own})
+        for count in range(1, len(widths) + 1):
+            for chosen in combinations(widths, count):
+                if self._allowed(chosen).any(axis=1).all():
+                    yield chosen
+
+    def among(self, widths: tuple[int, ...]) -> dict[str, list[Choice]]:
+        return {site: [c for c in own if _bits(c) in widths] for site, own in self._choices.items()}
+
+    def bound(self, widths: tuple[int, ...], limit: int) -> tuple[float, float]:
+        """Bytes that the smallest plan of `widths` is over `limit`, and a lower bound of the cost of one within.
+
+        The bound is that of the Lagrangian: for any price of a byte, min sum(cost + price x bytes) - price x limit.
+        """
+        allowed = self._allowed(widths)
+        costs = np.where(allowed, self._costs, np.inf)
+        over = float(np.where(allowed, self._bytes, np.inf).min(axis=1).sum()) - limit
+        best = float(costs.min(axis=1).sum())
+        if over > 0 or not self._choices:
+            return max(over, 0.0), best
+        nbytes = np.where(allowed, self._bytes, 0.0)
+        rows = np.arange(len(nbytes))
+        scale = float(np.where(allowed, costs, 0).max()) / max(float(nbytes.max()), 1.0)
+        low, high = np.log(scale + 1e-300) - 30, np.log(scale + 1e-300) + 30
+        for _ in range(_HALVINGS):
+            price = float(np.exp((low + high) / 2))
+            priced = costs + price * nbytes
+            picked = priced.argmin(axis=1)
+            best = max(best, float(priced[rows, picked].sum()) - price * limit)
+            if nbytes[rows, picked].sum() > limit:
+                low = np.log(price)
+            else:
+                high = np.log(price)
+        return 0.0, best
+
+    def _allowed(self, widths: tuple[int, ...]) -> NDArray[np.bool_]:
+        return np.asarray(np.isin(self._bits, widths) & np.isfinite(self._costs))

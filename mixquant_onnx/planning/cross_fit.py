@@ -1,0 +1,41 @@
+"""How much better than true a figure is that was measured on the rows that the weights were fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mixquant_onnx.data.dataset import DataSplit
+from mixquant_onnx.data.split import halves
+from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.selection import noise_of, noise_with
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.types import Quantized
+from mixquant_onnx.verification.verify import run_all
+
+
+def optimism_db(
+    planned: Planned, split: DataSplit, quantized: Mapping[str, Quantized], compensated: bool
+) -> float | None:
+    """SQNR in dB of `quantized` on the rows of `split`, less the mean of what one half fitted gives on the other.
+
+    Cross-fitting on two halves: as a half calibrates worse than the whole, it is rather too much than too little. The
+    choice of the plan is not repeated. None where the rows cannot be cut, or no figure comes out.
+    """
+    parts = halves(split.fitting)
+    if parts is None:
+        return None
+    try:
+        float_session = Session(planned.loaded.model)
+        own = noise_with(planned, quantized, split.evaluation, run_all(float_session, split.evaluation))
+        others = [
+            noise_of(planned, fit, held, run_all(float_session, held), compensated)
+            for fit, held in (parts, parts[::-1])
+        ]
+    except RuntimeFailure:
+        return None
+    shares = np.array([own, *others])
+    if not (np.isfinite(shares).all() and (shares > 0).all()):
+        return 0.0 if own == 0 and not any(others) else None
+    return max(0.0, float(10 * (np.mean(np.log10(shares[1:])) - np.log10(own))))

@@ -1,0 +1,90 @@
+"""Sites x schemes -> errors: the MixQuant search, linear in weights x widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.export.encodings.encoder import nbytes_of
+from mixquant_onnx.numerics.granularity import effective_grid, to_rows
+from mixquant_onnx.quantization.ranges import errors
+from mixquant_onnx.quantization.ranges.minmax import baseline_error
+from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors, WeightSite
+
+PER_CHANNEL = Grid(per="channel")
+AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))
+"""Granularities to choose from; the first is the one at which a calibrated cost is measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """Which candidates there are. `baseline`: `int8` is vanilla int8, `same` the same quantizer at 8 bits.
+
+    `estimate`: errors of slow methods may be estimated.
+    """
+
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    grids: tuple[Grid, ...] = (PER_CHANNEL,)
+    method: str = "minmax"
+    symmetric: bool = False
+    baseline: Literal["int8", "same"] = "int8"
+    estimate: bool = False
+
+
+def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOptions) -> SiteErrors:
+    """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
+    values = np.ascontiguousarray(weight, dtype=np.float32)
+    count = site.elements
+    baseline = baseline_error(values) if options.baseline == "int8" else None
+    cells: list[Cell] = []
+    seen: set[Grid] = set()
+    for wanted in options.grids:
+        grid = effective_grid(site.shape, site.layout, wanted)
+        if grid in seen:
+            continue
+        seen.add(grid)
+        rows = to_rows(values, site.layout, grid)
+        widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
+        sums = errors(options.method, rows, widths, options.symmetric, options.estimate)
+        if baseline is None:
+            baseline = sums[widths.index(8)]
+        for bits, total in zip(options.bits, sums, strict=False):
+            scheme = Scheme(bits=bits, grid=wanted, method=options.method, symmetric=options.symmetric)
+            cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme)))
+    assert baseline is not None
+    power = _power(values.reshape(-1))
+    return SiteErrors(
+        site=site.name,
+        elements=count,
+        power=power / count,
+        baseline=baseline / count,
+        cells=tuple(cells),
+    )
+
+
+def _power(flat: NDArray[np.float32]) -> float:
+    """Sum of squares; in float64 where float32 cannot hold it."""
+    with np.errstate(over="ignore"):
+        total = float(np.dot(flat, flat))
+    return total if np.finfo(np.float32).tiny < total < np.inf else float(np.sum(np.square(flat, dtype=np.float64)))
+
+
+def measure(
+    sites: Sequence[WeightSite],
+    value_of: Callable[[str], NDArray[np.generic]],
+    options: SearchOptions,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Mapping[str, SiteErrors]:
+    """The error table of `sites`; `progress` is called with the elements of each finished site.
+
+    One thread: two were measured to gain nothing, as each step is too short for the interpreter to change hands.
+    """
+    table = {}
+    for site in sites:
+        table[site.name] = site_errors(site, value_of(site.name), options)
+        progress(site.elements)
+    return table

@@ -1,0 +1,83 @@
+"""The whole network on a floor: where its outputs are too far from float, weights get more bits until they are not.
+
+The rule bounds each tensor's own error and knows nothing of the network (DESIGN: "the rule alone is no promise").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.numerics.noise import decibels
+from mixquant_onnx.planning.allocators.knapsack import Choice, smallest_within_cost
+from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.selection import noise_with
+from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.quantization.network import Layers
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.verification.verify import run_all
+
+FLOOR_DB = 20.0
+"""Least SQNR of the outputs on rows that nothing was fitted to (docs/data_free.md)."""
+
+_TURNS = 2
+"""How often weights are quantized anew with more bits."""
+
+_MARGIN = 0.8
+"""Share of the error that more bits may leave, by their costs, as costs are only about right."""
+
+Requantize = Callable[[Planned], Layers]
+
+
+def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requantize) -> tuple[Planned, Layers]:
+    """`planned` and `layers`, or others with more bits, so that the outputs on `judged` have FLOOR_DB.
+
+    A note says from where to where. Unchanged where the model does not run, or all weights have the most bits.
+    """
+    try:
+        reference = run_all(Session(planned.loaded.model), judged)
+    except RuntimeFailure:
+        return planned, layers
+    first = noise = noise_with(planned, layers.quantized, judged, reference)
+    allowed, before = 10 ** (-FLOOR_DB / 10), planned.plan.sites
+    for _ in range(_TURNS):
+        if not np.isfinite(noise) or noise <= allowed:
+            break
+        wider = _wider(planned, _MARGIN * allowed / noise)
+        if wider.plan.sites == planned.plan.sites:
+            break
+        planned, layers = wider, requantize(wider)
+        planned = with_schemes(planned, layers)
+        noise = noise_with(planned, layers.quantized, judged, reference)
+    raised = sum(scheme != before[name] for name, scheme in planned.plan.sites.items())
+    if not (np.isfinite([first, noise]).all() and raised):
+        return planned, layers
+    note = (
+        f"outputs had {decibels(first):.1f} dB on {judged.rows} {judged.name}, below {FLOOR_DB:g}: {raised} weights "
+        f"got more bits, which gives {decibels(noise):.1f} dB"
+    )
+    return planned, replace(layers, notes=(*layers.notes, note))
+
+
+def with_schemes(planned: Planned, layers: Layers) -> Planned:
+    """`planned` with the schemes that `layers` were quantized by: some take more bits than was planned."""
+    sites = {name: q.scheme for name, q in layers.quantized.items()}
+    return replace(planned, plan=replace(planned.plan, sites=sites))
+
+
+def _wider(planned: Planned, share: float) -> Planned:
+    """The fewest bytes, no weight with fewer bits than now, at which the summed cost is `share` of what it is."""
+    table = {name: planned.table[name] for name in planned.plan.sites}
+    priced = costs.energy(table, planned.sites)
+    choices = {}
+    total = 0.0
+    for name, scheme in planned.plan.sites.items():
+        cells = [c for c in table[name].cells if c.scheme.bits >= scheme.bits and c.scheme.grid == scheme.grid]
+        choices[name] = [Choice(scheme=c.scheme, cost=priced[name][c.scheme], nbytes=c.nbytes) for c in cells]
+        total += priced[name][scheme]
+    chosen = smallest_within_cost(choices, share * total)
+    sites = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
+    return replace(planned, plan=replace(planned.plan, sites=sites))

@@ -1,0 +1,82 @@
+"""A file of a given size: plans are made into files until one comes close from below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.export.file_sizes import FileSizes
+from mixquant_onnx.options import Options, size_limit
+from mixquant_onnx.pipeline import size_of
+from mixquant_onnx.planning.allocation import Priced, plan_of_choices
+from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
+from mixquant_onnx.planning.allocators.knapsack import Choices
+from mixquant_onnx.planning.plan import Planned, Searched
+from mixquant_onnx.types import Scheme
+
+_SIZE_TURNS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Added:
+    """Bytes that weights take in a file."""
+
+    site: Mapping[str, Mapping[Scheme, int]]
+    """Of each weight under each of its candidates: codes, scales, zero points, nodes, names, shapes."""
+
+    once: Mapping[int, int]
+    """Of the functions that unpack, by width."""
+
+
+def added(searched: Searched, options: Options) -> Added:
+    """From the shapes of what would be written (`FileSizes`)."""
+    sizes = FileSizes(searched.loaded.model, searched.sites, options.form, searched.loaded.external)
+    opset = sizes.opset({name: errors.cells[0].scheme for name, errors in searched.table.items()})
+    site: dict[str, dict[Scheme, int]] = {}
+    functions: dict[int, dict[str, int]] = {}
+    for name, errors in searched.table.items():
+        site[name] = {}
+        for scheme in (cell.scheme for cell in errors.cells):
+            piece = sizes.piece(name, scheme, opset)
+            site[name][scheme] = piece.nbytes
+            functions.setdefault(scheme.bits, {}).update(piece.functions)
+    return Added(site=site, once={bits: sum(found.values()) for bits, found in functions.items()})
+
+
+def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> Planned:
+    """The least cost in a file of at most the given size. Raises OptionError naming the smallest possible size."""
+    limit = size_limit(text, priced.searched.loaded.nbytes)
+    choices = {
+        name: [replace(c, nbytes=known.site[name][c.scheme]) for c in own if c.scheme is not None]
+        for name, own in priced.choices().items()
+    }
+    best, predicted = _plan(priced, options, choices, 0, known)
+    least = size_of(best, options)
+    if least > limit:
+        raise OptionError(
+            f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
+            f"allow fewer bits with --bits or a coarser --granularity"
+        )
+    unforeseen = least - predicted
+    tried = [best.plan.sites]
+    for _ in range(_SIZE_TURNS):
+        found, predicted = _plan(priced, options, choices, limit - unforeseen, known)
+        if found.plan.sites in tried:
+            break
+        tried.append(found.plan.sites)
+        size = size_of(found, options)
+        unforeseen = size - predicted
+        if size <= limit and _cost(priced, found) < _cost(priced, best):
+            best = found
+    return best
+
+
+def _plan(priced: Priced, options: Options, choices: Choices, limit: int, known: Added) -> tuple[Planned, int]:
+    """The least cost within `limit`, and the bytes that its file is expected to take."""
+    chosen = best_within_charged(choices, limit, known.once)
+    return plan_of_choices(priced, options, chosen), total_bytes(chosen, known.once)
+
+
+def _cost(priced: Priced, planned: Planned) -> float:
+    return sum(priced.costs[name][scheme] for name, scheme in planned.plan.sites.items())

@@ -1,0 +1,143 @@
+"""Exact squared errors of many candidates (scale, zero point) for every row, by whichever way is faster.
+
+Either weight by weight or, where rows are long and levels few, from prefix sums of the sorted row: the sum over
+levels q of (sum x^2 - 2 q sum x + q^2 n) of the n weights x that are rounded to q.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixquant_onnx.numerics.integers import CHUNK, levels
+from mixquant_onnx.quantization.ranges.minmax import row_range
+
+Rows = NDArray[np.float32]
+Errors = NDArray[np.float64]
+
+WEIGHTS_PER_EDGE = 80
+"""With more weights in a row than this for each edge between levels, prefix sums are faster; measured."""
+
+_SHARES = 2.0 ** -np.linspace(0, 10, 64)
+"""Shares of min-max at which the error of clipping is known; ranges smaller than the last are not looked for."""
+
+_FLOAT16 = (2.0**-14, 65408.0)
+"""Scales that `storable_scale` stores as float16."""
+
+
+class Candidates(Protocol):
+    """Candidates for rows [N, M]."""
+
+    def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
+        """Squared error of K candidates for each row [K, N]: scale and zero point [K, N], codes 0..top."""
+
+    def innermost(self, error: Errors) -> Errors:
+        """[2, N]: how far from 0 the range must reach, below and above, for an error of at most `error` [N]."""
+
+
+class Direct:
+    """Every weight is rounded, in cache."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.reach: Errors = np.abs(np.stack(row_range(rows))).astype(np.float64)
+
+    def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
+        count, width = self.rows.shape
+        at_once = max(1, CHUNK // width)
+        result = np.empty(scale.shape)
+        inverse, lowest, highest = np.float32(1) / scale, -zero, np.float32(top) - zero
+        buffers = np.empty((2, min(at_once, count), width), np.float32)
+        for start in range(0, count, at_once):
+            part = slice(start, start + at_once)
+            values = self.rows[part]
+            x, y = buffers[:, : len(values)]
+            for k in range(len(scale)):
+                np.multiply(values, inverse[k, part, None], out=x)
+                np.rint(x, out=y)
+                np.maximum(y, lowest[k, part, None], out=y)
+                np.minimum(y, highest[k, part, None], out=y)
+                np.subtract(x, y, out=x)
+                result[k, part] = np.einsum("ij,ij->i", x, x)
+        result *= np.square(scale, dtype=np.float64)
+        return result
+
+    def innermost(self, error: Errors) -> Errors:
+        """What the largest weight alone allows."""
+        return np.asarray(np.maximum(self.reach - np.sqrt(error), self.reach * _SHARES[-1]))
+
+
+class PrefixSums:
+    """One sort, then for each candidate a binary search for each edge between its levels."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.width = rows.shape[1]
+        values = np.sort(rows, axis=1).astype(np.float64)
+        self.ends = np.stack([np.minimum(values[:, 0], 0), np.maximum(values[:, -1], 0)])
+        largest = np.abs(self.ends).max(axis=0)
+        self.unit = (0.25 / np.where(largest > 0, largest, 1))[:, None]
+        # Rows scaled to within a quarter and set one apart make a single sorted array to search in.
+        self.row = np.arange(len(rows))[:, None]
+        self.keys = (values * self.unit + self.row).reshape(-1)
+        self.sums, squares = np.zeros((2, len(rows), self.width + 1))
+        np.cumsum(values, axis=1, out=self.sums[:, 1:])
+        np.cumsum(np.square(values, out=values), axis=1, out=squares[:, 1:])
+        self.power = squares[:, -1].copy()
+        self.clipping = self._clipping(squares)
+
+    def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
+        result = np.empty(scale.shape)
+        at_once = max(1, CHUNK // (len(self.row) * top))
+        for k in range(0, len(scale), at_once):
+            s, z = scale[k : k + at_once].astype(np.float64), zero[k : k + at_once].astype(np.float64)
+            edges = np.arange(0.5, top) - z[:, :, None]
+            n, place = self._below(edges * s[:, :, None])
+            # Across an edge q grows by 1 and q^2 by twice the edge, which turns sums over levels into sums over edges.
+            first = (top - z) * self.sums[:, -1] - self.sums.reshape(-1)[place].sum(axis=2)
+            second = (top - z) ** 2 * self.width - 2 * np.einsum("knl,knl->kn", edges, n)
+            result[k : k + at_once] = self.power - 2 * s * first + s**2 * second
+        return result
+
+    def innermost(self, error: Errors) -> Errors:
+        """What clipping on one side alone allows."""
+        allowed = (self.clipping <= error[:, None]).sum(axis=2)
+        return np.asarray(np.abs(self.ends) * _SHARES[np.minimum(allowed, len(_SHARES) - 1)])
+
+    def _below(self, bounds: Errors) -> tuple[Errors, NDArray[np.intp]]:
+        """How many weights are below bounds [..., N, T], and where in `sums` theirs is."""
+        places = np.clip(bounds * self.unit, -0.4, 0.4) + self.row
+        found = np.searchsorted(self.keys, places.reshape(-1)).reshape(places.shape)
+        return (found - self.row * self.width).astype(np.float64), found + self.row
+
+    def _clipping(self, squares: Errors) -> Errors:
+        """Squared error of clipping alone, below 0 and above, at each of _SHARES: [2, N, S]."""
+        bounds = self.ends[:, :, None] * _SHARES
+        n, place = self._below(bounds)
+        s, q = self.sums.reshape(-1)[place], squares.reshape(-1)[place]
+        n[1], s[1], q[1] = self.width - n[1], self.sums[:, -1:] - s[1], self.power[:, None] - q[1]
+        return np.asarray(q - 2 * bounds * s + bounds**2 * n)
+
+
+class Choice:
+    """The faster of both for rows [N, M] at each width; sorts only if it must."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self._made: dict[bool, Candidates] = {}
+
+    def at(self, bits: int) -> Candidates:
+        """For codes of `bits`."""
+        long = self.rows.shape[1] > WEIGHTS_PER_EDGE * levels(bits)
+        if long not in self._made:
+            self._made[long] = PrefixSums(self.rows) if long else Direct(self.rows)
+        return self._made[long]
+
+
+def stored_scale(scale: Rows, half: bool) -> Rows:
+    """`scale` of any shape, kept within what can be stored and rounded up to float16 if `half`: `storable_scale`."""
+    if not half:
+        return np.clip(scale, np.finfo(np.float32).tiny, np.finfo(np.float32).max)
+    dropped = np.int32((1 << 13) - 1)
+    return ((np.clip(scale, *_FLOAT16).view(np.int32) + dropped) & ~dropped).view(np.float32)

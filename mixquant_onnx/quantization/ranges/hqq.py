@@ -1,0 +1,103 @@
+"""Half-quadratic quantization (Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models").
+
+Data-free. Minimises the l_p error of the weights, p = 0.7, which cares less than the square for the few large errors
+of clipped outliers. Residuals e are split off as variables of their own and two closed forms alternate while their
+tie, beta, grows: e = sign(r) max(|r| - |r|^(p - 1) / beta, 0), r the error of rounding, and the zero point as the
+mean of q - (w - e) / s over the codes q.
+
+Here a zero point is an integer, and at a given scale all integers that clip nothing round alike. So the scale moves
+too, by least squares of w - e on q - zero point; the zero point is a real number in the first turns, then rounded.
+When symmetric the zero point is fixed and the scale moves alone. Errors are in steps, so beta suits every scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mixquant_onnx.numerics.integers import CHUNK, levels, row_errors, storable_scale
+from mixquant_onnx.quantization.ranges import minmax
+from mixquant_onnx.quantization.ranges.exact_errors import Errors, Rows, stored_scale
+from mixquant_onnx.quantization.ranges.mse import code_bounds
+from mixquant_onnx.types import Codes, FloatArray
+
+NORM = 0.7
+"""The published p."""
+
+_BETA = 3.0
+"""At first only errors beyond beta^(-1 / (2 - p)) = 0.43 steps are split off, hardly more than what is clipped."""
+
+_GROWTH = 1.01
+"""Of beta each turn, as published."""
+
+_TURNS = 20
+"""As published."""
+
+_SETTLING = 5
+"""Turns of the scale alone after the zero point is rounded."""
+
+
+def norm_errors(rows: Rows, scale: FloatArray, zero: Codes, bits: int) -> Errors:
+    """Sum of |error|^p of each row [N, M] when rounded to nearest with `scale` and `zero` [N]."""
+    step = scale.astype(np.float32)[:, None]
+    low, high = (bound[:, None] for bound in code_bounds(zero, bits, len(rows)))
+    error = rows - np.clip(np.rint(rows / step), low, high) * step
+    return np.asarray(np.sum(np.abs(error) ** np.float32(NORM), axis=1, dtype=np.float64))
+
+
+def shrink(error: Rows, beta: float) -> Rows:
+    """The part of `error` that is split off: the minimum over e of |e|^p + beta / 2 (e - error)^2, approximately."""
+    size = np.abs(error)
+    # Up to this size nothing is left, and the power would be infinite at 0.
+    least = np.float32(beta ** (-1 / (2 - NORM)))
+    size -= np.maximum(size, least) ** np.float32(NORM - 1) / np.float32(beta)
+    return np.asarray(np.copysign(np.maximum(size, 0), error))
+
+
+def _solve(steps: Rows, zero: Rows, top: int, symmetric: bool) -> tuple[Rows, Rows]:
+    """`steps` [n, M] are weights in steps of the scale that `zero` [n] belongs to; the factor for it, and a zero point.
+
+    The factor is 1 where all codes are the zero point.
+    """
+    factor, zero = np.ones((len(steps), 1), np.float32), zero[:, None].copy()
+    for turn in range(_TURNS + _SETTLING):
+        weights = steps / factor
+        codes = np.clip(np.rint(weights + zero), 0, top)
+        target = weights - shrink(weights - (codes - zero), _BETA * _GROWTH**turn)
+        if not symmetric and turn < _TURNS:
+            zero = np.mean(codes - target, axis=1, keepdims=True)
+            zero = np.clip(np.rint(zero) if turn == _TURNS - 1 else zero, 0, top)
+        codes -= zero
+        square = np.einsum("ij,ij->i", codes, codes)
+        along = np.einsum("ij,ij->i", codes, target)
+        change = np.divide(along, square, out=np.ones_like(along), where=square > 0)
+        factor = factor * np.clip(change, 0.5, 2)[:, None]
+    return factor[:, 0], zero[:, 0]
+
+
+def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
+    """Scale (as stored) and zero point of each row [N, M]: of min-max and the optimum, whichever has less l_p error."""
+    start, zero = minmax.fit(rows, bits, symmetric)
+    half = start.dtype == np.float16
+    scale = start.astype(np.float32)
+    zero = np.broadcast_to(zero, len(rows)).copy()
+    at_once = max(1, CHUNK // rows.shape[1])
+    for first in range(0, len(rows), at_once):
+        part = slice(first, first + at_once)
+        values, unit = rows[part], scale[part]
+        factor, moved = _solve(values / unit[:, None], zero[part].astype(np.float32), levels(bits), symmetric)
+        found, offset = stored_scale(unit * factor, half), moved.astype(np.uint8)
+        better = norm_errors(values, found, offset, bits) < norm_errors(values, unit, zero[part], bits)
+        scale[part] = np.where(better, found, unit)
+        zero[part] = np.where(better, offset, zero[part])
+    return storable_scale(scale), zero[:1] if symmetric else zero
+
+
+def errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
+    """Sum of squared errors of `rows` [N, M] at each of `bits`."""
+    totals = []
+    for width in bits:
+        scale, zero = fit(rows, width, symmetric)
+        totals.append(float(row_errors(rows, scale, *code_bounds(zero, width, len(rows))).sum()))
+    return totals

@@ -1,0 +1,80 @@
+"""A weight whose rounding, up or down, is being learned (AdaRound, Nagel et al. 2020, arXiv 2004.10568)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixquant_onnx.numerics.granularity import effective_grid, expand_params
+from mixquant_onnx.numerics.integers import levels
+from mixquant_onnx.types import FloatArray, Quantized
+
+_STRETCH = (-0.1, 1.1)
+"""The rectified sigmoid of the paper, equations 22 to 24."""
+
+
+_DECIDED = 0.5
+"""How far a weight starts towards the level it has, from its own place between the two."""
+
+
+class SoftWeight:
+    """Each of `weight` between the level that `q` gives it and the next one towards its own value."""
+
+    def __init__(self, weight: NDArray[np.float32], q: Quantized) -> None:
+        grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
+
+        def spread(params: FloatArray) -> Tensor:
+            wide = expand_params(params, q.codes.shape, q.layout, grid).astype(np.float32)
+            return torch.from_numpy(np.array(np.broadcast_to(wide, q.codes.shape)))
+
+        self._q = q
+        self._scale, self._zero = spread(q.scale), spread(q.zero_point)
+        self._highest = float(levels(q.scheme.bits))
+        own = torch.from_numpy(np.array(weight, np.float32)) / self._scale + self._zero
+        code = torch.from_numpy(q.codes.astype(np.float32))
+        above = ((own >= code) & (code < self._highest)) | (code == 0)
+        self._code, self._floor = code, torch.where(above, code, code - 1)
+        place = (own - self._floor).clamp(0, 1)
+        low, high = _STRETCH
+        start = (_DECIDED * (~above).float() + (1 - _DECIDED) * place).clamp(0.01, 0.99)
+        self._start = torch.logit((start - low) / (high - low))
+        self.unit = 1.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Undecided again, as nothing was learned."""
+        self.hidden = self._start.clone().requires_grad_(True)
+
+    def up(self) -> Tensor:
+        """Share of the way to the upper level, 0 to 1."""
+        low, high = _STRETCH
+        return (torch.sigmoid(self.hidden) * (high - low) + low).clamp(0, 1)
+
+    def at(self, up: Tensor) -> Tensor:
+        """The weight where it is `up` of the way."""
+        return ((self._floor + up).clamp(max=self._highest) - self._zero) * self._scale
+
+    def away(self, curvature: Tensor) -> Tensor:
+        """Squared distance from the weight it started as, each element's times its `curvature`."""
+        return (curvature * ((self._floor + self.up() - self._code) * self._scale) ** 2).sum()
+
+    def indecision(self, beta: float) -> Tensor:
+        """The regulariser, in units of the loss: sum of 1 - |2 h - 1|^beta (equation 24)."""
+        return self.unit * (1 - (2 * self.up() - 1).abs().pow(beta)).sum()
+
+    def open_share(self) -> float:
+        """Share of the weights that are between levels."""
+        up = self.up()
+        return float(((up > 0.01) & (up < 0.99)).float().mean())
+
+    def decided(self) -> Tensor:
+        """`up`, all of it at one of the two levels."""
+        return (self.hidden.detach() > 0).float()
+
+    def hardened(self) -> Quantized:
+        codes = (self._floor + self.decided()).clamp(max=self._highest).to(torch.uint8)
+        return replace(self._q, codes=codes.numpy())

@@ -1,0 +1,251 @@
+"""ONNX operators as differentiable torch functions: (attributes, inputs) -> output or outputs. One row an operator.
+
+Written here because the converters of the index (onnx2pytorch 0.6, onnx2torch 1.5) do not import without torchvision,
+and take weights as parameters of modules; here they are tensors that the caller computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from onnx import NodeProto, numpy_helper
+from torch import Tensor
+
+from mixquant_onnx.model.operators import attributes
+from mixquant_onnx.quantization.reconstruction.supported import is_known
+
+At = Mapping[str, Any]
+Operator = Callable[[At, Sequence[Any]], Any]
+
+_TYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
+
+
+class UnknownOperator(Exception):
+    """An operator, or a form of one, that is not in the table."""
+
+
+def _pads(at: At, x: Tensor, kernel: Sequence[int], value: float = 0.0) -> Tensor:
+    """`x` with the padding of a sliding window applied (ONNX pads and auto_pad)."""
+    rank = len(kernel)
+    mode = at.get("auto_pad", b"NOTSET")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    pads = [int(v) for v in at.get("pads", [0] * (2 * rank))]
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        strides, dilations = at.get("strides", [1] * rank), at.get("dilations", [1] * rank)
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        sizes = zip(x.shape[2:], strides, spans, strict=True)
+        totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in sizes]
+        small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        pads = small + large if mode == "SAME_UPPER" else large + small
+    if not any(pads):
+        return x
+    return F.pad(x, [p for k in reversed(range(rank)) for p in (pads[k], pads[rank + k])], value=value)
+
+
+def _conv(at: At, inputs: Sequence[Any]) -> Tensor:
+    x, weight = inputs[0], inputs[1]
+    rank = weight.ndim - 2
+    run = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    pads = [int(v) for v in at.get("pads", [0] * (2 * rank))]
+    even = pads[:rank] == pads[rank:] and at.get("auto_pad", b"NOTSET") in (b"NOTSET", "NOTSET")
+    padded = x if even else _pads(at, x, weight.shape[2:])
+    bias = inputs[2] if len(inputs) > 2 else None
+    strides, dilations = list(at.get("strides", [1] * rank)), list(at.get("dilations", [1] * rank))
+    found: Tensor = run(padded, weight, bias, strides, pads[:rank] if even else 0, dilations, int(at.get("group", 1)))
+    return found
+
+
+def _gemm(at: At, inputs: Sequence[Any]) -> Tensor:
+    a, b = inputs[0], inputs[1]
+    product = (a.T if at.get("transA") else a) @ (b.T if at.get("transB") else b) * at.get("alpha", 1.0)
+    if len(inputs) > 2 and inputs[2] is not None:
+        product = product + at.get("beta", 1.0) * inputs[2]
+    found: Tensor = product
+    return found
+
+
+def _clip(at: At, inputs: Sequence[Any]) -> Tensor:
+    low = inputs[1] if len(inputs) > 1 and inputs[1] is not None else at.get("min", -math.inf)
+    high = inputs[2] if len(inputs) > 2 and inputs[2] is not None else at.get("max", math.inf)
+    return torch.clamp(inputs[0], *(v.item() if isinstance(v, Tensor) else v for v in (low, high)))
+
+
+def _axes(at: At, inputs: Sequence[Any], position: int = 1) -> list[int] | None:
+    if len(inputs) > position and inputs[position] is not None:
+        return [int(v) for v in inputs[position].reshape(-1)]
+    return [int(v) for v in at["axes"]] if "axes" in at else None
+
+
+def _reduce(kind: str) -> Operator:
+    def run(at: At, inputs: Sequence[Any]) -> Any:
+        x = inputs[0]
+        axes = _axes(at, inputs)
+        if axes is None:
+            axes = [] if at.get("noop_with_empty_axes") else list(range(x.ndim))
+        keep = bool(at.get("keepdims", 1))
+        return getattr(torch, kind)(x, axes, keep) if axes else x
+
+    return run
+
+
+def _reshape(at: At, inputs: Sequence[Any]) -> Tensor:
+    x: Tensor = inputs[0]
+    shape = [int(v) for v in inputs[1]]
+    return x.reshape([x.shape[k] if v == 0 and not at.get("allowzero") else v for k, v in enumerate(shape)])
+
+
+def _layer_norm(at: At, inputs: Sequence[Any]) -> Tensor:
+    axis = int(at.get("axis", -1)) % inputs[0].ndim
+    bias = inputs[2] if len(inputs) > 2 else None
+    return F.layer_norm(inputs[0], inputs[0].shape[axis:], inputs[1], bias, at.get("epsilon", 1e-5))
+
+
+def _batch_norm(at: At, inputs: Sequence[Any]) -> Tensor:
+    x, scale, bias, mean, variance = inputs
+    return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, at.get("epsilon", 1e-5))
+
+
+def _pool(kind: str) -> Operator:
+    def run(at: At, inputs: Sequence[Any]) -> Any:
+        kernel = [int(v) for v in at["kernel_shape"]]
+        rank = len(kernel)
+        padded_out = kind == "avg" and any(at.get("pads", [])) and not at.get("count_include_pad", 0)
+        if at.get("ceil_mode", 0) or padded_out or any(v != 1 for v in at.get("dilations", [])):
+            raise UnknownOperator(f"{kind} pool with ceil_mode, dilations or uncounted pads")
+        x = _pads(at, inputs[0], kernel, -math.inf if kind == "max" else 0.0)
+        return getattr(F, f"{kind}_pool{rank}d")(x, kernel, list(at.get("strides", [1] * rank)))
+
+    return run
+
+
+def _split(at: At, inputs: Sequence[Any]) -> list[Tensor]:
+    x, axis = inputs[0], int(at.get("axis", 0))
+    sizes = _axes({"axes": at["split"]} if "split" in at else {}, inputs)
+    if sizes is None:
+        raise UnknownOperator("Split without sizes")
+    return list(torch.split(x, sizes, axis))
+
+
+def _pad(at: At, inputs: Sequence[Any]) -> Tensor:
+    mode = at.get("mode", b"constant")
+    pads = at["pads"] if "pads" in at else inputs[1].tolist()
+    if mode not in (b"constant", "constant") or (len(inputs) > 3 and inputs[3] is not None):
+        raise UnknownOperator("Pad with a mode or axes")
+    value = float(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else float(at.get("value", 0.0))
+    rank = inputs[0].ndim
+    return F.pad(inputs[0], [int(p) for k in reversed(range(rank)) for p in (pads[k], pads[rank + k])], value=value)
+
+
+def _slice(at: At, inputs: Sequence[Any]) -> Tensor:
+    if "starts" in at:
+        starts, ends, axes, steps = at["starts"], at["ends"], at.get("axes"), None
+    else:
+        starts, ends = inputs[1].tolist(), inputs[2].tolist()
+        axes, steps = _axes({}, inputs, 3), _axes({}, inputs, 4)
+    x: Tensor = inputs[0]
+    index: list[slice] = [slice(None)] * x.ndim
+    for k, (first, last) in enumerate(zip(starts, ends, strict=True)):
+        step = int(steps[k]) if steps else 1
+        if step < 1:
+            raise UnknownOperator("Slice backwards")
+        index[int(axes[k]) if axes else k] = slice(int(first), int(last), step)
+    return x[tuple(index)]
+
+
+def _gather(at: At, inputs: Sequence[Any]) -> Tensor:
+    x, index = inputs
+    axis = int(at.get("axis", 0)) % x.ndim
+    index = torch.where(index < 0, index + x.shape[axis], index)
+    found = torch.index_select(x, axis, index.reshape(-1))
+    return found.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
+
+
+def _squeeze(at: At, inputs: Sequence[Any]) -> Any:
+    axes = _axes(at, inputs)
+    return torch.squeeze(inputs[0]) if axes is None else torch.squeeze(inputs[0], tuple(axes))
+
+
+def _unsqueeze(at: At, inputs: Sequence[Any]) -> Any:
+    axes = _axes(at, inputs) or []
+    x = inputs[0]
+    for axis in sorted(a % (x.ndim + len(axes)) for a in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _constant(at: At, inputs: Sequence[Any]) -> Tensor:
+    if "value" in at:
+        return torch.from_numpy(numpy_helper.to_array(at["value"]).copy())
+    for name, kind in (("value_float", torch.float32), ("value_int", torch.int64), ("value_floats", torch.float32),
+                       ("value_ints", torch.int64)):  # fmt: skip
+        if name in at:
+            return torch.tensor(at[name], dtype=kind)
+    raise UnknownOperator("Constant of another kind")
+
+
+def _one(run: Callable[..., Any]) -> Operator:
+    """An operator of tensors alone."""
+    return lambda at, inputs: run(*inputs)
+
+
+OPERATORS: dict[str, Operator] = {
+    "Conv": _conv, "Gemm": _gemm, "MatMul": _one(torch.matmul),
+    "Add": _one(torch.add), "Sub": _one(torch.sub), "Mul": _one(torch.mul), "Div": _one(torch.div),
+    "Pow": _one(lambda x, y: torch.pow(x, y.to(x.dtype))), "Sqrt": _one(torch.sqrt), "Neg": _one(torch.neg),
+    "Exp": _one(torch.exp), "Log": _one(torch.log), "Abs": _one(torch.abs), "Erf": _one(torch.erf),
+    "Reciprocal": _one(torch.reciprocal), "Tanh": _one(torch.tanh), "Sigmoid": _one(torch.sigmoid),
+    "Relu": _one(torch.relu), "Min": _one(torch.minimum), "Max": _one(torch.maximum), "Where": _one(torch.where),
+    "Identity": _one(lambda x: x), "Clip": _clip,
+    "HardSigmoid": lambda at, i: torch.clamp(i[0] * at.get("alpha", 0.2) + at.get("beta", 0.5), 0, 1),
+    "HardSwish": _one(F.hardswish), "LeakyRelu": lambda at, i: F.leaky_relu(i[0], at.get("alpha", 0.01)),
+    "Gelu": lambda at, i: F.gelu(i[0], approximate=bytes(at.get("approximate", b"none")).decode()),
+    "Softmax": lambda at, i: torch.softmax(i[0], int(at.get("axis", -1))),
+    "LayerNormalization": _layer_norm, "BatchNormalization": _batch_norm,
+    "GlobalAveragePool": _one(lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)),
+    "AveragePool": _pool("avg"), "MaxPool": _pool("max"),
+    "ReduceMean": _reduce("mean"), "ReduceSum": _reduce("sum"), "ReduceMax": _reduce("amax"),
+    "Reshape": _reshape, "Flatten": lambda at, i: i[0].reshape(math.prod(i[0].shape[: int(at.get("axis", 1))]), -1),
+    "Transpose": lambda at, i: i[0].permute(*at.get("perm", range(i[0].ndim - 1, -1, -1))),
+    "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Concat": lambda at, i: torch.cat(list(i), int(at["axis"])),
+    "Split": _split, "Slice": _slice, "Pad": _pad, "Gather": _gather, "Constant": _constant,
+    "Cast": lambda at, i: i[0].to(_TYPES[int(at["to"])]), "Shape": _one(lambda x: torch.tensor(x.shape)),
+    "Expand": lambda at, i: i[0] * torch.ones([int(v) for v in i[1]], dtype=i[0].dtype),
+}  # fmt: skip
+
+
+Tap = Callable[[str, Tensor], Tensor]
+
+
+class Program:
+    """Nodes in order, run on tensors by name."""
+
+    def __init__(self, nodes: Sequence[NodeProto]) -> None:
+        """Raises UnknownOperator for a node that is not in the table."""
+        self._nodes = list(nodes)
+        unknown = [node.op_type for node in nodes if not is_known(node)]
+        if unknown:
+            raise UnknownOperator(f"operator {unknown[0]}")
+        self._attributes = [attributes(node) for node in nodes]
+        self.reads = {name for node in nodes for name in node.input if name}
+
+    def run(
+        self, values: Mapping[str, Tensor], wanted: Sequence[str], taps: Mapping[str, Tap] | None = None
+    ) -> list[Tensor]:
+        """The values `wanted`, from those given; what is given is not computed. Raises UnknownOperator.
+
+        `taps` are called with the values of their names, and what they return goes on instead.
+        """
+        known: dict[str, Any] = dict(values)
+        for node, at in zip(self._nodes, self._attributes, strict=True):
+            if all(name in known for name in node.output):
+                continue
+            inputs = [known[name] if name else None for name in node.input]
+            found = OPERATORS[node.op_type](at, inputs)
+            outputs = found if isinstance(found, list) else [found]
+            for name, value in zip(node.output, outputs, strict=False):
+                known[name] = taps[name](name, value) if taps and name in taps else value
+        return [known[name] for name in wanted]

@@ -1,0 +1,134 @@
+"""Values inside a model on given feeds, place after place in the order of the graph; no node runs twice for it.
+
+What later places need of the values so far is kept (as long as it fits in memory), and only what lies between is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper
+
+from mixquant_onnx.model.taps import reads
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
+from mixquant_onnx.types import FloatArray
+
+MOST_BYTES = 2 << 30
+"""Values that are kept for one model; beyond, more of the graph is run again."""
+
+
+class Activations:
+    """Reads values of the main graph of `model`, whose weights may be replaced behind the places read so far."""
+
+    def __init__(
+        self, model: ModelProto, names: Sequence[str], feeds: Sequence[Feed], volatile: frozenset[str] = frozenset()
+    ) -> None:
+        """`names`: all that will be asked for, in the order of the graph. Nodes that give out one of `volatile`
+        (values inside of which weights may still change) run each time."""
+        self._model = model
+        nodes = model.graph.node
+        self._reads = [reads(node) for node in nodes]
+        self._makers = {output: k for k, node in enumerate(nodes) for output in node.output if output}
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._known: list[dict[str, FloatArray]] = [dict(feed) for feed in feeds]
+        self._given = {name for feed in feeds for name in feed}
+        self._passing = self._depends_on(set(self._given))
+        unstable = self._depends_on({o for v in volatile if v in self._makers for o in nodes[self._makers[v]].output})
+        unstable |= {self._makers[v] for v in volatile if v in self._makers}
+        self._keepable = self._passing - unstable
+        self._done: set[int] = set()
+        self._useful = self._ancestors(names, set())
+
+    def fork(self) -> Activations:
+        """One that goes on from here by itself."""
+        other = copy.copy(self)
+        other._known, other._done = list(self._known), set(self._done)
+        return other
+
+    def _depends_on(self, names: set[str]) -> set[int]:
+        """Nodes that read one of `names`, or what those compute."""
+        found, known = set(), set(names)
+        for k, node in enumerate(self._model.graph.node):
+            if known & self._reads[k]:
+                found.add(k)
+                known.update(node.output)
+        return found
+
+    def _ancestors(self, names: Sequence[str], known: set[str]) -> set[int]:
+        """Nodes that must run for `names` where the values `known` are there."""
+        found: set[int] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            maker = self._makers.get(name)
+            if name in known or maker is None or maker in found:
+                continue
+            found.add(maker)
+            waiting += self._reads[maker]
+        return found
+
+    def values(self, names: Sequence[str]) -> Iterator[dict[str, FloatArray]]:
+        """For each feed the values `names`, by name. Raises RuntimeFailure."""
+        if not self._known:
+            return
+        known = set(self._known[0])
+        segment = self._ancestors(names, known)
+        done = self._done | (segment & self._keepable)
+        later = {name for k in self._useful - done for name in self._reads[k]} | set(names)
+        made = {o for k in segment & self._keepable for o in self._model.graph.node[k].output if o}
+        fresh = made & later
+        wanted = list(dict.fromkeys([*(n for n in names if n not in known), *sorted(fresh)]))
+        session = self._session(segment, wanted) if wanted else None
+        keep, taken = True, 0
+        kept: list[dict[str, FloatArray]] = []
+        for feed in self._known:
+            found = {}
+            if session is not None:
+                inputs = {name: feed[name] for name in session.inputs}
+                found = dict(zip(wanted, session.run(inputs, wanted), strict=True))
+            both = {**feed, **found}
+            yield {name: both[name] for name in names}
+            left = {name: value for name, value in both.items() if name in later & (known | fresh)}
+            taken += sum(_size(value) for value in left.values())
+            keep = keep and taken <= MOST_BYTES and all(isinstance(value, np.ndarray) for value in left.values())
+            kept += [left] if keep else []
+        if keep:
+            self._known, self._done = kept, done
+
+    def pass_by(self, names: Sequence[str]) -> None:
+        """Goes on as `values` does for those who read them, as far as the model runs."""
+        with contextlib.suppress(RuntimeFailure):
+            for _ in self.values(names) if names else ():
+                pass
+
+    def _session(self, segment: set[int], outputs: list[str]) -> Session:
+        """The nodes of `segment` as a model of its own, with what is known as its inputs."""
+        graph = self._model.graph
+        nodes: list[NodeProto] = [graph.node[k] for k in sorted(segment)]
+        read = {name for k in segment for name in self._reads[k]}
+        made = {output for node in nodes for output in node.output}
+        part = ModelProto(ir_version=self._model.ir_version)
+        part.opset_import.extend(self._model.opset_import)
+        part.functions.extend(self._model.functions)
+        part.graph.name = graph.name or "part"
+        part.graph.node.extend(nodes)
+        for name in sorted(read - made):
+            value = self._known[0].get(name)
+            if isinstance(value, list):
+                part.graph.input.extend(given for given in graph.input if given.name == name)
+            elif value is not None:
+                kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+                part.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
+            elif name in self._stored:
+                part.graph.initializer.append(self._stored[name])
+        part.graph.sparse_initializer.extend(s for s in graph.sparse_initializer if s.values.name in read)
+        for name in outputs:
+            part.graph.output.append(helper.make_empty_tensor_value_info(name))
+        return Session(part)
+
+
+def _size(value: FloatArray) -> int:
+    return int(getattr(value, "nbytes", 0))

@@ -1,0 +1,198 @@
+"""Many plans from one measuring pass: the curve of size against quality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model import files as model_io
+from mixquant_onnx.model.weights import LocatedSite, find, weight_values
+from mixquant_onnx.options import Options
+from mixquant_onnx.pipeline import execute, size_of
+from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced, with_data
+from mixquant_onnx.planning.plan import Planned, Searched
+from mixquant_onnx.types import Cell, Scheme, SiteErrors
+from mixquant_onnx.verification.statistics import FEW_ROWS
+
+TABLE_FORMAT = 1
+
+_SAME = 1e-3
+"""Relative difference of mean squared weights up to which they are the same: float sums differ by machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One plan. `cost` is what the budget summed; quality in the deployed profile, None where not measured.
+
+    `rows`: how many the quality was measured on, and `data` what they are: the user's, proxies or noise.
+
+    `pareto`: no other point is both smaller and better, in SQNR or, where there is none, in cost.
+    """
+
+    setting: str
+    nbytes: int
+    average_bits: float
+    cost: float
+    sqnr_db: float | None = None
+    top1_agreement: float | None = None
+    accuracy: float | None = None
+    rows: int = 0
+    data: str = ""
+    pareto: bool = False
+
+
+def sweep(
+    priced: Priced,
+    options: Options,
+    qems: Sequence[float],
+    bits: Sequence[float],
+    name: str,
+    progress: Progress = quiet,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Point]:
+    """A point for each of `qems` (by the scope of `options`) and each of `bits`, smallest first.
+
+    With `options.verify` each is run, on rows that nothing was fitted to. Bits that are too few are left out, and
+    told. Raises OptionError where no point is left.
+    """
+    plans = [(f"qem {qem:g}", _by_error(priced, replace(options, qem=qem, avg_bits=None))) for qem in qems]
+    refused = OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
+    left_out: list[str] = []
+    for x in bits:
+        try:
+            plans.append((f"avg-bits {x:g}", plan_of_bits(priced, replace(options, avg_bits=x), x)))
+        except OptionError as error:
+            refused = error
+            left_out.append(f"{x:g}")
+    if not plans:
+        raise refused
+    if left_out:
+        least = math.ceil(800 * priced.least_bytes / max(priced.elements, 1)) / 100
+        tell(
+            f"below the smallest possible, {least:.2f} bits a weight with scales and zero points: "
+            f"--avg-bits {', '.join(left_out)} left out"
+        )
+    if options.verify:
+        options = with_data(priced.searched.loaded, options)
+    points = []
+    for position, (setting, planned) in enumerate(plans):
+        points.append(_point(setting, planned, priced, options, name))
+        progress("sweep", position + 1, len(plans))
+    return marked(points)
+
+
+def _by_error(priced: Priced, options: Options) -> Planned:
+    if options.scope == "model":
+        return plan_priced(priced, options)
+    return by_rule(priced.searched, options)
+
+
+def _point(setting: str, planned: Planned, priced: Priced, options: Options, name: str) -> Point:
+    if not options.verify:
+        return _before_quality(setting, planned.plan.sites, priced, size_of(planned, options))
+    options = replace(options, allow_unchanged=True)
+    result = execute(planned, options, None, name)
+    deployed = result.verification.deployed if result.verification is not None else None
+    made = _before_quality(setting, result.plan.sites, priced, result.nbytes_after)
+    if deployed is None or result.verification is None:
+        return made
+    rows = result.verification.samples
+    told = result.verification.origin == "user" or rows >= FEW_ROWS
+    return replace(
+        made,
+        sqnr_db=deployed.sqnr_db,
+        top1_agreement=deployed.top1_agreement if told else None,
+        accuracy=deployed.accuracy,
+        rows=rows,
+        data=result.verification.data_name,
+    )
+
+
+def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, nbytes: int) -> Point:
+    """Bits and cost of the schemes `chosen`: those of the file, which the safe rule may widen after planning."""
+    table = priced.searched.table
+    cost = sum(priced.costs[site][scheme] for site, scheme in chosen.items())
+    taken = sum({c.scheme: c.nbytes for c in table[site].cells}[scheme] for site, scheme in chosen.items())
+    elements = sum(table[site].elements for site in chosen)
+    return Point(setting=setting, nbytes=nbytes, average_bits=8 * taken / max(elements, 1), cost=cost)
+
+
+def marked(points: Sequence[Point]) -> list[Point]:
+    """`points`, smallest first, with those on the Pareto front marked: the first of equals."""
+    best, result = float("-inf"), []
+    for point in sorted(points, key=lambda p: (p.nbytes, -_quality(p))):
+        result.append(replace(point, pareto=_quality(point) > best))
+        best = max(best, _quality(point))
+    return result
+
+
+def _quality(point: Point) -> float:
+    return point.sqnr_db if point.sqnr_db is not None else -point.cost
+
+
+def _mean_square(located: LocatedSite) -> float:
+    return float(np.mean(np.square(np.asarray(weight_values(located), np.float32), dtype=np.float64)))
+
+
+def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that plans are made from, so that other plans need no measuring; `settings`: how it was measured."""
+    sites = {
+        name: {
+            "elements": errors.elements,
+            "power": errors.power,
+            "baseline": errors.baseline,
+            "cells": [
+                {"scheme": str(c.scheme), "qe": c.qe, "nbytes": c.nbytes, "cost": priced.costs[name][c.scheme]}
+                for c in errors.cells
+            ],
+        }
+        for name, errors in priced.searched.table.items()
+    }
+    return {
+        "format": TABLE_FORMAT,
+        "cost": priced.cost,
+        "settings": dict(settings),
+        "sites": sites,
+        "skipped": dict(priced.searched.skipped),
+    }
+
+
+def table_from_json(data: Any, loaded: model_io.Loaded) -> Priced:
+    """The table that `table_to_json` made of the same model. Raises PlanError."""
+    wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
+    if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
+        raise wrong
+    sites = find(loaded.model, 1).sites
+    table: dict[str, SiteErrors] = {}
+    costs: dict[str, dict[Scheme, float]] = {}
+    try:
+        for name, entry in data["sites"].items():
+            if name not in sites or sites[name].site.elements != entry["elements"]:
+                raise PlanError(f"the table knows '{name}', which this model has not so; measure it again")
+            if not math.isclose(_mean_square(sites[name]), entry["power"], rel_tol=_SAME):
+                raise PlanError(f"the table was made of other weights of '{name}'; measure it again")
+            cells, prices = [], {}
+            for cell in entry["cells"]:
+                scheme = Scheme.parse(cell["scheme"])
+                cells.append(Cell(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"])))
+                prices[scheme] = float(cell["cost"])
+            if not cells:
+                raise wrong
+            costs[name] = prices
+            table[name] = SiteErrors(
+                site=name,
+                elements=int(entry["elements"]),
+                power=float(entry["power"]),
+                baseline=float(entry["baseline"]),
+                cells=tuple(cells),
+            )
+        searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})))
+        return Priced(searched=searched, costs=costs, cost=str(data["cost"]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise wrong from error
