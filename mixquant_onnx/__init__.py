@@ -20,7 +20,7 @@ from mixquant_onnx.errors import (
 if TYPE_CHECKING:
     from mixquant_onnx.api import apply_plan, inspect, quantize
     from mixquant_onnx.pipeline import RunResult
-    from mixquant_onnx.types import BitPlan
+    from mixquant_onnx.planning.plan import BitPlan
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,7 @@ _LATE = {
     "inspect": "api",
     "quantize": "api",
     "RunResult": "pipeline",
-    "BitPlan": "types",
+    "BitPlan": "planning.plan",
 }
 
 

@@ -15,13 +15,14 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM, FormOptions, Fused, Target
 from mixquant_onnx.export.targets.releases import OLDEST_TRIED
 from mixquant_onnx.model.files import as_loaded
+from mixquant_onnx.numerics.arrays import ALL_BITS
+from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.options import COSTS, RECONSTRUCTED, Cost, Options, Promise, Reconstruction, need_torch, share
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.error_table import AUTO_GRIDS, SearchOptions
-from mixquant_onnx.planning.plan import Planned, fit_plan
+from mixquant_onnx.planning.plan import BitPlan, Planned, fit_plan
 from mixquant_onnx.quantization.ranges import method as known_method
 from mixquant_onnx.quantization.weight import SOLVERS
-from mixquant_onnx.types import ALL_BITS, BitPlan, Grid
 
 
 def options_of(

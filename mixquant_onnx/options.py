@@ -15,9 +15,9 @@ import numpy as np
 from mixquant_onnx.data.dataset import Data, DataSplit, Origin
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.targets.forms import FormOptions
+from mixquant_onnx.numerics.arrays import ALL_BITS, FloatArray
 from mixquant_onnx.planning.error_table import SearchOptions
 from mixquant_onnx.quantization.weight import SOLVERS
-from mixquant_onnx.types import ALL_BITS, FloatArray
 
 Cost = Literal["auto", "energy", "hessian", "output", "block"]
 COSTS: tuple[str, ...] = get_args(Cost)

@@ -17,15 +17,16 @@ from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.options import Options
 from mixquant_onnx.planning.allocation import with_data
 from mixquant_onnx.planning.cross_fit import optimism_db
+from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
-from mixquant_onnx.planning.plan import Planned, left_float, without_losses
+from mixquant_onnx.planning.plan import BitPlan, Planned, left_float, without_losses
 from mixquant_onnx.quantization.network import SAFE, Layers, quantize_layers
 from mixquant_onnx.quantization.weight import SOLVERS, quantization_error, quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
-from mixquant_onnx.types import BitPlan, ErrorTable, Quantized
 from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.prove import prove
 

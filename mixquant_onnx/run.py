@@ -15,10 +15,10 @@ from mixquant_onnx.model import files as model_io
 from mixquant_onnx.options import Options, size_limit
 from mixquant_onnx.pipeline import RunResult, execute, size_of
 from mixquant_onnx.planning.allocation import Priced, make_plan, plan_of_bits, plan_priced, price_all, with_data
+from mixquant_onnx.planning.error_table import Cell
 from mixquant_onnx.planning.plan import Planned, Searched, planned_with, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
 from mixquant_onnx.planning.size_budget import added, plan_of_size
-from mixquant_onnx.types import Cell
 
 _UNIFORM = "uniform"
 """Not a cost, but the plan of one width for all."""

@@ -13,11 +13,12 @@ from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, find, weight_values
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import execute, size_of
 from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced, with_data
+from mixquant_onnx.planning.error_table import Cell, SiteErrors
 from mixquant_onnx.planning.plan import Planned, Searched
-from mixquant_onnx.types import Cell, Scheme, SiteErrors
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
 TABLE_FORMAT = 1

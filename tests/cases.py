@@ -15,7 +15,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 import mixquant_onnx as mq
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.types import Layout, WeightSite
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.granularity import Layout
 
 Array = NDArray[Any]
 Fails = Callable[..., str]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime import incremental as activations
 from mixquant_onnx.runtime.incremental import Activations
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.types import FloatArray
 
 RANDOM = np.random.default_rng(0)
 LAYERS = 5

@@ -13,10 +13,11 @@ import mixquant_onnx as mq
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find, weight_values
+from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.scheme import Scheme, dequantized
 from mixquant_onnx.planning.error_table import SearchOptions, measure, site_errors
 from mixquant_onnx.planning.sensitivity import costs
-from mixquant_onnx.quantization.weight import dequantized, output_error, quantize_weight
-from mixquant_onnx.types import Grid, Scheme
+from mixquant_onnx.quantization.weight import output_error, quantize_weight
 
 RANDOM = np.random.default_rng(5)
 

@@ -15,12 +15,12 @@ from onnx import ModelProto
 import mixquant_onnx as mq
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, batched
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import evaluation_rows, halves, held_out, split_data
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.planning import selection as contest
 from mixquant_onnx.planning.sensitivity import costs, interactions
 from mixquant_onnx.verification import prove as proof
-from mixquant_onnx.verification.verify import run_all
 
 MODEL = classifier()
 

@@ -19,9 +19,9 @@ from mixquant_onnx.export.encodings.bit_planes import PLANES, pack, packed_bytes
 from mixquant_onnx.export.encodings.dequantize_linear import encode_native
 from mixquant_onnx.export.encodings.encoder import ONNX_TYPE, Encoded, encode_folded, encode_matmul, nbytes_of
 from mixquant_onnx.export.targets.forms import Kernel
-from mixquant_onnx.numerics.granularity import effective_grid, params_shape
-from mixquant_onnx.quantization.weight import dequantized
-from mixquant_onnx.types import ALL_BITS, Grid, Layout, Quantized, Scheme
+from mixquant_onnx.numerics.arrays import ALL_BITS
+from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid, params_shape
+from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=4), Grid(per="block", block=5)]
 DTYPES = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}

@@ -10,11 +10,12 @@ from mixquant_onnx.api import options_of
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import find, weight_values
+from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import price_all
-from mixquant_onnx.planning.error_table import SearchOptions, measure
+from mixquant_onnx.planning.error_table import ErrorTable, SearchOptions, measure
 from mixquant_onnx.planning.sensitivity import costs, interactions
 from mixquant_onnx.runtime.session import RuntimeFailure
-from mixquant_onnx.types import ErrorTable, Grid, Scheme
 
 RANDOM = np.random.default_rng(11)
 CHAIN = [("MatMul", ["x", "a"], ["h"]), ("MatMul", ["h", "b"], ["y"])]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from cases import Array
 
+from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.integers import encode, levels
 from mixquant_onnx.quantization.ranges import METHODS, hqq, method, minmax, mse
 from mixquant_onnx.quantization.ranges import exact_errors as candidates
-from mixquant_onnx.types import ALL_BITS
 
 BOTH = pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
 

@@ -25,9 +25,10 @@ from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.operators import WEIGHT_INPUTS
 from mixquant_onnx.model.weights import find
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning import plan as planning
+from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.quantization import network as layerwise
-from mixquant_onnx.types import BitPlan, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)

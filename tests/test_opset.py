@@ -10,10 +10,9 @@ import pytest
 from cases import text, weight
 from onnx import ModelProto
 
-from mixquant_onnx.data.noise import Data
+from mixquant_onnx.data.noise import Data, usable_data
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification.verify import usable_data
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -20,6 +20,8 @@ from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find
+from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.reconstruction import brecq as runner
 from mixquant_onnx.quantization.reconstruction import learning as descent
 from mixquant_onnx.quantization.reconstruction import torch_operators as operators
@@ -30,7 +32,6 @@ from mixquant_onnx.quantization.reconstruction.torch_operators import Program, U
 from mixquant_onnx.quantization.rounding import shrinkage as trust
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.types import Grid, Scheme
 
 pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
 """These graphs are small: most of their weights take fewer bytes as float."""

@@ -16,11 +16,13 @@ from threadpoolctl import threadpool_info
 
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
+from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning import output_floor as safety
 from mixquant_onnx.planning.allocators import qem, safe
+from mixquant_onnx.planning.error_table import Cell, SiteErrors
 from mixquant_onnx.planning.output_floor import FLOOR_DB
 from mixquant_onnx.quantization import network as layerwise
-from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors
 
 CHANNEL = Grid(per="channel")
 

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixquant_onnx.numerics import granularity as g
-from mixquant_onnx.numerics.integers import CHUNK, encode, levels, row_errors, squared_errors, storable_scale
+from mixquant_onnx.numerics.arrays import ALL_BITS
+from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.integers import encode, levels, storable_scale
+from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors, squared_errors
+from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 from mixquant_onnx.planning.allocators.qem import allocate, choose
-from mixquant_onnx.planning.error_table import SearchOptions, site_errors
+from mixquant_onnx.planning.error_table import Cell, SearchOptions, SiteErrors, site_errors
 from mixquant_onnx.quantization.ranges import METHODS, method
-from mixquant_onnx.quantization.weight import dequantized, quantization_error, quantize_weight
-from mixquant_onnx.types import ALL_BITS, Cell, Grid, Layout, Quantized, Scheme, SiteErrors
+from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=5), Grid(per="block", block=8)]
 FLOAT32 = np.dtype(np.float32)

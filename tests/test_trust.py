@@ -12,8 +12,9 @@ from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.moments import Accumulator, SecondMoments
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find
+from mixquant_onnx.numerics.quadratic import quadratic_error
 from mixquant_onnx.quantization.rounding import gptq
-from mixquant_onnx.quantization.rounding.objective import Problem, Rows, quadratic_error
+from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 from mixquant_onnx.quantization.rounding.shrinkage import posed, trust
 
 WIDTH = 96

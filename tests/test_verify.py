@@ -21,10 +21,11 @@ from mixquant_onnx.export.encodings import dequantize_linear as native
 from mixquant_onnx.export.encodings.encoder import Outline, encode_folded
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.numerics.granularity import Layout
 from mixquant_onnx.numerics.metrics import cosine, sqnr_db, top1_agreement
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import Layout, Quantized
 from mixquant_onnx.verification import codes as decoding
 from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.divergence import closeness

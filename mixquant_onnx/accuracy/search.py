@@ -11,19 +11,19 @@ from pathlib import Path
 from mixquant_onnx.accuracy.bisection import MOST_BITS, Verdict, bisect
 from mixquant_onnx.accuracy.external_metric import figure_of
 from mixquant_onnx.data.dataset import Data, DataSplit
+from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.data.split import FEWEST_ROWS
 from mixquant_onnx.errors import DataError, MetricError, PromiseError, UnchangedError, writing
 from mixquant_onnx.events import Progress
 from mixquant_onnx.model import files as model_io
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import RunResult, execute, place
 from mixquant_onnx.planning.allocation import Priced, plan_of_bits
 from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import Scheme
 from mixquant_onnx.verification.classes import check_classes
 from mixquant_onnx.verification.quality import Quality
-from mixquant_onnx.verification.verify import reference_outputs
 
 Tell = Callable[[str], None]
 """Called with a line on what was tried."""

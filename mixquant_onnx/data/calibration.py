@@ -9,15 +9,14 @@ from itertools import repeat
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data, batched, thinned
-from mixquant_onnx.data.moments import Accumulator, SecondMoments
+from mixquant_onnx.data.moments import Accumulator, Moments, SecondMoments
 from mixquant_onnx.data.split import held_out
 from mixquant_onnx.model.layer_inputs import Feature, feature_of, reading_order
 from mixquant_onnx.model.taps import Place, expose
 from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.quantization.rounding.bias_corrected import Moments
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.incremental import Activations
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
-from mixquant_onnx.types import FloatArray
 
 ROWS = 8192
 """Samples of a weight's input over all feeds, at most; fewer where the rows are short."""

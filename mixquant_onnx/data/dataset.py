@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
-from mixquant_onnx.types import FloatArray
 
 BATCH = 32
 """Rows that are run at once, at most, where a feed can be cut: memory, not quality, depends on it."""

@@ -11,8 +11,8 @@ import numpy as np
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.model.signature import Input
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
-from mixquant_onnx.types import FloatArray
 
 LABELS = "labels"
 

@@ -9,9 +9,32 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data as Data
 from mixquant_onnx.data.dataset import row_count as row_count
+from mixquant_onnx.data.outputs import has_nan, run_all
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.signature import Input, model_inputs
-from mixquant_onnx.types import FloatArray
+from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.numerics.outputs import Outputs, arrays_of
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
+
+
+def usable_data(float_session: Session, original: ModelProto) -> Data | None:
+    """Generated inputs on which the float model runs and gives no NaN; None where none was found."""
+    for data in synthetic(original):
+        try:
+            outputs = run_all(float_session, data)
+        except RuntimeFailure:
+            continue
+        if not has_nan(outputs) and _has_finite(outputs):
+            return data
+    return None
+
+
+def _has_finite(outputs: Outputs) -> bool:
+    """Whether an output holds a finite number, or something that is no float."""
+    arrays = [a for feed in outputs for a in arrays_of(feed).values()]
+    floats = [a for a in arrays if np.issubdtype(a.dtype, np.floating)]
+    return len(floats) < len(arrays) or not floats or any(bool(np.isfinite(a).any()) for a in floats)
+
 
 SEED = 0
 

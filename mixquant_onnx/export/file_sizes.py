@@ -21,8 +21,8 @@ from mixquant_onnx.model.product_rows import Shape, shapes_of
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.granularity import effective_grid, to_rows
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.ranges.minmax import fit
-from mixquant_onnx.types import Scheme
 
 Schemes = Mapping[str, Scheme]
 """Of each weight that is quantized, by name."""

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.weights import LocatedSite, Reader
-from mixquant_onnx.types import Scheme
+from mixquant_onnx.numerics.scheme import Scheme
 
 _MOVES = frozenset(
     {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "MaxPool"}

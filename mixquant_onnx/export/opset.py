@@ -14,9 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import Scope, subgraphs, walk
-
-_SMALL = 1024
-"""Constants up to this many elements are given to the converter with their values (axes, shapes, bounds)."""
+from mixquant_onnx.model.skeleton import SMALL, elements, types_of, without_data
 
 
 class CannotConvert(Exception):
@@ -35,63 +33,13 @@ def _since(op: str, version: int) -> int:
         raise CannotConvert(f"operator {op} is not defined at opset {version}") from error
 
 
-def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Inferred types by name, in all graphs, from a copy without the large constants."""
-    skeleton = ModelProto()
-    skeleton.CopyFrom(without_data(model))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # shape inference raises RuntimeError, ValueError and its own; types are optional here
-        inferred = skeleton
-    found: dict[str, ValueInfoProto] = {}
-    for scope in walk(inferred):
-        if isinstance(scope.body, GraphProto):
-            for value in (*scope.body.value_info, *scope.body.input, *scope.body.output):
-                found[value.name] = value
-    return found
-
-
-def without_data(model: ModelProto) -> ModelProto:
-    """A copy in which large constants have a type and a shape alone."""
-    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    copy.graph.CopyFrom(_graph_without_data(model.graph))
-    return copy
-
-
-def _graph_without_data(graph: GraphProto) -> GraphProto:
-    copy = GraphProto(name=graph.name or "graph", input=graph.input, output=graph.output, value_info=graph.value_info)
-    for tensor in graph.initializer:
-        copy.initializer.append(tensor if _elements(tensor) <= _SMALL else _header(tensor))
-    for node in graph.node:
-        big = any(a.HasField("t") and _elements(a.t) > _SMALL for a in node.attribute)
-        if big and node.op_type == "Constant":
-            tensor = node.attribute[0].t
-            header = _header(tensor)
-            header.name = node.output[0]
-            copy.initializer.append(header)
-        else:
-            copy.node.append(node)
-    return copy
-
-
-def _elements(tensor: TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
-
-
-def _header(tensor: TensorProto) -> TensorProto:
-    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-
-
 def _small_constants(scope: Scope) -> dict[str, TensorProto]:
     found = {} if scope.parent is None else _small_constants(scope.parent)
     if isinstance(scope.body, GraphProto):
-        found.update({t.name: t for t in scope.body.initializer if _elements(t) <= _SMALL})
+        found.update({t.name: t for t in scope.body.initializer if elements(t) <= SMALL})
     for node in scope.body.node:
         is_tensor = node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value"
-        if is_tensor and _elements(node.attribute[0].t) <= _SMALL:
+        if is_tensor and elements(node.attribute[0].t) <= SMALL:
             found[node.output[0]] = node.attribute[0].t
     return found
 

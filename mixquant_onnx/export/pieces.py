@@ -11,8 +11,8 @@ from mixquant_onnx.export.encodings.encoder import Encoded, encode_folded, encod
 from mixquant_onnx.export.targets.forms import FormOptions, Kernel, kernel_for, matmul_shape
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.product_rows import one_row
-from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.types import Quantized, Scheme, WeightSite
+from mixquant_onnx.model.weights import LocatedSite, WeightSite
+from mixquant_onnx.numerics.scheme import Quantized, Scheme
 
 BROADCASTING_FROM = 7
 """The first opset with NumPy broadcasting, and the first that ONNX Runtime runs."""

@@ -17,7 +17,7 @@ from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedSite, Reader, find
-from mixquant_onnx.types import Quantized
+from mixquant_onnx.numerics.scheme import Quantized
 
 FUNCTIONS_FROM_IR = 8
 FOUR_BITS_FROM_IR = 10

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mixquant_onnx.export.file_sizes import FileSizes
-from mixquant_onnx.types import Scheme
+from mixquant_onnx.numerics.scheme import Scheme
 
 Alternatives = Mapping[str, Sequence[Scheme]]
 """Other schemes that a weight may take, all at least as exact as the one chosen."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from mixquant_onnx.model.taps import reads
+from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.model.weights import LocatedSite
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})

@@ -12,10 +12,10 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 
 from mixquant_onnx.model.constant_steps import Step, scaling_step, shape_after, step_of
 from mixquant_onnx.model.constants import Source, sources
+from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.model.operators import FOLLOWED, SCALED, attributes, domain_of
 from mixquant_onnx.model.scopes import FunctionKey, Scope, function_key, subgraphs, walk
 from mixquant_onnx.model.shapes import Shape, Shapes
-from mixquant_onnx.model.taps import reads
 
 Call = tuple[Scope, NodeProto]
 

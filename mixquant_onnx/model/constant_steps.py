@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from mixquant_onnx.model.operators import FOLLOWED, attributes
 from mixquant_onnx.model.shapes import Shape
-from mixquant_onnx.types import Layout
+from mixquant_onnx.numerics.granularity import Layout
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 

@@ -13,8 +13,8 @@ from onnx import GraphProto, ModelProto
 from mixquant_onnx.model.operators import Attributes, attributes
 from mixquant_onnx.model.scopes import subgraphs
 from mixquant_onnx.model.taps import Place, can_watch
-from mixquant_onnx.model.weights import LocatedSite, Reader
-from mixquant_onnx.types import FloatArray, WeightSite
+from mixquant_onnx.model.weights import LocatedSite, Reader, WeightSite
+from mixquant_onnx.numerics.arrays import FloatArray
 
 _CONVOLUTIONS = ("Conv", "FusedConv")
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul")

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import NodeProto
 
-from mixquant_onnx.types import Layout
+from mixquant_onnx.numerics.granularity import Layout
 
 Attributes = dict[str, Any]
 LayoutRule = Callable[[int, Attributes], Layout]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from onnx import ModelProto
 
-from mixquant_onnx.export.opset import types_of
+from mixquant_onnx.model.skeleton import types_of
 from mixquant_onnx.model.weights import LocatedSite
 
 Shape = tuple[int | None, ...]

@@ -7,8 +7,8 @@ import contextlib
 import onnx
 from onnx import GraphProto, ModelProto
 
-from mixquant_onnx.export.opset import without_data
 from mixquant_onnx.model.scopes import Scope, walk
+from mixquant_onnx.model.skeleton import without_data
 
 Shape = tuple[int | None, ...]
 """None for a free dimension."""

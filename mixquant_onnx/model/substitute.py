@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from onnx import ModelProto, numpy_helper
 
+from mixquant_onnx.model.dtypes import numpy_type
 from mixquant_onnx.model.weights import LocatedSite, find
-from mixquant_onnx.quantization.weight import dequantized
-from mixquant_onnx.types import FloatArray, Quantized
-from mixquant_onnx.verification.codes import numpy_type
+from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.numerics.scheme import Quantized, dequantized
 
 
 def replace_weight(located: LocatedSite, q: Quantized) -> None:

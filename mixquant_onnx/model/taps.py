@@ -32,16 +32,6 @@ def expose(model: ModelProto, places: Sequence[Place]) -> list[str]:
     return [_give_out(scopes, path, name, f"{_PREFIX}.{k}") for k, (path, name) in enumerate(places)]
 
 
-def reads(node: NodeProto) -> set[str]:
-    """All names that a node may read, those inside its subgraphs included."""
-    names = {name for name in node.input if name}
-    for _, graph in subgraphs(node):
-        for inner in graph.node:
-            names |= reads(inner)
-        names.update(value.name for value in graph.output)
-    return names
-
-
 def _owner(scope: Scope) -> NodeProto | None:
     """The If node that `scope` is a branch of."""
     if scope.parent is None:

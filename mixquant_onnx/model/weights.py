@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,35 @@ from mixquant_onnx.model.constant_paths import Paths, Reader
 from mixquant_onnx.model.constant_steps import layout_before, shape_after
 from mixquant_onnx.model.constants import FLOAT_TYPES, Source, elements_of, fixed, label, names_of, sources
 from mixquant_onnx.model.operators import attributes, weight_input
-from mixquant_onnx.types import Layout, Use, WeightSite
+from mixquant_onnx.numerics.granularity import Layout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """One reader of a site: the operator at the end of its chain, and the input that takes the weight."""
+
+    node: str
+    op: str
+    input: int
+    direct: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightSite:
+    """One stored weight tensor, however many nodes read it. `name` is unique in the model."""
+
+    name: str
+    tensor: str
+    scope: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout
+    uses: tuple[Use, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
 
 __all__ = ["Found", "LocatedSite", "Reader", "Source", "find", "weight_values"]
 

@@ -2,9 +2,65 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 
-from mixquant_onnx.types import Codes, FloatArray, Grid, Layout
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.numerics.arrays import FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """Granularity: one scale and zero point for the tensor, for a channel, or for a block of N weights."""
+
+    per: Literal["tensor", "channel", "block"]
+    block: int | None = None
+
+    def __str__(self) -> str:
+        return f"b{self.block}" if self.per == "block" else self.per
+
+    @classmethod
+    def parse(cls, text: str) -> Grid:
+        """Read `tensor`, `channel`, `block:N` or `bN`. Raises OptionError."""
+        if text == "tensor":
+            return cls(per="tensor")
+        if text == "channel":
+            return cls(per="channel")
+        found = re.fullmatch(r"(?:block:|b)(\d+)", text)
+        if found and int(found[1]) >= 2:
+            return cls(per="block", block=int(found[1]))
+        raise OptionError(f"granularity '{text}' is not known; use tensor, channel or block:N with N >= 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """The axes of a weight in order, as counts: `p` row axes, `r` reduced, `q` row axes, `s` reduced.
+
+    Conv [O, I, kh, kw] is p=1 r=3; MatMul [K, N] is r=1 q=1; ConvTranspose [I, O, kh, kw] is r=1 q=1 s=2.
+    """
+
+    p: int = 0
+    r: int = 0
+    q: int = 0
+    s: int = 0
+
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """The four groups of axes of `shape`, each multiplied out."""
+        a, b, c = self.p, self.p + self.r, self.p + self.r + self.q
+        return (
+            math.prod(shape[:a]),
+            math.prod(shape[a:b]),
+            math.prod(shape[b:c]),
+            math.prod(shape[c:]),
+        )
+
+    def merged(self) -> Layout:
+        """The layout for blocks, which run along `r` alone: the axes `s` become rows."""
+        return Layout(p=self.p, r=self.r, q=self.q + self.s)
 
 
 def effective_grid(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Grid:
@@ -75,20 +131,3 @@ def channel_params_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, .
     """`shape` with 1 in place of every reduced axis."""
     kept = (1,) * layout.p + (0,) * layout.r + (1,) * layout.q + (0,) * layout.s
     return tuple(n if keep else 1 for n, keep in zip(shape, kept, strict=True))
-
-
-def dequantize(
-    codes: Codes,
-    scale: FloatArray,
-    zero_point: Codes,
-    layout: Layout,
-    grid: Grid,
-    dtype: np.dtype[np.generic],
-) -> FloatArray:
-    """(codes - zero point) x scale, in float32, then cast: the single definition of meaning.
-
-    ONNX DequantizeLinear, opset 10 and up; exact, because codes - zero point is an integer below 2^9.
-    """
-    zero = expand_params(zero_point, codes.shape, layout, grid).astype(np.float32)
-    step = expand_params(scale, codes.shape, layout, grid).astype(np.float32)
-    return ((codes.astype(np.float32) - zero) * step).astype(dtype)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.noise import changed_decisions, noises_of
 from mixquant_onnx.numerics.outputs import Outputs, pairs_of
-from mixquant_onnx.types import FloatArray
 
 
 def _pair(reference: FloatArray, other: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,24 +11,25 @@ from threadpoolctl import threadpool_limits
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, DataSplit, undivided
 from mixquant_onnx.data.files import data_of, load_data
+from mixquant_onnx.data.noise import usable_data
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
 from mixquant_onnx.errors import DataError, OptionError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.signature import model_inputs
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import Given, Options
 from mixquant_onnx.planning.allocators import qem as qem_rule
 from mixquant_onnx.planning.allocators import safe
 from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, smallest_within_cost
+from mixquant_onnx.planning.error_table import SiteErrors
 from mixquant_onnx.planning.plan import Planned, Searched, planned_with, search
 from mixquant_onnx.planning.sensitivity import costs as measured
 from mixquant_onnx.planning.sensitivity.costs import Costs
 from mixquant_onnx.planning.sensitivity.interactions import made_up_for
 from mixquant_onnx.quantization.weight import SOLVERS
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import Scheme, SiteErrors
-from mixquant_onnx.verification.verify import usable_data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from mixquant_onnx.data.dataset import DataSplit
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import halves
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.planning.selection import noise_of, noise_with
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import Quantized
-from mixquant_onnx.verification.verify import run_all
 
 
 def optimism_db(

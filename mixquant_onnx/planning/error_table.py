@@ -10,10 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.export.encodings.encoder import nbytes_of
-from mixquant_onnx.numerics.granularity import effective_grid, to_rows
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.granularity import Grid, effective_grid, to_rows
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.ranges import errors
 from mixquant_onnx.quantization.ranges.minmax import baseline_error
-from mixquant_onnx.types import Cell, Grid, Scheme, SiteErrors, WeightSite
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One candidate of one site. `qe` is the mean squared error, `nbytes` codes + scales + zero points."""
+
+    scheme: Scheme
+    qe: float
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteErrors:
+    """All that an allocator may know of one site: its candidates and what it is judged against.
+
+    `baseline` is the QE that QEM multiplies; `power` is the mean squared weight.
+    """
+
+    site: str
+    elements: int
+    power: float
+    baseline: float
+    cells: tuple[Cell, ...]
+
+
+ErrorTable = Mapping[str, SiteErrors]
+
 
 PER_CHANNEL = Grid(per="channel")
 AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.numerics.noise import decibels
 from mixquant_onnx.planning.allocators.knapsack import Choice, smallest_within_cost
 from mixquant_onnx.planning.plan import Planned
@@ -18,7 +19,6 @@ from mixquant_onnx.planning.selection import noise_with
 from mixquant_onnx.planning.sensitivity import costs
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.verification.verify import run_all
 
 FLOOR_DB = 20.0
 """Least SQNR of the outputs on rows that nothing was fitted to (docs/data_free.md)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,47 @@ from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, find, weight_values
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import RECONSTRUCTED, Options
-from mixquant_onnx.planning.error_table import SearchOptions, measure
-from mixquant_onnx.types import BitPlan, ErrorTable, Scheme, SiteErrors
+from mixquant_onnx.planning.error_table import ErrorTable, SearchOptions, SiteErrors, measure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BitPlan:
+    """{site: Scheme}, what stays float and why, and where the plan came from. JSON in and out."""
+
+    sites: Mapping[str, Scheme]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    allocator: str = "qem"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "allocator": self.allocator,
+            "settings": dict(self.settings),
+            "sites": {name: str(scheme) for name, scheme in self.sites.items()},
+            "skipped": dict(self.skipped),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> BitPlan:
+        """Raises PlanError when `data` is not a plan of this format."""
+        wrong = PlanError("not a plan of mixquant-onnx (format 1); write one with --plan FILE")
+        if not isinstance(data, dict) or data.get("format") != 1:
+            raise wrong
+        parts = [data.get("sites"), data.get("skipped", {}), data.get("settings", {})]
+        if not all(isinstance(part, dict) for part in parts):
+            raise wrong
+        qem = parts[2].get("qem", 1.0)
+        if not isinstance(qem, (int, float)) or not qem > 0:
+            raise PlanError(f"the plan's setting qem is {qem!r}; it must be a positive number")
+        return cls(
+            sites={str(name): Scheme.parse(str(text)) for name, text in parts[0].items()},
+            skipped={str(k): str(v) for k, v in parts[1].items()},
+            allocator=str(data.get("allocator", "qem")),
+            settings=dict(parts[2]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixquant_onnx.data.dataset import Data, DataSplit, thinned
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.options import Options
 from mixquant_onnx.planning.allocation import Priced, disagreements
 from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.quantization.network import quantize_layers
 from mixquant_onnx.quantization.weight import quick
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import FloatArray, Quantized
-from mixquant_onnx.verification.verify import run_all
 
 MOST_ROWS = 128
 """Rows that decide, at most."""

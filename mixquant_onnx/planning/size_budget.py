@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.file_sizes import FileSizes
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import Options, size_limit
 from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, plan_of_choices
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choices
 from mixquant_onnx.planning.plan import Planned, Searched
-from mixquant_onnx.types import Scheme
 
 _SIZE_TURNS = 8
 

@@ -14,12 +14,12 @@ from mixquant_onnx.data.noise import Data
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
 from mixquant_onnx.planning.allocators import safe
 from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
 from mixquant_onnx.quantization.weight import SOLVERS, Inputs, quantization_error, quantize_weight, quick
-from mixquant_onnx.types import Quantized
 
 FEWEST_SAMPLES = 16
 """Samples of its input that a layer needs for a calibrated method."""

@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.data.moments import SecondMoments
+from mixquant_onnx.data.moments import Moments, SecondMoments
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import (
-    dequantize,
+    Grid,
+    Layout,
     effective_grid,
     expand_params,
     from_rows,
@@ -18,14 +21,15 @@ from mixquant_onnx.numerics.granularity import (
     to_rows,
 )
 from mixquant_onnx.numerics.integers import encode, levels
+from mixquant_onnx.numerics.quadratic import quadratic_error
+from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 from mixquant_onnx.quantization.ranges import fit
 from mixquant_onnx.quantization.ranges import weighted_mse as weighted
 from mixquant_onnx.quantization.rounding import adaround, gptq
 from mixquant_onnx.quantization.rounding import coordinate_descent as descent
-from mixquant_onnx.quantization.rounding.bias_corrected import Moments, compensate
-from mixquant_onnx.quantization.rounding.objective import Problem, quadratic_error
+from mixquant_onnx.quantization.rounding.bias_corrected import compensate
+from mixquant_onnx.quantization.rounding.objective import Problem
 from mixquant_onnx.quantization.rounding.shrinkage import trusted
-from mixquant_onnx.types import Codes, FloatArray, Grid, Layout, Quantized, Scheme, WeightSite
 
 _OUTPUTS = Grid(per="channel")
 
@@ -192,9 +196,3 @@ def _compensated(q: Quantized, weight: NDArray[np.generic], moments: Moments) ->
         moments,
     )
     return replace(q, codes=from_rows(codes, shape, layout, _OUTPUTS))
-
-
-def dequantized(q: Quantized, dtype: np.dtype[np.generic]) -> FloatArray:
-    """The weight that `q` stands for."""
-    grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
-    return dequantize(q.codes, q.scale, q.zero_point, q.layout, grid, dtype)

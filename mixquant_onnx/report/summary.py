@@ -14,11 +14,12 @@ from mixquant_onnx.export.targets.releases import Releases, releases_of
 from mixquant_onnx.model.blocks import find_blocks
 from mixquant_onnx.model.constants import float_nbytes
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import RunResult
+from mixquant_onnx.planning.error_table import SiteErrors
 from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.quantization.reconstruction.supported import is_known
 from mixquant_onnx.runtime.session import version
-from mixquant_onnx.types import Scheme, SiteErrors
 from mixquant_onnx.verification.quality import OutputQuality, Quality
 from mixquant_onnx.verification.statistics import Share
 from mixquant_onnx.verification.verify import Verification

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from mixquant_onnx.model.taps import reads
+from mixquant_onnx.model.dependencies import reads
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
-from mixquant_onnx.types import FloatArray
 
 MOST_BYTES = 2 << 30
 """Values that are kept for one model; beyond, more of the graph is run again."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import onnx
 from onnx import ModelProto
 
-from mixquant_onnx.types import FloatArray
+from mixquant_onnx.numerics.arrays import FloatArray
 
 Profile = Literal["exact", "deployed", "as_written"]
 Feed = Mapping[str, FloatArray]

@@ -9,11 +9,12 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mixquant_onnx.errors import ProofError
+from mixquant_onnx.model.dtypes import numpy_type
 from mixquant_onnx.model.scopes import Scope, walk
 from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.quantization.weight import dequantized
+from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.numerics.scheme import Quantized, dequantized
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import FloatArray, Quantized
 
 _AT_ONCE = 32_000_000
 
@@ -96,12 +97,6 @@ def _check_batch(
         want = dequantized(q, numpy_type(q.dtype)).astype(np.float32)
         if not np.array_equal(value, want.T if name in transposed else want):
             raise ProofError(f"proof failed at '{name}' ({q.scheme}): its stored codes do not decode to its weights")
-
-
-def numpy_type(name: str) -> np.dtype[np.generic]:
-    if name == "bfloat16":
-        return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
-    return np.dtype(name)
 
 
 def prove_codes(

@@ -8,12 +8,13 @@ from pathlib import Path
 from onnx import ModelProto
 
 from mixquant_onnx.data.noise import Data
+from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import Quantized
 from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.codes import prove_codes
@@ -61,7 +62,7 @@ def prove(
         notes.append("outputs were not compared: no generated input runs on the float model; give --data")
     if sessions and data is not None:
         session = Session(original)
-        reference = verify.reference_outputs(session, data)
+        reference = reference_outputs(session, data)
         axes = class_axes(original, reference, session.outputs)
         accuracy = verify.float_accuracy(reference, data, session.outputs, axes)
         progress("proof", 3, 4)

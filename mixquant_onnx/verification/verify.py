@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import rows_of
-from mixquant_onnx.data.noise import Data, synthetic
+from mixquant_onnx.data.noise import Data
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.errors import DataError, ProofError
 from mixquant_onnx.model.substitute import put, replace_weight
 from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.outputs import Outputs, arrays_of
+from mixquant_onnx.numerics.outputs import Outputs
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import FloatArray, Quantized
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.divergence import (
     Divergence,
@@ -70,22 +70,6 @@ class Verification:
     def deployed(self) -> Quality | None:
         """With ONNX Runtime's default options; None where the model did not run."""
         return next((q for q in self.quality if q.profile == "deployed"), None)
-
-
-def reference_outputs(session: Session, data: Data) -> list[list[FloatArray]]:
-    """The float model's outputs. Raises DataError when it does not run on `data`."""
-    try:
-        outputs = run_all(session, data)
-    except RuntimeFailure as failure:
-        raise DataError(f"the float model does not run on this data: {failure}") from failure
-    if _has_nan(outputs):
-        raise DataError("the float model gives NaN on this data; give rows on which it works")
-    return outputs
-
-
-def _has_nan(outputs: Outputs) -> bool:
-    arrays = [a for feed in outputs for a in arrays_of(feed).values()]
-    return any(bool(np.isnan(a).any()) for a in arrays if np.issubdtype(a.dtype, np.floating))
 
 
 def check_oracle(saved: ModelProto, reference: ModelProto, exact: Session, data: Data, types: set[str]) -> float | None:
@@ -158,29 +142,6 @@ def oracle(sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized])
     finally:
         for name, value in kept.items():
             put(sites[name], value)
-
-
-def run_all(session: Session, data: Data) -> list[list[FloatArray]]:
-    return [session.run(feed) for feed in data.feeds]
-
-
-def usable_data(float_session: Session, original: ModelProto) -> Data | None:
-    """Generated inputs on which the float model runs and gives no NaN; None where none was found."""
-    for data in synthetic(original):
-        try:
-            outputs = run_all(float_session, data)
-        except RuntimeFailure:
-            continue
-        if not _has_nan(outputs) and _has_finite(outputs):
-            return data
-    return None
-
-
-def _has_finite(outputs: Outputs) -> bool:
-    """Whether an output holds a finite number, or something that is no float."""
-    arrays = [a for feed in outputs for a in arrays_of(feed).values()]
-    floats = [a for a in arrays if np.issubdtype(a.dtype, np.floating)]
-    return len(floats) < len(arrays) or not floats or any(bool(np.isfinite(a).any()) for a in floats)
 
 
 def quality_of(reference: Outputs, session: Session, data: Data, axes: Mapping[str, int] | None = None) -> Quality:

@@ -23,8 +23,10 @@ from mixquant_onnx.data.files import load_data
 from mixquant_onnx.data.split import PROMISE_SHARE, split_data
 from mixquant_onnx.model.signature import model_inputs
 from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.error_table import ErrorTable
+from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -18,12 +18,13 @@ from benchmarks.models import ROOT, sources
 from benchmarks.timing import table, versions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.files import load_data
+from mixquant_onnx.data.noise import usable_data
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import PROMISE_SHARE, split_data
 from mixquant_onnx.model.signature import model_inputs
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.types import FloatArray
-from mixquant_onnx.verification.verify import run_all, usable_data
 
 SCOPES = ("layer", "model")
 GRANULARITIES = ("tensor", "channel", "block:128", "block:64", "block:32", "auto")

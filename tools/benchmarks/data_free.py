@@ -20,11 +20,11 @@ from benchmarks.models import ROOT, figure
 from benchmarks.timing import table, versions
 from mixquant_onnx.data.dataset import Data, batched
 from mixquant_onnx.data.files import load_data
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import with_axes
 from mixquant_onnx.model.signature import model_inputs
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification.verify import run_all
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "noise, the letter of the rule": {"data_free": True, "rule": "paper"},

@@ -18,9 +18,9 @@ import onnx
 import mixquant_onnx as mq
 from benchmarks.timing import ratios, session, table, versions
 from mixquant_onnx.data.files import load_data
+from mixquant_onnx.data.noise import usable_data
 from mixquant_onnx.model.signature import model_inputs
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification.verify import usable_data
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

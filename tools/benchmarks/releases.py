@@ -14,8 +14,8 @@ import onnx
 
 import mixquant_onnx as mq
 from benchmarks.timing import table
+from mixquant_onnx.data.noise import usable_data
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification.verify import usable_data
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("1.20.1", "1.21.1", "1.22.1", "1.23.2", "1.24.4", "1.25.1", "1.26.0", "1.28.0", "1.31.1", "1.32.0")

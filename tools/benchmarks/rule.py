@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.qem import allocate
-from mixquant_onnx.types import ErrorTable, Scheme
+from mixquant_onnx.planning.error_table import ErrorTable
 
 
 def smallest_qem(table: ErrorTable, fits: Callable[[dict[str, Scheme]], bool], steps: int) -> dict[str, Scheme]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from benchmarks.timing import table, versions
 
-from mixquant_onnx.types import BitPlan
+from mixquant_onnx.planning.plan import BitPlan
 from paper.plans import DEFAULT, RULE, UNIFORM, Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects

@@ -12,7 +12,7 @@ from benchmarks.timing import table, versions
 
 import mixquant_onnx as mq
 from mixquant_onnx.model.blocks import find_blocks
-from mixquant_onnx.types import BitPlan
+from mixquant_onnx.planning.plan import BitPlan
 from paper.plans import Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import Subject, options, subjects, with_few

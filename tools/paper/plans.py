@@ -13,13 +13,13 @@ from benchmarks.rule import smallest_qem
 import mixquant_onnx as mq
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, price_searched
-from mixquant_onnx.planning.error_table import SearchOptions
-from mixquant_onnx.planning.plan import Planned, planned_with, search
+from mixquant_onnx.planning.error_table import ErrorTable, SearchOptions
+from mixquant_onnx.planning.plan import BitPlan, Planned, planned_with, search
 from mixquant_onnx.planning.size_budget import Added, added, plan_of_size
-from mixquant_onnx.types import BitPlan, ErrorTable, Scheme
 from paper.subjects import Subject
 
 UNIFORM, RULE, DEFAULT = "uniform", "rule", "MixQuant"

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.timing import table, versions
 
 import mixquant_onnx as mq
-from mixquant_onnx.types import BitPlan
+from mixquant_onnx.planning.plan import BitPlan
 from paper.plans import Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects, with_few

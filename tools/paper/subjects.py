@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.types import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _FEW = 500

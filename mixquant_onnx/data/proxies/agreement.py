@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import GraphProto, ModelProto
 
-from mixquant_onnx.export.opset import without_data
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.skeleton import without_data
 
 
 class Agreement:

@@ -16,8 +16,8 @@ from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
 from mixquant_onnx.data.proxies.shapes import Shapes, Sizes, readings, sizes_of, told_sizes
 from mixquant_onnx.data.proxies.value_ranges import ranges_of
 from mixquant_onnx.data.proxies.work import multiplications
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
-from mixquant_onnx.types import FloatArray
 
 ROWS = 48
 """Rows that are made: as many as MobileNetV2 and EfficientNet-Lite0 gain from (docs/accuracy.md)."""

@@ -12,8 +12,8 @@ from mixquant_onnx.data.proxies import pictures, signals
 from mixquant_onnx.data.proxies.roles import Kind, Role
 from mixquant_onnx.data.proxies.shapes import Shapes, spatial_axes
 from mixquant_onnx.data.proxies.value_ranges import RANGES, USUAL
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
-from mixquant_onnx.types import FloatArray
 
 _SEED = 0
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.types import FloatArray
+from mixquant_onnx.numerics.arrays import FloatArray
 
 RATE = 16000
 """Samples a second of the waves."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.incremental import Activations
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
-from mixquant_onnx.types import FloatArray
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 """Of the colours of ImageNet's pictures in 0..1, red first: what most training code subtracts and divides by."""

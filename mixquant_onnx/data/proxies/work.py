@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, NodeProto
 
-from mixquant_onnx.export.opset import without_data
 from mixquant_onnx.model.scopes import Scope, walk
 from mixquant_onnx.model.shapes import Shapes
+from mixquant_onnx.model.skeleton import without_data
 
 
 def multiplications(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.types import Codes
+from mixquant_onnx.numerics.arrays import Codes
 
 PLANES: dict[int, tuple[int, ...]] = {
     8: (8,),

@@ -9,8 +9,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from mixquant_onnx.export.encodings.encoder import Builder, Encoded, FreshName, encode_codes, finish, value_name
-from mixquant_onnx.numerics.granularity import effective_grid
-from mixquant_onnx.types import FloatArray, Grid, Layout, Quantized
+from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid
+from mixquant_onnx.numerics.scheme import Quantized
 
 _KINDS = {4: (TensorProto.UINT4, 21), 2: (TensorProto.UINT2, 25)}
 """Type and first opset of the widths below 8 that ONNX stores itself."""

@@ -20,8 +20,10 @@ from mixquant_onnx.export.encodings.bit_planes import (
     shifts,
 )
 from mixquant_onnx.export.targets.forms import Kernel
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import channel_params_shape, effective_grid, params_shape
-from mixquant_onnx.types import Codes, FloatArray, Quantized, Scheme, WeightSite
+from mixquant_onnx.numerics.scheme import Quantized, Scheme
 
 FreshName = Callable[[str], str]
 

@@ -15,7 +15,7 @@ from onnx import AttributeProto, FunctionProto, TensorProto, helper
 
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
 from mixquant_onnx.export.encodings.decoder_functions import DOMAIN, Body, reference, without_padding
-from mixquant_onnx.types import Codes
+from mixquant_onnx.numerics.arrays import Codes
 
 PAYS_FROM = 512
 """Bytes that packing must save for a weight. Its node takes 100 to 250, and 0.3 ms at load; the function that all

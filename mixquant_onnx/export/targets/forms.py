@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mixquant_onnx.types import Scheme, WeightSite
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.scheme import Scheme
 
 Target = Literal["ort", "qdq"]
 Fused = Literal["auto", "always", "never"]

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.types import Scheme, SiteErrors
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.error_table import SiteErrors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

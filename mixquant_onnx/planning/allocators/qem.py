@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mixquant_onnx.types import ErrorTable, Scheme, SiteErrors
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
 
 
 def choose(errors: SiteErrors, qem: float) -> Scheme:

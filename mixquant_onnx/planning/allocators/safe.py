@@ -6,7 +6,8 @@ layers of one small scale for many channels, spoil its grid (docs/data_free.md).
 
 from __future__ import annotations
 
-from mixquant_onnx.types import Cell, ErrorTable, Scheme, SiteErrors
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.error_table import Cell, ErrorTable, SiteErrors
 
 LEAST_SQNR_DB = 25.0
 """Of a tensor's dequantized weights: what 5 bits per channel give weights without outliers."""

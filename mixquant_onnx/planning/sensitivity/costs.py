@@ -16,18 +16,20 @@ from onnx import ModelProto
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, thinned
 from mixquant_onnx.data.moments import SecondMoments
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
 from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.integers import row_errors
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.rounding_error import row_errors
+from mixquant_onnx.numerics.scheme import Scheme, dequantized
 from mixquant_onnx.planning.allocators.knapsack import relative_error
+from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.mse import code_bounds
-from mixquant_onnx.quantization.weight import dequantized, output_error, output_rows, quantize_weight, quick
+from mixquant_onnx.quantization.weight import output_error, output_rows, quantize_weight, quick
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import ErrorTable, FloatArray, Scheme, SiteErrors
-from mixquant_onnx.verification.verify import run_all
 
 Costs = Mapping[str, Mapping[Scheme, float]]
 

@@ -11,16 +11,17 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.blocks import Block, find_blocks
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.sensitivity.costs import anchors, few
 from mixquant_onnx.quantization.weight import quantize_weight, quick
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.types import ErrorTable, Quantized
-from mixquant_onnx.verification.verify import run_all
 
 Shares = Mapping[tuple[str, str], float]
 """Of the first of two weights: the share of its error at the network's outputs that the second makes up for, below 0

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.errors import OptionError
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.quantization.ranges import hqq, lattice, minmax, mse
-from mixquant_onnx.types import Codes, FloatArray
 
 
 class Method(Protocol):

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.numerics.integers import CHUNK, levels
+from mixquant_onnx.numerics.integers import levels
+from mixquant_onnx.numerics.rounding_error import CHUNK
 from mixquant_onnx.quantization.ranges.minmax import row_range
 
 Rows = NDArray[np.float32]

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixquant_onnx.numerics.integers import CHUNK, levels, row_errors, storable_scale
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+from mixquant_onnx.numerics.integers import levels, storable_scale
+from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.exact_errors import Errors, Rows, stored_scale
 from mixquant_onnx.quantization.ranges.mse import code_bounds
-from mixquant_onnx.types import Codes, FloatArray
 
 NORM = 0.7
 """The published p."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.numerics.integers import levels, row_errors, storable_scale
-from mixquant_onnx.types import Codes, FloatArray
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+from mixquant_onnx.numerics.integers import levels, storable_scale
+from mixquant_onnx.numerics.rounding_error import row_errors
 
 Rows = NDArray[np.float32]
 Fit = tuple[FloatArray, Codes]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.numerics.integers import levels, squared_errors, storable_scale
-from mixquant_onnx.types import Codes, FloatArray
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+from mixquant_onnx.numerics.integers import levels, storable_scale
+from mixquant_onnx.numerics.rounding_error import squared_errors
 
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]
 

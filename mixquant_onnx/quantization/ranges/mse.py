@@ -12,11 +12,12 @@ from itertools import product
 
 import numpy as np
 
-from mixquant_onnx.numerics.integers import levels, row_errors, storable_scale
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+from mixquant_onnx.numerics.integers import levels, storable_scale
+from mixquant_onnx.numerics.rounding_error import row_errors
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.exact_errors import Candidates, Choice, Rows, stored_scale
 from mixquant_onnx.quantization.ranges.minmax import Range, row_range, scale_of, zero_point_of
-from mixquant_onnx.types import Codes, FloatArray
 
 _AT_ONCE = 1 << 18
 """Weights whose rows are searched together."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.numerics.integers import CHUNK, levels, storable_scale
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+from mixquant_onnx.numerics.integers import levels, storable_scale
+from mixquant_onnx.numerics.rounding_error import CHUNK
 from mixquant_onnx.quantization.ranges.minmax import row_range, scale_of, zero_point_of
-from mixquant_onnx.types import Codes, FloatArray
 
 _STEPS = 12
 _ROUNDS = 3

@@ -15,10 +15,10 @@ from onnx import ModelProto
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.errors import writing
 from mixquant_onnx.model.blocks import Block, find_blocks
+from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
 from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.quantization.reconstruction.outcome import Outcome
-from mixquant_onnx.types import Quantized
 
 _WAY = 3
 """Counts up where blocks are reconstructed in another way, so that older ones are not taken up."""

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from mixquant_onnx.model.blocks import Block
 from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.numerics.scheme import Quantized, dequantized
 from mixquant_onnx.options import Reconstruction
 from mixquant_onnx.quantization.reconstruction.fisher import importances
 from mixquant_onnx.quantization.reconstruction.learning import Samples, learn
 from mixquant_onnx.quantization.reconstruction.outcome import Outcome
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
-from mixquant_onnx.quantization.weight import dequantized
 from mixquant_onnx.runtime.incremental import Activations
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
-from mixquant_onnx.types import FloatArray, Quantized
 
 FEWEST_ROWS = 16
 _TOLERANCE = 1e-3

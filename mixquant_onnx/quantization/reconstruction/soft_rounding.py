@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.granularity import effective_grid, expand_params
 from mixquant_onnx.numerics.integers import levels
-from mixquant_onnx.types import FloatArray, Quantized
+from mixquant_onnx.numerics.scheme import Quantized
 
 _STRETCH = (-0.1, 1.1)
 """The rectified sigmoid of the paper, equations 22 to 24."""

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mixquant_onnx.numerics.quadratic import quadratic_error
+
 Rows = NDArray[np.float32]
-
-
-def quadratic_error(difference: Rows, matrix: Rows) -> float:
-    """tr(E M E^T): the mean squared error of the outputs, summed over rows, for a weight error E [groups, n, K]."""
-    return float(np.vdot(np.matmul(difference, matrix), difference))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,0 +1,17 @@
+"""Names that nodes read."""
+
+from __future__ import annotations
+
+from onnx import NodeProto
+
+from mixquant_onnx.model.scopes import subgraphs
+
+
+def reads(node: NodeProto) -> set[str]:
+    """All names that a node may read, those inside its subgraphs included."""
+    names = {name for name in node.input if name}
+    for _, graph in subgraphs(node):
+        for inner in graph.node:
+            names |= reads(inner)
+        names.update(value.name for value in graph.output)
+    return names

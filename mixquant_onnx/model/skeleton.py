@@ -1,0 +1,61 @@
+"""A model without its large constants, for shape inference."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+from mixquant_onnx.model.scopes import walk
+
+SMALL = 1024
+"""Constants up to this many elements are given to the converter with their values (axes, shapes, bounds)."""
+
+
+def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Inferred types by name, in all graphs, from a copy without the large constants."""
+    skeleton = ModelProto()
+    skeleton.CopyFrom(without_data(model))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # shape inference raises RuntimeError, ValueError and its own; types are optional here
+        inferred = skeleton
+    found: dict[str, ValueInfoProto] = {}
+    for scope in walk(inferred):
+        if isinstance(scope.body, GraphProto):
+            for value in (*scope.body.value_info, *scope.body.input, *scope.body.output):
+                found[value.name] = value
+    return found
+
+
+def without_data(model: ModelProto) -> ModelProto:
+    """A copy in which large constants have a type and a shape alone."""
+    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    copy.graph.CopyFrom(_graph_without_data(model.graph))
+    return copy
+
+
+def _graph_without_data(graph: GraphProto) -> GraphProto:
+    copy = GraphProto(name=graph.name or "graph", input=graph.input, output=graph.output, value_info=graph.value_info)
+    for tensor in graph.initializer:
+        copy.initializer.append(tensor if elements(tensor) <= SMALL else _header(tensor))
+    for node in graph.node:
+        big = any(a.HasField("t") and elements(a.t) > SMALL for a in node.attribute)
+        if big and node.op_type == "Constant":
+            tensor = node.attribute[0].t
+            header = _header(tensor)
+            header.name = node.output[0]
+            copy.initializer.append(header)
+        else:
+            copy.node.append(node)
+    return copy
+
+
+def elements(tensor: TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _header(tensor: TensorProto) -> TensorProto:
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

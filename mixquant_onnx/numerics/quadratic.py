@@ -1,0 +1,13 @@
+"""The error of a layer's output as a quadratic form of the error of its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]
+
+
+def quadratic_error(difference: Rows, matrix: Rows) -> float:
+    """tr(E M E^T): the mean squared error of the outputs, summed over rows, for a weight error E [groups, n, K]."""
+    return float(np.vdot(np.matmul(difference, matrix), difference))

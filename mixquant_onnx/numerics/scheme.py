@@ -1,0 +1,75 @@
+"""How a tensor is quantized, and a quantized tensor."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid, expand_params
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scheme:
+    """How one tensor is quantized. `str()` gives a short name such as `w4.b32.minmax` that parses back."""
+
+    bits: int
+    grid: Grid
+    method: str = "minmax"
+    symmetric: bool = False
+
+    def __str__(self) -> str:
+        return f"w{self.bits}.{self.grid}.{self.method}" + (".sym" if self.symmetric else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Scheme:
+        """The scheme that `str()` wrote. Raises PlanError."""
+        found = re.fullmatch(r"w([2-8])\.(tensor|channel|b\d+)\.([a-z0-9_]+)(\.sym)?", text)
+        if not found:
+            raise PlanError(f"'{text}' is not a scheme; write for example w4.channel.minmax or w5.b32.minmax")
+        try:
+            grid = Grid.parse(found[2])
+        except OptionError as error:
+            raise PlanError(f"'{text}' is not a scheme: {error}") from error
+        return cls(bits=int(found[1]), grid=grid, method=found[3], symmetric=bool(found[4]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Quantized:
+    """Codes (logical shape, uint8) with `scale` and `zero_point` of shape [P, G, Q]; see `grid`.
+
+    `scale` is float16 or float32, as stored. `zero_point` is uint8; of shape [1, 1, 1] when symmetric.
+    """
+
+    codes: Codes
+    scale: FloatArray
+    zero_point: Codes
+    scheme: Scheme
+    layout: Layout
+    dtype: str
+
+
+def dequantized(q: Quantized, dtype: np.dtype[np.generic]) -> FloatArray:
+    """The weight that `q` stands for."""
+    grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
+    return dequantize(q.codes, q.scale, q.zero_point, q.layout, grid, dtype)
+
+
+def dequantize(
+    codes: Codes,
+    scale: FloatArray,
+    zero_point: Codes,
+    layout: Layout,
+    grid: Grid,
+    dtype: np.dtype[np.generic],
+) -> FloatArray:
+    """(codes - zero point) x scale, in float32, then cast: the single definition of meaning.
+
+    ONNX DequantizeLinear, opset 10 and up; exact, because codes - zero point is an integer below 2^9.
+    """
+    zero = expand_params(zero_point, codes.shape, layout, grid).astype(np.float32)
+    step = expand_params(scale, codes.shape, layout, grid).astype(np.float32)
+    return ((codes.astype(np.float32) - zero) * step).astype(dtype)
