@@ -18,7 +18,7 @@ from mixquant_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from mixquant_onnx.api import apply_plan, inspect, quantize
+    from mixquant_onnx.api import apply_plan, inspect, quantize, sweep
     from mixquant_onnx.pipeline import RunResult
     from mixquant_onnx.planning.plan import BitPlan
 
@@ -41,12 +41,14 @@ __all__ = [
     "apply_plan",
     "inspect",
     "quantize",
+    "sweep",
 ]
 
 _LATE = {
     "apply_plan": "api",
     "inspect": "api",
     "quantize": "api",
+    "sweep": "api",
     "RunResult": "pipeline",
     "BitPlan": "planning.plan",
 }

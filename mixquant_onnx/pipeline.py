@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnx import ModelProto
 
+from mixquant_onnx.config.stages import CheckOptions, FormOptions, RoundingOptions
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.encodings.sizes import model_bytes
 from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
-from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.options import Options
-from mixquant_onnx.planning.allocation import with_data
 from mixquant_onnx.planning.cross_fit import optimism_db
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
-from mixquant_onnx.planning.plan import BitPlan, Planned, left_float, without_losses
+from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.planned import Planned, left_float, without_losses
 from mixquant_onnx.quantization.network import SAFE, Layers, quantize_layers
 from mixquant_onnx.quantization.weight import SOLVERS, quantization_error, quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
@@ -61,39 +60,59 @@ class RunResult:
         return 8 * sum(self.rewritten.nbytes.values()) / self.elements if self.plan.sites else 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """What becomes of a plan: `split` are the rows to fit to and to judge by, None where there are none."""
+
+    split: DataSplit | None = None
+    rounding: RoundingOptions = field(default_factory=RoundingOptions)
+    checks: CheckOptions = field(default_factory=CheckOptions)
+
+
 def execute(
-    planned: Planned, options: Options, output: Path | None, name: str, progress: Progress = quiet
+    planned: Planned, execution: Execution, output: Path | None, name: str, progress: Progress = quiet
 ) -> RunResult:
-    """Quantize, rewrite, save and prove. Raises UnchangedError, OutputError, ProofError, DataError."""
+    """Quantize, rewrite, save and verify.
+
+    Args:
+        output: where the model is written; None: nowhere.
+        name: of the model, for messages.
+
+    Raises:
+        UnchangedError: nothing was quantized, or the file would be no smaller.
+        OutputError: the output cannot be written.
+        ProofError: the written model is not what was meant.
+        DataError: the rows do not fit the model or the plan's methods.
+    """
     plan, original = planned.plan, planned.loaded.model
-    if not plan.sites and not options.allow_unchanged:
+    if not plan.sites and not execution.checks.allow_unchanged:
         raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
-    split, refusal = _data_for(planned.loaded, options)
+    split, refusal = execution.split, _refusal(planned.loaded, execution)
     _check_methods(plan, split)
-    planned, layers = _quantized(planned, split, options, progress)
+    planned, layers = _quantized(planned, execution, progress)
     if plan.sites and not layers.quantized:
-        return execute(planned, options, output, name, progress)
+        return execute(planned, execution, output, name, progress)
     plan, quantized = planned.plan, layers.quantized
     optimism = None
-    if options.verify and refusal is None and split is not None and split.in_sample:
-        optimism = optimism_db(planned, split, quantized, options.rounding == "compensated")
-    model, rewritten = _rewrite(original, quantized, options.form)
+    if execution.checks.verify and refusal is None and split is not None and split.in_sample:
+        optimism = optimism_db(planned, split, quantized, execution.rounding.compensated)
+    model, rewritten = _rewrite(original, quantized, planned.form)
     size = model_bytes(model, planned.loaded.external)
     if quantized and size >= planned.loaded.nbytes:
         reason = f"the quantized file would take {size} bytes, as much as the float one"
         lost = left_float(planned, dict.fromkeys(plan.sites, reason))
-        return execute(lost, options, output, name, progress)
+        return execute(lost, execution, output, name, progress)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
     proof: verify.Verification | None = None
     if output is None:
         size = model.ByteSize()
-        if options.verify:
+        if execution.checks.verify:
             proof = _prove(planned, model, quantized, rewritten, model, split, refusal, optimism, progress)
         files: tuple[Path, ...] = ()
     else:
         with writing(output):
             files, size, proof = _write(
-                planned, model, quantized, rewritten, output, options, split, refusal, optimism, progress
+                planned, model, quantized, rewritten, output, execution, refusal, optimism, progress
             )
     return RunResult(
         model=model,
@@ -101,7 +120,7 @@ def execute(
         table=planned.table,
         sites=planned.sites,
         rewritten=rewritten,
-        form=options.form,
+        form=planned.form,
         verification=proof,
         nbytes_before=planned.loaded.nbytes,
         nbytes_after=size,
@@ -111,14 +130,13 @@ def execute(
     )
 
 
-def _quantized(
-    planned: Planned, split: DataSplit | None, options: Options, progress: Progress
-) -> tuple[Planned, Layers]:
+def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tuple[Planned, Layers]:
     """The weights, and the plan as it then is: by the safe rule some take more bits than was planned, with a note."""
-    fitting, compensated = None if split is None else split.fitting, options.rounding == "compensated"
+    split, rounding = execution.split, execution.rounding
+    fitting = None if split is None else split.fitting
 
     def quantize(planned: Planned) -> Layers:
-        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
+        return quantize_layers(planned, fitting, rounding.compensated, progress, rounding)
 
     layers = quantize(planned)
     kept = with_schemes(planned, layers)
@@ -130,7 +148,7 @@ def _quantized(
         kept, layers = hold_floor(kept, layers, split.evaluation, quantize)
     if kept.plan.sites == planned.plan.sites:
         return kept, layers
-    kept = without_losses(kept, options.form)
+    kept = without_losses(kept)
     return kept, replace(layers, quantized={name: layers.quantized[name] for name in kept.plan.sites})
 
 
@@ -174,19 +192,15 @@ def _prove(
     )  # fmt: skip
 
 
-def _data_for(loaded: model_io.Loaded, options: Options) -> tuple[DataSplit | None, str | None]:
-    """The user's data, or generated inputs; and why the float model does not load, if it does not.
-
-    Raises DataError for data that does not fit the model.
-    """
-    given = with_data(loaded, options).data
-    split = given if isinstance(given, DataSplit) else None
-    if options.verify and (split is None or split.fitting.origin == "user"):
+def _refusal(loaded: model_io.Loaded, execution: Execution) -> str | None:
+    """Why the float model does not load, if it does not and that is of interest."""
+    split = execution.split
+    if execution.checks.verify and (split is None or split.fitting.origin == "user"):
         try:
             Session(loaded.model)
         except RuntimeFailure as failure:
-            return split, str(failure)
-    return split, None
+            return str(failure)
+    return None
 
 
 def _check_methods(plan: BitPlan, split: DataSplit | None) -> None:
@@ -222,8 +236,7 @@ def _write(
     quantized: Mapping[str, Quantized],
     rewritten: Rewritten,
     output: Path,
-    options: Options,
-    split: DataSplit | None,
+    execution: Execution,
     refusal: str | None,
     optimism: float | None,
     progress: Progress,
@@ -239,9 +252,11 @@ def _write(
         else:
             written = model_io.save_copy(planned.loaded, Path(folder) / output.name, data_name)
         proof = None
-        if options.verify:
+        if execution.checks.verify:
             saved = model_io.load(written[0]).model
-            proof = _prove(planned, saved, quantized, rewritten, written[0], split, refusal, optimism, progress)
+            proof = _prove(
+                planned, saved, quantized, rewritten, written[0], execution.split, refusal, optimism, progress
+            )
         size = sum(file.stat().st_size for file in written)
         return place(written, output, planned.loaded), size, proof
 
@@ -260,19 +275,19 @@ def place(written: Sequence[Path], output: Path, loaded: model_io.Loaded) -> tup
     return tuple(reversed(placed))
 
 
-def draft(planned: Planned, options: Options) -> ModelProto:
+def draft(planned: Planned) -> ModelProto:
     """A model as large as the one that `planned` makes. Codes do not change that, so they are the quickest ones."""
     quantized = {}
     for name, scheme in planned.plan.sites.items():
         located = planned.sites[name]
         quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
         quantized[name] = replace(quick, scheme=scheme)
-    return _rewrite(planned.loaded.model, quantized, options.form)[0]
+    return _rewrite(planned.loaded.model, quantized, planned.form)[0]
 
 
-def size_of(planned: Planned, options: Options) -> int:
+def size_of(planned: Planned) -> int:
     """Bytes of the file that `planned` makes."""
-    return stored_size(draft(planned, options), planned.loaded)
+    return stored_size(draft(planned), planned.loaded)
 
 
 def stored_size(model: ModelProto, loaded: model_io.Loaded) -> int:

@@ -1,69 +1,178 @@
-"""Runs with a goal: a file of a given size, or the smallest file that keeps a promise."""
+"""Which plan a run makes: by the rule, for a budget, or for an accuracy target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixquant_onnx.accuracy.bisection import first_bits
 from mixquant_onnx.accuracy.search import Tell, check_judge, keep, least_bits, silent
+from mixquant_onnx.config.config import Config
+from mixquant_onnx.config.parsing import nbytes_of
+from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.data.dataset import DataSplit
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.data.preparation import prepare
+from mixquant_onnx.errors import DataError, OptionError
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.model import files as model_io
-from mixquant_onnx.options import Options, size_limit
-from mixquant_onnx.pipeline import RunResult, execute, size_of
-from mixquant_onnx.planning.allocation import Priced, make_plan, plan_of_bits, plan_priced, price_all, with_data
+from mixquant_onnx.model.files import Loaded
+from mixquant_onnx.pipeline import Execution, RunResult, execute, size_of
+from mixquant_onnx.planning.allocation import (
+    Priced,
+    by_rule,
+    disagreements,
+    plan_of_bits,
+    plan_priced,
+    price,
+    price_all,
+)
 from mixquant_onnx.planning.error_table import Cell
-from mixquant_onnx.planning.plan import Planned, Searched, planned_with, widths
+from mixquant_onnx.planning.planned import Planned, planned_with
+from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
 from mixquant_onnx.planning.size_budget import added, plan_of_size
+from mixquant_onnx.quantization.weight import RECONSTRUCTED, SOLVERS
 
 _UNIFORM = "uniform"
 """Not a cost, but the plan of one width for all."""
 
 
-def plan(loaded: model_io.Loaded, options: Options, progress: Progress = quiet) -> Planned:
-    """What a run would write. Raises OptionError for a promise, which takes runs to keep."""
-    if options.promise.wanted:
-        raise OptionError("a promise (--max-drop, ...) is found by runs, not by inspect; use --avg-bits or --max-size")
-    if options.max_size is None and options.avg_bits is None:
-        return make_plan(loaded, options, progress)
-    options = with_data(loaded, options)
-    rivals = price_all(loaded, options, progress)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Job:
+    """A model, the options of a run, and the rows to fit to and to judge by (None where there are none)."""
+
+    loaded: Loaded
+    config: Config
+    split: DataSplit | None
+
+    @property
+    def execution(self) -> Execution:
+        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
+
+    def searched(self, progress: Progress = quiet) -> Searched:
+        """Every candidate with its error, by the method that the rows allow."""
+        config = self.config
+        method = _method(config, self.split)
+        options = replace(config.search, method=method)
+        estimate = not config.by_layer or (config.budget.rule == "safe" and _wished(config) in SOLVERS)
+        made = search(self.loaded, config.selection, options, config.form, estimate=estimate, progress=progress)
+        if method != RECONSTRUCTED:
+            return made
+        learned = {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
+        return replace(made, settings={**made.settings, **learned})
+
+
+def open_job(loaded: Loaded, config: Config) -> Job:
+    """Reads or makes the rows of a run, once.
+
+    Raises:
+        DataError: the rows do not fit the model, or options need rows and there are none.
+    """
+    split = prepare(
+        loaded.model,
+        config.data,
+        selects=config.compares_plans,
+        judges=config.accuracy.judged_by_data,
+        stands_in=_needs_rows(config),
+    )
+    _method(config, split)
+    if config.budget.cost in ("hessian", "output", "block") and not _calibrates(split):
+        raise DataError(
+            f"--cost {config.budget.cost} needs --data: what this model reads is not known, or it does not run"
+        )
+    return Job(loaded=loaded, config=config, split=split)
+
+
+def _needs_rows(config: Config) -> bool:
+    """Whether anything is fitted to inputs, or compared on them."""
+    held = config.budget.rule == "safe" and config.by_layer
+    return config.checks.verify or config.rounding.compensated or _wished(config) in SOLVERS or held
+
+
+def _wished(config: Config) -> str:
+    """The method by the options alone: `auto` is gptq where there may be rows to calibrate with."""
+    if config.search.method != "auto":
+        return config.search.method
+    if config.data.data is not None or not config.data.data_free:
+        return "gptq"
+    return _without_rows(config)
+
+
+def _without_rows(config: Config) -> str:
+    return "minmax" if config.by_layer else "mse"
+
+
+def _calibrates(split: DataSplit | None) -> bool:
+    return split is not None and split.fitting.origin != "noise"
+
+
+def _method(config: Config, split: DataSplit | None) -> str:
+    """The method of a run. Raises DataError where the one that was named has no rows to calibrate with."""
+    wished = _wished(config)
+    if wished not in SOLVERS or _calibrates(split):
+        return wished
+    if config.search.method != "auto":
+        raise DataError(f"--method {wished} needs --data: what this model reads is not known, or it does not run")
+    return _without_rows(config)
+
+
+def plan(loaded: Loaded, config: Config, progress: Progress = quiet) -> Planned:
+    """What a run would write; nothing is changed.
+
+    Raises:
+        OptionError: a budget cannot be met, or there is an accuracy target, which takes runs to reach.
+        DataError: the model does not run on the rows.
+    """
+    if config.accuracy.wanted:
+        raise OptionError(
+            "an accuracy target (--max-drop, ...) is found by runs, not by inspect; use --avg-bits or --max-size"
+        )
+    return _plan(open_job(loaded, config), progress)
+
+
+def _plan(job: Job, progress: Progress) -> Planned:
+    config, budget = job.config, job.config.budget
+    searched = job.searched(progress)
+    if config.by_layer:
+        return by_rule(searched, budget)
+    if budget.max_size is None and budget.avg_bits is None:
+        priced = price(searched, budget.cost, job.split, progress)
+        planned = plan_priced(priced, budget)
+        return replace(planned, notes=disagreements(planned, priced, budget))
+    rivals = price_all(searched, budget.cost, job.split, progress)
     if len(rivals) > 1:
         uniform = replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM)
-        rivals = [p for p in rivals if p.cost != "even" or options.origin == "user"] + [uniform]
-    spend = _spending(rivals[0].searched, options)
-    return winner(_ranked(rivals, lambda priced: _plan_of(priced, options, spend), options, progress), options)
+        by_user = job.split is not None and job.split.fitting.origin == "user"
+        rivals = [p for p in rivals if p.cost != "even" or by_user] + [uniform]
+    spend = _spending(searched, budget)
+    return winner(_ranked(rivals, lambda priced: _plan_of(priced, budget, spend), job, progress), budget)
 
 
-def _spending(searched: Searched, options: Options) -> Callable[[Priced], Planned]:
-    """What makes a plan that keeps to the budget of `options`."""
-    size = options.max_size
+def _spending(searched: Searched, budget: BudgetOptions) -> Callable[[Priced], Planned]:
+    """What makes a plan that keeps to the budget."""
+    size = budget.max_size
     if size is None:
-        return lambda priced: plan_priced(priced, options)
-    known = added(searched, options)
-    return lambda priced: plan_of_size(priced, options, size, known)
+        return lambda priced: plan_priced(priced, budget)
+    known = added(searched)
+    return lambda priced: plan_of_size(priced, budget, size, known)
 
 
-def _plan_of(priced: Priced, options: Options, spend: Callable[[Priced], Planned]) -> Planned:
-    uniform = _uniform_plan(priced, options) if priced.cost == _UNIFORM else None
+def _plan_of(priced: Priced, budget: BudgetOptions, spend: Callable[[Priced], Planned]) -> Planned:
+    uniform = _uniform_plan(priced, budget) if priced.cost == _UNIFORM else None
     return spend(priced) if uniform is None else uniform
 
 
-def _uniform_plan(priced: Priced, options: Options) -> Planned | None:
+def _uniform_plan(priced: Priced, budget: BudgetOptions) -> Planned | None:
     """All weights at the most bits that fit; None where none does. Mixed widths must do better to be worth anything."""
     searched = priced.searched
     loaded, table = searched.loaded, searched.table
     for bits in reversed(widths(table)):
         cells = {n: min((c for c in e.cells if c.scheme.bits == bits), key=_nbytes) for n, e in table.items()}
-        made = planned_with(searched, {n: c.scheme for n, c in cells.items()}, options, "budget")
-        if options.max_size is not None:
-            fits = size_of(made, options) <= size_limit(options.max_size, loaded.nbytes)
+        made = planned_with(searched, {n: c.scheme for n, c in cells.items()}, budget, "budget")
+        if budget.max_size is not None:
+            fits = size_of(made) <= nbytes_of(budget.max_size, loaded.nbytes)
         else:
-            fits = 8 * sum(map(_nbytes, cells.values())) <= (options.avg_bits or 0) * priced.elements
+            fits = 8 * sum(map(_nbytes, cells.values())) <= (budget.avg_bits or 0) * priced.elements
         if fits:
             return made
     return None
@@ -73,31 +182,42 @@ def _nbytes(cell: Cell) -> int:
     return cell.nbytes
 
 
-def _ranked(
-    rivals: Sequence[Priced], make: Callable[[Priced], Planned], options: Options, progress: Progress
-) -> list[Entry]:
-    if len(rivals) == 1 or not isinstance(options.data, DataSplit):
+def _ranked(rivals: Sequence[Priced], make: Callable[[Priced], Planned], job: Job, progress: Progress) -> list[Entry]:
+    if len(rivals) == 1 or job.split is None:
         return [Entry(priced=priced, planned=make(priced), noise=0.0) for priced in rivals[:1]]
-    return ranked(rivals, make, options.data, options.rounding == "compensated", progress)
+    return ranked(rivals, make, job.split, job.config.rounding.compensated, progress)
 
 
 def run(
-    loaded: model_io.Loaded,
-    options: Options,
+    loaded: Loaded,
+    config: Config,
     output: Path | None,
     name: str,
     progress: Progress = quiet,
     tell: Tell = silent,
 ) -> tuple[Planned, RunResult]:
-    """Plan and execute for the goal of `options`. Raises what `make_plan` and `execute` raise, and PromiseError."""
-    if options.promise.judged_by_data and not options.verify:
-        raise OptionError("a promise is judged by the proof; leave --no-verify out")
-    options = with_data(loaded, options)
-    if not options.promise.wanted:
-        planned = plan(loaded, options, progress)
-        return planned, execute(planned, options, output, name, progress)
-    check_judge(loaded, options)
-    rivals = price_all(loaded, options, progress)
+    """Plan and write.
+
+    Args:
+        output: where the model is written; None: nowhere.
+        name: of the model, for messages.
+        tell: called with a line on each file that was tried for an accuracy target.
+
+    Raises:
+        MixquantError: what `plan` and `execute` raise; PromiseError where no plan reaches the accuracy target.
+    """
+    if config.accuracy.judged_by_data and not config.checks.verify:
+        raise OptionError("an accuracy target is judged by the verification; leave --no-verify out")
+    job = open_job(loaded, config)
+    if not config.accuracy.wanted:
+        planned = _plan(job, progress)
+        return planned, execute(planned, job.execution, output, name, progress)
+    check_judge(loaded, config.accuracy, job.split)
+    rivals = price_all(job.searched(progress), config.budget.cost, job.split, progress)
     bits = first_bits(least_bits(rivals[0]))
-    entries = _ranked(rivals, lambda priced: plan_of_bits(priced, options, bits), options, progress)
-    return keep([entry.priced for entry in entries], options, output, name, progress, tell)
+    entries = _ranked(rivals, lambda priced: plan_of_bits(priced, config.budget, bits), job, progress)
+
+    def trial(planned: Planned, file: Path) -> RunResult:
+        return execute(planned, job.execution, file, name, progress)
+
+    return keep([entry.priced for entry in entries], config.accuracy, trial, output, name, tell)

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from mixquant_onnx.config.stages import BudgetOptions, FormOptions
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, find, weight_values
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.options import Options
-from mixquant_onnx.pipeline import execute, size_of
-from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced, with_data
+from mixquant_onnx.pipeline import Execution, execute, size_of
+from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced
 from mixquant_onnx.planning.error_table import Cell, SiteErrors
-from mixquant_onnx.planning.plan import Planned, Searched
+from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.planning.search import Searched
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
 TABLE_FORMAT = 1
@@ -50,24 +51,25 @@ class Point:
 
 def sweep(
     priced: Priced,
-    options: Options,
+    budget: BudgetOptions,
+    execution: Execution,
     qems: Sequence[float],
     bits: Sequence[float],
     name: str,
     progress: Progress = quiet,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Point]:
-    """A point for each of `qems` (by the scope of `options`) and each of `bits`, smallest first.
+    """A point for each of `qems` (by the scope of `budget`) and each of `bits`, smallest first.
 
-    With `options.verify` each is run, on rows that nothing was fitted to. Bits that are too few are left out, and
+    Where `execution` verifies, each is run, on rows that nothing was fitted to. Bits that are too few are left out, and
     told. Raises OptionError where no point is left.
     """
-    plans = [(f"qem {qem:g}", _by_error(priced, replace(options, qem=qem, avg_bits=None))) for qem in qems]
+    plans = [(f"qem {qem:g}", _by_error(priced, replace(budget, qem=qem, avg_bits=None))) for qem in qems]
     refused = OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
     left_out: list[str] = []
     for x in bits:
         try:
-            plans.append((f"avg-bits {x:g}", plan_of_bits(priced, replace(options, avg_bits=x), x)))
+            plans.append((f"avg-bits {x:g}", plan_of_bits(priced, replace(budget, avg_bits=x), x)))
         except OptionError as error:
             refused = error
             left_out.append(f"{x:g}")
@@ -79,26 +81,24 @@ def sweep(
             f"below the smallest possible, {least:.2f} bits a weight with scales and zero points: "
             f"--avg-bits {', '.join(left_out)} left out"
         )
-    if options.verify:
-        options = with_data(priced.searched.loaded, options)
+    execution = replace(execution, checks=replace(execution.checks, allow_unchanged=True))
     points = []
     for position, (setting, planned) in enumerate(plans):
-        points.append(_point(setting, planned, priced, options, name))
+        points.append(_point(setting, planned, priced, execution, name))
         progress("sweep", position + 1, len(plans))
     return marked(points)
 
 
-def _by_error(priced: Priced, options: Options) -> Planned:
-    if options.scope == "model":
-        return plan_priced(priced, options)
-    return by_rule(priced.searched, options)
+def _by_error(priced: Priced, budget: BudgetOptions) -> Planned:
+    if budget.scope == "model":
+        return plan_priced(priced, budget)
+    return by_rule(priced.searched, budget)
 
 
-def _point(setting: str, planned: Planned, priced: Priced, options: Options, name: str) -> Point:
-    if not options.verify:
-        return _before_quality(setting, planned.plan.sites, priced, size_of(planned, options))
-    options = replace(options, allow_unchanged=True)
-    result = execute(planned, options, None, name)
+def _point(setting: str, planned: Planned, priced: Priced, execution: Execution, name: str) -> Point:
+    if not execution.checks.verify:
+        return _before_quality(setting, planned.plan.sites, priced, size_of(planned))
+    result = execute(planned, execution, None, name)
     deployed = result.verification.deployed if result.verification is not None else None
     made = _before_quality(setting, result.plan.sites, priced, result.nbytes_after)
     if deployed is None or result.verification is None:
@@ -164,7 +164,7 @@ def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def table_from_json(data: Any, loaded: model_io.Loaded) -> Priced:
+def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Priced:
     """The table that `table_to_json` made of the same model. Raises PlanError."""
     wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
     if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
@@ -193,7 +193,7 @@ def table_from_json(data: Any, loaded: model_io.Loaded) -> Priced:
                 baseline=float(entry["baseline"]),
                 cells=tuple(cells),
             )
-        searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})))
+        searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})), form=form)
         return Priced(searched=searched, costs=costs, cost=str(data["cost"]))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise wrong from error

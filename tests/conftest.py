@@ -13,7 +13,7 @@ from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.export.size import Stored
-from mixquant_onnx.planning import plan as planning
+from mixquant_onnx.planning import planned as planning
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -32,7 +32,7 @@ def test_feeds_in_memory_count_as_data() -> None:
 
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(mq.OptionError, match="'qemm'"):
-        mq.quantize(_model(), qemm=2)
+        mq.quantize(_model(), qemm=2)  # type: ignore[call-arg]
 
 
 def test_a_device_is_never_replaced(tmp_path: Path) -> None:

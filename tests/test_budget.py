@@ -11,7 +11,7 @@ from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, hull, smallest_within_cost
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 
 Table = dict[str, list[Choice]]
 

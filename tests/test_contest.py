@@ -11,12 +11,13 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.options import Options
 from mixquant_onnx.planning import selection as contest
 from mixquant_onnx.planning.allocation import Priced, plan_of_bits, price_all
+from mixquant_onnx.planning.search import search
 
 pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
 
@@ -39,13 +40,19 @@ def two_paths(gain: float) -> ModelProto:
 
 
 DATA = Data(feeds=({"x": RANDOM.standard_normal((256, 32)).astype(np.float32)},), labels=None)
+BUDGET = BudgetOptions(avg_bits=5.5)
 SPLIT = split_data(two_paths(30.0), DATA, wants_selection=True)
 
 
 def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:
-    options = Options(avg_bits=5.5, data=DATA)
-    rivals = changes.get("rivals") or price_all(model_io.as_loaded(model), options)
-    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, options, 5.5), SPLIT, True)
+    rivals = changes.get("rivals") or priced_at_all(model)
+    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, BUDGET, 5.5), SPLIT, True)
+
+
+def priced_at_all(model: ModelProto) -> list[Priced]:
+    options = SearchOptions(method="minmax")
+    searched = search(model_io.as_loaded(model), SelectionOptions(), options, FormOptions(), estimate=True)
+    return price_all(searched, "auto", SPLIT)
 
 
 def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
@@ -58,7 +65,7 @@ def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
 
 def test_a_cost_that_misleads_loses_to_equal_bits() -> None:
     """The measured cost turned upside down, as compensation by later layers can do on real models."""
-    made = {p.cost: p for p in price_all(model_io.as_loaded(two_paths(30.0)), Options(avg_bits=5.5, data=DATA))}
+    made = {p.cost: p for p in priced_at_all(two_paths(30.0))}
     output = made["output"]
     wrong = replace(output, costs={"a": output.costs["b"], "b": output.costs["a"]}, cost="wrong")
     assert entries(two_paths(30.0), rivals=[wrong, made["even"]])[0].priced.cost == "even"

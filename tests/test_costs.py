@@ -10,12 +10,13 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.config.stages import Cost, SearchOptions
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme, dequantized
-from mixquant_onnx.planning.error_table import SearchOptions, measure, site_errors
+from mixquant_onnx.planning.error_table import measure, site_errors
 from mixquant_onnx.planning.sensitivity import costs
 from mixquant_onnx.quantization.weight import output_error, quantize_weight
 
@@ -68,7 +69,8 @@ def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:
 
 @pytest.mark.usefixtures("stored_at_a_loss")
 def test_a_weight_behind_a_huge_gain_gets_the_bits() -> None:
-    for cost, more in (("output", 1), ("auto", 0)):
+    checked: tuple[tuple[Cost, int], ...] = (("output", 1), ("auto", 0))
+    for cost, more in checked:
         planned = mq.inspect(two_paths(100.0), avg_bits=5.5, data=feed(), method="mse", cost=cost)
         assert planned.plan.sites["a"].bits > planned.plan.sites["b"].bits + more
     blind = mq.inspect(two_paths(100.0), avg_bits=5.5)
@@ -116,7 +118,7 @@ def test_energy_grows_with_the_root_of_the_size_and_is_zero_for_zeros() -> None:
     model = two_paths(1.0)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((32, 32), np.float32), "a"))
     sites = find(model, 256).sites
-    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions())
+    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions(method="minmax"))
     found = costs.energy(table, sites)
     assert set(found["a"].values()) == {0.0}
     for cell in table["b"].cells:
@@ -132,7 +134,7 @@ def test_energy_does_not_depend_on_the_scales_of_a_layers_outputs() -> None:
         scaled = plain * np.float32(gain) ** np.arange(-16, 16, dtype=np.float32)
         model.graph.initializer[0].CopyFrom(numpy_helper.from_array(scaled, "a"))
         located = find(model, 256).sites
-        table = {"a": site_errors(located["a"].site, weight_values(located["a"]), SearchOptions())}
+        table = {"a": site_errors(located["a"].site, weight_values(located["a"]), SearchOptions(method="minmax"))}
         spread[name] = costs.energy(table, located)["a"]
     for scheme, cost in spread["even"].items():
         assert spread["steep"][scheme] == pytest.approx(cost, rel=0.25)

@@ -13,6 +13,7 @@ from cases import Array, Fails, classifier, decibels, run, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
+from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, batched
 from mixquant_onnx.data.outputs import run_all
@@ -243,7 +244,7 @@ def test_a_promise_is_judged_by_rows_of_ones_own(with_data: bool, tmp_path: Path
     judge = saved(tmp_path, "judge.npz", x=rows(30), labels=np.arange(30) % 10)
     data = ["--data", str(saved(tmp_path, "data.npz", x=rows(10)))] if with_data else []
     given = [str(tmp_path / "model.onnx"), str(output), "--min-sqnr", "10", "--eval-data", str(judge), *data]
-    assert mq.cli.main([*given, "--json", str(tmp_path / "run.json")]) == 0
+    assert main([*given, "--json", str(tmp_path / "run.json")]) == 0
     assert '"samples": 30' in (tmp_path / "run.json").read_text(encoding="utf8")
     assert '"accuracy": null' not in (tmp_path / "run.json").read_text(encoding="utf8")
 

@@ -19,8 +19,8 @@ from cases import Fails, classifier, files_under
 import mixquant_onnx as mq
 from mixquant_onnx.accuracy.external_metric import figure_of
 from mixquant_onnx.cli.main import main
+from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.errors import MetricError
-from mixquant_onnx.options import Promise
 
 HERE = Path("here.onnx")
 
@@ -28,7 +28,7 @@ HERE = Path("here.onnx")
 def figure(metric: Any, key: str | None = None, model: Path = HERE, timeout: float = 30.0) -> float:
     """What a command (its comment names the model) or a callable gives."""
     command = f"{metric} # {{model}}" if isinstance(metric, str) and "{model}" not in metric else metric
-    return figure_of(model, Promise(max_drop=0.1, metric=command, metric_key=key), timeout)
+    return figure_of(model, AccuracyOptions(max_drop=0.1, metric=command, metric_key=key, metric_timeout=timeout))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import mixquant_onnx as mq
 from mixquant_onnx import run as goals
-from mixquant_onnx.api import options_of
+from mixquant_onnx.api import checked_config
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.planning.sensitivity import costs
@@ -38,7 +38,7 @@ def told(model: Path, output: Path | None, **options: Any) -> tuple[mq.RunResult
     """The result of a run, and what it said of each try."""
     lines: list[str] = []
     loaded = model_io.as_loaded(model)
-    return goals.run(loaded, options_of(**options), output, "the model", tell=lines.append)[1], lines
+    return goals.run(loaded, checked_config(**options), output, "the model", tell=lines.append)[1], lines
 
 
 @pytest.fixture

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.api import options_of
+from mixquant_onnx.config.config import config_of
+from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import price_all
-from mixquant_onnx.planning.error_table import ErrorTable, SearchOptions, measure
+from mixquant_onnx.planning.error_table import ErrorTable, measure
 from mixquant_onnx.planning.sensitivity import costs, interactions
+from mixquant_onnx.run import open_job
 from mixquant_onnx.runtime.session import RuntimeFailure
 
 RANDOM = np.random.default_rng(11)
@@ -85,8 +87,9 @@ def test_a_plan_by_blocks_prices_what_is_made_up_for_lower() -> None:
     feed = data().feeds
     found = {}
     for cost in ("output", "block"):
-        options = options_of(avg_bits=5, cost=cost, data=feed, method="gptq", min_size=1, verify=False)
-        found[cost] = price_all(model_io.as_loaded(model), options)[0]
+        config = config_of(avg_bits=5, cost=cost, data=feed, method="gptq", min_size=1, verify=False)
+        job = open_job(model_io.as_loaded(model), config)
+        found[cost] = price_all(job.searched(), config.budget.cost, job.split)[0]
         assert found[cost].cost == cost
     for name, most in (("a", 0.5), ("b", 1.0)):
         for scheme, plain in found["output"].costs[name].items():

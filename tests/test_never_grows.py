@@ -18,15 +18,15 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 import mixquant_onnx as mq
 from mixquant_onnx import pipeline
 from mixquant_onnx.cli.main import main
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export import file_sizes, place
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import Stored, worth_storing
-from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.operators import WEIGHT_INPUTS
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning import plan as planning
+from mixquant_onnx.planning import planned as planning
 from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.quantization import network as layerwise
 
@@ -348,7 +348,7 @@ def test_a_weight_that_takes_more_bits_than_planned_is_stored_only_where_that_pa
 
 
 def test_where_more_bits_leave_nothing_to_gain_the_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(planned: planning.Planned, form: FormOptions) -> planning.Planned:
+    def lost(planned: planning.Planned) -> planning.Planned:
         return planning.left_float(planned, dict.fromkeys(planned.plan.sites, "no room"))
 
     def with_five(planned: planning.Planned, *given: Any) -> layerwise.Layers:

@@ -93,7 +93,7 @@ def option_of(name: str) -> dict[str, Any]:
 def test_exact_and_always_fused_exclude_each_other(model: Path, output: Path, fails: Fails) -> None:
     assert "--fused always" in fails(2, model, output, "--exact", "--fused", "always")
     with pytest.raises(mq.OptionError, match="use auto, always or never"):
-        mq.quantize(model, fused="sometimes")
+        mq.quantize(model, fused="sometimes")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from cases import Fails, text
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx import options as options_module
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.quantization import weight as options_module
 from mixquant_onnx.quantization.reconstruction import brecq as runner
 from mixquant_onnx.quantization.reconstruction import learning as descent
 from mixquant_onnx.quantization.reconstruction import torch_operators as operators

@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM
+from mixquant_onnx.config.parsing import FUSED_PAYS_FROM
 from mixquant_onnx.export.targets.releases import releases_of
 
 ROOT = Path(__file__).resolve().parent.parent

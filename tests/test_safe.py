@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -112,7 +112,7 @@ def test_outputs_below_the_floor_get_more_bits_and_the_run_says_so() -> None:
 
 
 @pytest.mark.parametrize("rule", ["safe", "paper"])
-def test_the_plan_says_which_rule(rule: str) -> None:
+def test_the_plan_says_which_rule(rule: Literal["safe", "paper"]) -> None:
     made = mq.inspect(layer(), rule=rule)
     assert made.plan.allocator == {"safe": "safe", "paper": "qem"}[rule]
 

@@ -10,6 +10,7 @@ from cases import LAYOUTS, PROPERTIES, Array, site, weight
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.numerics import granularity as g
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.granularity import Grid, Layout
@@ -17,7 +18,7 @@ from mixquant_onnx.numerics.integers import encode, levels, storable_scale
 from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors, squared_errors
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 from mixquant_onnx.planning.allocators.qem import allocate, choose
-from mixquant_onnx.planning.error_table import Cell, SearchOptions, SiteErrors, site_errors
+from mixquant_onnx.planning.error_table import Cell, SiteErrors, site_errors
 from mixquant_onnx.quantization.ranges import METHODS, method
 from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 
@@ -226,18 +227,18 @@ def test_large_float16_weights_stay_finite() -> None:
 
 def test_the_table_of_large_weights_is_finite() -> None:
     values = weight(8, 64) * np.float32(1e20)
-    table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions())
+    table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions(method="minmax"))
     assert table.power == pytest.approx(np.mean(values.astype(np.float64) ** 2))
 
 
 def test_the_baseline_is_int8_with_one_scale_or_the_same_quantizer() -> None:
     values = weight(7, 24)
     layout = Layout(p=1, r=1)
-    int8 = site_errors(site(values, layout), values, SearchOptions(bits=(4, 5)))
+    int8 = site_errors(site(values, layout), values, SearchOptions(method="minmax", bits=(4, 5)))
     step = np.float32((values.max() - values.min()) / 255)
     assert int8.baseline == pytest.approx(np.mean((values - np.rint(values / step) * step) ** 2), rel=1e-4)
-    same = site_errors(site(values, layout), values, SearchOptions(bits=(4, 5), baseline="same"))
-    eight = site_errors(site(values, layout), values, SearchOptions(bits=(8,)))
+    same = site_errors(site(values, layout), values, SearchOptions(method="minmax", bits=(4, 5), baseline="same"))
+    eight = site_errors(site(values, layout), values, SearchOptions(method="minmax", bits=(8,)))
     assert same.baseline == eight.cells[0].qe < int8.baseline
     assert same.power == pytest.approx(np.mean(values**2))
 
@@ -245,7 +246,7 @@ def test_the_baseline_is_int8_with_one_scale_or_the_same_quantizer() -> None:
 def test_weights_on_a_grid_of_two_bits_are_exact_at_every_width_and_min_max_at_even_ones_only() -> None:
     values = np.random.default_rng(0).integers(-1, 3, (8, 64)).astype(np.float32)
     values[:, :2] = (-1, 2)
-    table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions())
+    table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions(method="minmax"))
     assert all(cell.qe < 1e-6 for cell in table.cells)
     sums = method("minmax").errors(values, ALL_BITS, False)
     qe = {bits: total / values.size for bits, total in zip(ALL_BITS, sums, strict=True)}

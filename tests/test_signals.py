@@ -13,7 +13,7 @@ import pytest
 from cases import files_under
 from test_figures import gone
 
-from mixquant_onnx.cli import common as cli_common
+from mixquant_onnx.cli import signals as cli_common
 from mixquant_onnx.cli.main import main
 
 Start = Callable[..., tuple["subprocess.Popen[str]", int]]

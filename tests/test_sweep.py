@@ -23,7 +23,7 @@ from mixquant_onnx.cli.sweep import numbers
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.planning import allocation
-from mixquant_onnx.planning import plan as planning
+from mixquant_onnx.planning import search as planning
 from mixquant_onnx.planning.sensitivity import costs
 from mixquant_onnx.tradeoff import Point, marked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -14,12 +14,12 @@ from cases import Fails, classifier, text, weight
 from onnx import ModelProto, TensorProto
 
 import mixquant_onnx as mq
+from mixquant_onnx.config.stages import FormOptions, Target
 from mixquant_onnx.data.noise import Data, synthetic
 from mixquant_onnx.export import pieces
 from mixquant_onnx.export import rewrite as rewriting
 from mixquant_onnx.export.encodings import dequantize_linear as native
 from mixquant_onnx.export.encodings.encoder import Outline, encode_folded
-from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.granularity import Layout
 from mixquant_onnx.numerics.metrics import cosine, sqnr_db, top1_agreement
@@ -232,7 +232,7 @@ def plant(mistake: Callable[[Quantized], Quantized], monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("granularity", ["channel", "block:16"])
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_an_encoder_fails_the_proof(
-    mistake: Callable[[Quantized], Quantized], granularity: str, target: str, monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[[Quantized], Quantized], granularity: str, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mq.quantize(classifier(), granularity=granularity, target=target)
     plant(mistake, monkeypatch)
@@ -264,7 +264,9 @@ def test_a_result_that_does_not_load_fails_the_proof(
 
 @pytest.mark.parametrize("rounding", ["compensated", "nearest"])
 @pytest.mark.parametrize(("baseline", "qem"), [("int8", 0.5), ("int8", 2), ("int8", 10), ("same", 1), ("same", 5)])
-def test_the_error_as_written_keeps_the_promise_of_qem(baseline: str, qem: float, rounding: str) -> None:
+def test_the_error_as_written_keeps_the_promise_of_qem(
+    baseline: Literal["int8", "same"], qem: float, rounding: Literal["compensated", "nearest"]
+) -> None:
     result = mq.quantize(classifier(), qem=qem, rounding=rounding, baseline=baseline)
     for name, error in result.qe.items():
         assert min(cell.qe for cell in result.table[name].cells) <= qem * result.table[name].baseline

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.errors import MetricError
-from mixquant_onnx.options import Promise
 
 _TAIL = 5
 """Lines of a failing command's output that are shown."""
@@ -25,20 +25,22 @@ _WAKE = 0.5
 _VARIABLE = "MIXQUANT_MODEL"
 
 
-def figure_of(model: Path, promise: Promise, timeout: float) -> float:
-    """What the metric of `promise` says of the model at `model`. Raises MetricError."""
-    if callable(promise.metric):
-        given: Any = promise.metric(model)
+def figure_of(model: Path, target: AccuracyOptions) -> float:
+    """What the metric of `target` says of the model at `model`. Raises MetricError."""
+    if callable(target.metric):
+        given: Any = target.metric(model)
         try:
             return _finite(float(given), "the metric")
         except (TypeError, ValueError) as error:
             raise MetricError(f"the metric gave {given!r}, which is no number") from error
-    assert promise.metric is not None
-    command = promise.metric.replace("{model}", shlex.quote(str(model)))
-    lines = [line for line in _output(promise.metric, model, command, timeout).splitlines() if line.strip()]
+    assert target.metric is not None
+    command = target.metric.replace("{model}", shlex.quote(str(model)))
+    lines = [
+        line for line in _output(target.metric, model, command, target.metric_timeout).splitlines() if line.strip()
+    ]
     if not lines:
         raise MetricError(f"--metric-command printed nothing ({command}); its last line must be the figure")
-    return _read(lines[-1], promise.metric_key, command)
+    return _read(lines[-1], target.metric_key, command)
 
 
 def _output(metric: str, model: Path, command: str, timeout: float) -> str:

@@ -10,20 +10,22 @@ from pathlib import Path
 
 from mixquant_onnx.accuracy.bisection import MOST_BITS, Verdict, bisect
 from mixquant_onnx.accuracy.external_metric import figure_of
+from mixquant_onnx.config.stages import AccuracyOptions, BudgetOptions
 from mixquant_onnx.data.dataset import Data, DataSplit
 from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.data.split import FEWEST_ROWS
 from mixquant_onnx.errors import DataError, MetricError, PromiseError, UnchangedError, writing
-from mixquant_onnx.events import Progress
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.options import Options
-from mixquant_onnx.pipeline import RunResult, execute, place
+from mixquant_onnx.pipeline import RunResult, place
 from mixquant_onnx.planning.allocation import Priced, plan_of_bits
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import check_classes
 from mixquant_onnx.verification.quality import Quality
+
+Trial = Callable[[Planned, Path], RunResult]
+"""Quantizes by a plan and writes the file."""
 
 Tell = Callable[[str], None]
 """Called with a line on what was tried."""
@@ -42,28 +44,28 @@ class _Probe:
 
 
 class _Prober:
-    """Runs plans of given bits in a folder, and says of each whether it keeps the promise."""
+    """Runs plans of given bits in a folder, and says of each whether it keeps the target."""
 
-    def __init__(self, options: Options, name: str, output: Path | None, folder: Path, tell: Tell) -> None:
-        self._options, self._name, self._tell, self._folder, self._output = options, name, tell, folder, output
+    def __init__(self, target: AccuracyOptions, trial: Trial, output: Path | None, folder: Path, tell: Tell) -> None:
+        self._target, self._trial, self._tell, self._folder, self._output = target, trial, tell, folder, output
         self._seen: list[tuple[Mapping[str, Scheme], Verdict]] = []
         self.last = ""
         self.reference: float | None = None
         self.smallest: _Probe | None = None
         self.no_smaller: UnchangedError | None = None
 
-    def probe(self, priced: Priced, bits: float, progress: Progress) -> Verdict:
-        planned = plan_of_bits(priced, self._options, bits, floats=bits > MOST_BITS)
+    def probe(self, priced: Priced, bits: float) -> Verdict:
+        planned = plan_of_bits(priced, BudgetOptions(), bits, floats=bits > MOST_BITS)
         known = next((verdict for sites, verdict in self._seen if sites == planned.plan.sites), None)
         if known is not None:
             return replace(known, known=True)
         try:
-            result = execute(planned, self._options, self._file(), self._name, progress)
+            result = self._trial(planned, self._file())
         except UnchangedError as error:
             self.no_smaller = error
             self._seen.append((planned.plan.sites, Verdict(kept=True, score=float("inf"))))
             return self._seen[-1][1]
-        kept, score, self.last = _judge(result, self._options, self.reference)
+        kept, score, self.last = _judge(result, self._target, self.reference)
         said = "kept" if kept else "not kept"
         self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {said}")
         self._remember(_Probe(planned=planned, result=result), kept)
@@ -92,23 +94,21 @@ class _Prober:
             shutil.rmtree(useless.result.files[0].parent, ignore_errors=True)
 
 
-def check_judge(loaded: model_io.Loaded, options: Options) -> None:
+def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSplit | None) -> None:
     """Before anything takes long: are there rows to judge by, which nothing is fitted to? Raises DataError."""
-    promise = options.promise
-    if promise.metric is not None:
+    if target.metric is not None:
         return
-    split = options.data if isinstance(options.data, DataSplit) else None
-    evaluation = options.eval_data if split is None else split.evaluation
-    if evaluation is None or not isinstance(evaluation, Data) or evaluation.origin != "user":
+    evaluation = None if split is None else split.evaluation
+    if evaluation is None or evaluation.origin != "user":
         raise DataError("a promise needs --data or --eval-data to be judged on (or --metric-command)")
     if split is not None and split.in_sample:
         raise DataError(
             f"a promise needs rows that nothing is fitted to: {split.reason}; give others with --eval-data, or in "
             f"--data at least {FEWEST_ROWS} rows (several .npz files, where a batch cannot be cut)"
         )
-    if promise.max_drop is not None and evaluation.labels is None:
+    if target.max_drop is not None and evaluation.labels is None:
         raise DataError("--max-drop needs labels: --labels FILE, the key labels in the .npz, or --metric-command")
-    if promise.min_agreement is not None:
+    if target.min_agreement is not None:
         _check_agreement(loaded, evaluation)
 
 
@@ -128,7 +128,7 @@ def least_bits(priced: Priced) -> float:
 
 
 def keep(
-    rivals: Sequence[Priced], options: Options, output: Path | None, name: str, progress: Progress, tell: Tell
+    rivals: Sequence[Priced], target: AccuracyOptions, trial: Trial, output: Path | None, name: str, tell: Tell
 ) -> tuple[Planned, RunResult]:
     """The smallest file found, placed at `output`. `rivals` in the order in which they are expected to do well.
 
@@ -141,11 +141,11 @@ def keep(
     with writing(output):
         made = tempfile.TemporaryDirectory(prefix=".mixquant.", dir=parent)
     with made as folder:
-        prober = _Prober(options, name, output, Path(folder), tell)
-        prober.reference = _float_figure(loaded, options, Path(folder))
+        prober = _Prober(target, trial, output, Path(folder), tell)
+        prober.reference = _float_figure(loaded, target, Path(folder))
         if prober.reference is not None:
             tell(f"float: {loaded.nbytes} bytes, figure {prober.reference:.5g}")
-        bisect(rivals, lambda priced, bits: prober.probe(priced, bits, progress), least_bits(rivals[0]))
+        bisect(rivals, prober.probe, least_bits(rivals[0]))
         best = prober.smallest
         if best is None and not prober.last and prober.no_smaller is not None:
             raise prober.no_smaller
@@ -158,48 +158,47 @@ def keep(
         return best.planned, replace(best.result, files=())
 
 
-def _float_figure(loaded: model_io.Loaded, options: Options, folder: Path) -> float | None:
-    if options.promise.metric is None:
+def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path) -> float | None:
+    if target.metric is None:
         return None
     path = loaded.path
     if path is None:
         path = model_io.save(loaded.model, folder / "float.onnx", False, "float.onnx.data")[0]
-    figure = figure_of(path, options.promise, options.metric_timeout)
-    if figure == 0 and options.promise.max_drop and not options.promise.lower_is_better:
+    figure = figure_of(path, target)
+    if figure == 0 and target.max_drop and not target.lower_is_better:
         raise MetricError("the float model's figure is 0, of which there is no share to lose; check the metric")
     return figure
 
 
-def _judge(result: RunResult, options: Options, reference: float | None) -> tuple[bool, float, str]:
+def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) -> tuple[bool, float, str]:
     """Whether the saved file keeps the promise, in the deployed profile; the score, higher is better; in words."""
-    promise = options.promise
-    if promise.metric is not None and reference is not None and promise.max_drop is not None:
-        figure = figure_of(result.files[0], promise, options.metric_timeout)
-        loss = (figure - reference) if promise.lower_is_better else (reference - figure)
-        return loss <= promise.max_drop * abs(reference), -loss, f"figure {figure:.5g}"
+    if target.metric is not None and reference is not None and target.max_drop is not None:
+        figure = figure_of(result.files[0], target)
+        loss = (figure - reference) if target.lower_is_better else (reference - figure)
+        return loss <= target.max_drop * abs(reference), -loss, f"figure {figure:.5g}"
     proof = result.verification
     assert proof is not None
     deployed = proof.deployed
     if deployed is None:
         raise DataError("the promise cannot be judged: the float model does not run here")
-    if promise.max_drop is not None:
+    if target.max_drop is not None:
         if deployed.accuracy is None or proof.float_accuracy is None:
             raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
         if proof.float_accuracy == 0:
             raise DataError("the float model gets none of the labels held back right; check that they are its classes")
-        kept = deployed.accuracy >= proof.float_accuracy * (1 - promise.max_drop)
+        kept = deployed.accuracy >= proof.float_accuracy * (1 - target.max_drop)
         return kept, deployed.accuracy, f"accuracy {deployed.accuracy:.2%} (float {proof.float_accuracy:.2%})"
-    if promise.min_agreement is not None:
+    if target.min_agreement is not None:
         agreement = deployed.agreement
         if agreement is None:
             raise DataError("--min-agreement needs an output of classes or labels, this model has none; use --min-sqnr")
         words = f"agreement {agreement.value:.2%} ({agreement.hits} of {agreement.count})"
-        return agreement.value >= promise.min_agreement, agreement.value, words
-    assert promise.min_sqnr is not None
+        return agreement.value >= target.min_agreement, agreement.value, words
+    assert target.min_sqnr is not None
     ratio = deployed.sqnr_db
     if ratio is None:
         raise DataError("--min-sqnr: no output holds numbers to compare in dB; use --min-agreement or --metric-command")
-    return ratio >= promise.min_sqnr, ratio, _sqnr_words(deployed)
+    return ratio >= target.min_sqnr, ratio, _sqnr_words(deployed)
 
 
 def _sqnr_words(quality: Quality) -> str:

@@ -1,24 +1,12 @@
-"""What the commands share: errors of arguments in one line, being stopped, and files of text."""
+"""Being stopped by signals."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-from mixquant_onnx.errors import OptionError, writing
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises OptionError where argparse would print its usage and end."""
-
-    def error(self, message: str) -> Any:
-        raise OptionError(f"{message}; see mixquant-onnx --help")
-
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -46,9 +34,3 @@ def stoppable(grace: float = 2.0) -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Raises OutputError."""
-    with writing(path):
-        path.write_text(text, encoding="utf8")

@@ -8,20 +8,21 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.cli.common import Parser, write_text
+from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, write_text
+from mixquant_onnx.cli.progress import progress_bar
+from mixquant_onnx.cli.quantize import check_outputs
 from mixquant_onnx.errors import OptionError
 
 if TYPE_CHECKING:
+    from mixquant_onnx.config.config import Config
     from mixquant_onnx.events import Progress
-    from mixquant_onnx.options import Options
     from mixquant_onnx.planning.allocation import Priced
+    from mixquant_onnx.run import Job
     from mixquant_onnx.tradeoff import Point
 
 _STEP = 0.5
@@ -45,64 +46,86 @@ def numbers(text: str, flag: str) -> list[float]:
     return values
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options that only sweep has, or has as lists, and the others."""
-    own = Parser(add_help=False, allow_abbrev=False)
-    own.add_argument("--qem")
-    own.add_argument("--avg-bits")
-    own.add_argument("--csv", type=Path)
-    own.add_argument("--json", type=Path)
-    own.add_argument("--table", type=Path)
-    own.add_argument("--from-table", type=Path)
-    return own.parse_known_args(list(arguments))
+def parser() -> Parser:
+    made = Parser(
+        prog="mixquant-onnx sweep",
+        usage="mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [options]",
+        description="Show size against quality for many plans of a model, which is measured once.",
+    )
+    made.add_argument("paths", nargs="*", metavar="IN.onnx")
+    group = made.add_argument_group("Plans and report")
+    group.add_argument("--qem", dest="qems", metavar="LIST", help="a plan by the rule for each: 1,2,4 or 1..4:0.5")
+    group.add_argument("--avg-bits", dest="average_bits", metavar="LIST", help="a plan of so many bits for each")
+    group.add_argument("--csv", type=Path, metavar="FILE", help="write the plans as CSV")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write the plans as JSON")
+    group.add_argument("--table", type=Path, metavar="FILE", help="keep what was measured")
+    group.add_argument("--from-table", type=Path, metavar="FILE", help="take up what --table kept")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_options(made, without=("qem", "avg_bits"))
+    return made
 
 
-def run_sweep(
-    own: argparse.Namespace,
-    options: dict[str, Any],
-    source: Path,
-    progress_bar: Callable[[], AbstractContextManager[Progress]],
-) -> int:
-    """Measure once, plan often, show and write. Raises a MixquantError."""
+def main(arguments: Sequence[str]) -> int:
+    """Measure once, plan often, show and write."""
+    args = parser().parse_intermixed_args(list(arguments))
+    if len(args.paths) != 1:
+        raise OptionError(f"sweep takes 1 file name, {len(args.paths)} given; see mixquant-onnx sweep --help")
     from rich.console import Console
 
-    from mixquant_onnx.api import options_of, read_json
-    from mixquant_onnx.model.files import check_writable, load
-    from mixquant_onnx.planning.allocation import price, with_data
+    from mixquant_onnx import run
+    from mixquant_onnx.api import checked_config
+    from mixquant_onnx.model.files import load
     from mixquant_onnx.report.terminal import show_sweep
-    from mixquant_onnx.tradeoff import sweep, table_from_json, table_to_json
+    from mixquant_onnx.tradeoff import sweep, table_to_json
 
-    if any(options.get(goal) is not None for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement")):
+    keywords = keywords_in(args)
+    qems, bits = _plans(args, keywords)
+    config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
+    check_outputs(args.csv, args.json, args.table)
+    source = args.paths[0]
+    loaded = load(Path(source))
+    job = run.open_job(loaded, config)
+    with progress_bar() as progress:
+        priced, settings = _measured(args.from_table, job, keywords, progress)
+        points = sweep(priced, config.budget, job.execution, qems, bits, source, progress, _note)
+    show_sweep(points, loaded.nbytes, Console(highlight=False))
+    if args.table is not None:
+        write_text(args.table, json.dumps(table_to_json(priced, settings)) + "\n")
+    if args.json is not None:
+        write_text(args.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
+    if args.csv is not None:
+        write_text(args.csv, _csv(points))
+    return 0
+
+
+def _plans(args: argparse.Namespace, keywords: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """The QEMs and the bits of the plans. Raises OptionError."""
+    if any(goal in keywords for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement")):
         raise OptionError("sweep takes --qem and --avg-bits; a goal is for a run")
-    qems = numbers(own.qem, "--qem") if own.qem else []
-    bits = numbers(own.avg_bits, "--avg-bits") if own.avg_bits else []
+    qems = numbers(args.qems, "--qem") if args.qems else []
+    bits = numbers(args.average_bits, "--avg-bits") if args.average_bits else []
     if any(not 2 <= x <= 32 for x in bits) or any(not x > 0 for x in qems):
         raise OptionError("sweep takes bits a weight from 2 to 32 and positive QEMs")
-    chosen = options_of(**{**options, "avg_bits": bits[0] if bits else None})
-    for path in (own.csv, own.json, own.table):
-        if path is not None:
-            check_writable(path)
-    loaded = load(source)
-    chosen = with_data(loaded, chosen)
-    with progress_bar() as progress:
-        if own.from_table is not None:
-            read = read_json(own.from_table, "write a table with sweep --table FILE")
-            priced = table_from_json(read, loaded)
-            settings = read["settings"] if isinstance(read.get("settings"), dict) else {}
-            _check_settings(options, settings)
-            _check_data(priced, chosen)
-        else:
-            priced = price(loaded, chosen, progress)
-            settings = {name: options[name] for name in _MEASURED}
-        points = sweep(priced, chosen, qems, bits, str(source), progress, _note)
-    show_sweep(points, loaded.nbytes, Console(highlight=False))
-    if own.table is not None:
-        write_text(own.table, json.dumps(table_to_json(priced, settings)) + "\n")
-    if own.json is not None:
-        write_text(own.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
-    if own.csv is not None:
-        write_text(own.csv, _csv(points))
-    return 0
+    return qems, bits
+
+
+def _measured(
+    table: Path | None, job: Job, keywords: Mapping[str, Any], progress: Progress
+) -> tuple[Priced, dict[str, Any]]:
+    """What plans are made from, measured or read, and how it was measured."""
+    from mixquant_onnx.api import read_json
+    from mixquant_onnx.planning.allocation import price
+    from mixquant_onnx.tradeoff import table_from_json
+
+    config = job.config
+    if table is None:
+        return price(job.searched(progress), config.budget.cost, job.split, progress), _settings(config, keywords)
+    read = read_json(table, "write a table with sweep --table FILE")
+    priced = table_from_json(read, job.loaded, config.form)
+    settings = read["settings"] if isinstance(read.get("settings"), dict) else {}
+    _check_settings(_settings(config, keywords), keywords, settings)
+    _check_data(priced, job)
+    return priced, settings
 
 
 _MEASURED = (
@@ -111,16 +134,17 @@ _MEASURED = (
 """Options that a table was measured with, and that do nothing when it is read."""
 
 
-def _check_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises OptionError where an option was given that the table was not measured with."""
-    from mixquant_onnx.api import options_of
+def _settings(config: Config, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of _MEASURED, as JSON has them."""
+    given = {**asdict(config.search), **asdict(config.budget), **asdict(config.selection), **asdict(config.form)}
+    given["granularity"] = keywords.get("granularity", "channel")
+    return {name: list(v) if isinstance(v := given[name], tuple) else v for name in _MEASURED}
 
+
+def _check_settings(chosen: Mapping[str, Any], keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises OptionError where an option was given that the table was not measured with."""
     for name in _MEASURED:
-        usual = signature(options_of).parameters[name].default
-        given, usual, known = (
-            list(v) if isinstance(v, tuple) else v for v in (options[name], usual, settings.get(name))
-        )
-        if given != usual and given != known:
+        if name in keywords and chosen[name] != settings.get(name):
             flag = "--" + name.replace("_", "-")
             raise OptionError(
                 f"{flag} does nothing to the table of --from-table, which was measured with another; "
@@ -128,17 +152,18 @@ def _check_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> 
             )
 
 
-def _check_data(priced: Priced, chosen: Options) -> None:
+def _check_data(priced: Priced, job: Job) -> None:
     """Raises OptionError where what the table chooses from needs data to be judged; tells where it was made without."""
     from mixquant_onnx.quantization.weight import SOLVERS
 
     methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
     solvers = sorted(methods & SOLVERS.keys())
-    if chosen.origin in (None, "noise") and chosen.verify and solvers:
+    origin = None if job.split is None else job.split.fitting.origin
+    if origin in (None, "noise") and job.config.checks.verify and solvers:
         raise OptionError(
             f"the method in --from-table, '{solvers[0]}', needs --data; give it again (or --no-verify, for sizes alone)"
         )
-    if chosen.origin == "user" and not solvers and priced.cost == "energy":
+    if origin == "user" and not solvers and priced.cost == "energy":
         _note("the table of --from-table was measured without --data, which chooses neither bits nor methods here")
 
 

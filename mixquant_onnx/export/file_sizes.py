@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from onnx import GraphProto, ModelProto
 
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
 from mixquant_onnx.export.encodings.encoder import outline
@@ -16,7 +17,7 @@ from mixquant_onnx.export.encodings.sizes import encoded_bytes, framed, function
 from mixquant_onnx.export.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
 from mixquant_onnx.export.opset import conversion_bytes, most_conversion_bytes, opset_of
 from mixquant_onnx.export.pieces import BROADCASTING_FROM, SMALL_INTS_FROM_OPSET, encode, kernel_of, opset_of_form
-from mixquant_onnx.export.targets.forms import FormOptions, Kernel
+from mixquant_onnx.export.targets.forms import Kernel
 from mixquant_onnx.model.product_rows import Shape, shapes_of
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.model.weights import LocatedSite, weight_values

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.encodings.dequantize_linear import encode_native, opset_for
 from mixquant_onnx.export.encodings.encoder import Encoded, encode_folded, encode_matmul
-from mixquant_onnx.export.targets.forms import FormOptions, Kernel, kernel_for, matmul_shape
+from mixquant_onnx.export.targets.forms import Kernel, kernel_for, matmul_shape
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.product_rows import one_row
 from mixquant_onnx.model.weights import LocatedSite, WeightSite

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, helper
 
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.errors import ModelError
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.pieces import BROADCASTING_FROM, KERNELS_FROM_OPSET, encode
 from mixquant_onnx.export.place import Replacement, put_in_place
-from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedSite, Reader, find
 from mixquant_onnx.numerics.scheme import Quantized

@@ -36,6 +36,11 @@ class Grid:
         raise OptionError(f"granularity '{text}' is not known; use tensor, channel or block:N with N >= 2")
 
 
+PER_CHANNEL = Grid(per="channel")
+AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))
+"""Granularities that `auto` chooses from; at the first a calibrated sensitivity is measured."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
     """The axes of a weight in order, as counts: `p` row axes, `r` reduced, `q` row axes, `s` reduced.

@@ -10,7 +10,7 @@ from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import halves
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.selection import noise_of, noise_with
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 

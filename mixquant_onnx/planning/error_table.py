@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.export.encodings.encoder import nbytes_of
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.granularity import Grid, effective_grid, to_rows
@@ -43,27 +43,9 @@ class SiteErrors:
 ErrorTable = Mapping[str, SiteErrors]
 
 
-PER_CHANNEL = Grid(per="channel")
-AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))
-"""Granularities to choose from; the first is the one at which a calibrated cost is measured."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchOptions:
-    """Which candidates there are. `baseline`: `int8` is vanilla int8, `same` the same quantizer at 8 bits.
-
-    `estimate`: errors of slow methods may be estimated.
-    """
-
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
-    grids: tuple[Grid, ...] = (PER_CHANNEL,)
-    method: str = "minmax"
-    symmetric: bool = False
-    baseline: Literal["int8", "same"] = "int8"
-    estimate: bool = False
-
-
-def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOptions) -> SiteErrors:
+def site_errors(
+    site: WeightSite, weight: NDArray[np.generic], options: SearchOptions, estimate: bool = False
+) -> SiteErrors:
     """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
     values = np.ascontiguousarray(weight, dtype=np.float32)
     count = site.elements
@@ -77,7 +59,7 @@ def site_errors(site: WeightSite, weight: NDArray[np.generic], options: SearchOp
         seen.add(grid)
         rows = to_rows(values, site.layout, grid)
         widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
-        sums = errors(options.method, rows, widths, options.symmetric, options.estimate)
+        sums = errors(options.method, rows, widths, options.symmetric, estimate)
         if baseline is None:
             baseline = sums[widths.index(8)]
         for bits, total in zip(options.bits, sums, strict=False):
@@ -106,13 +88,16 @@ def measure(
     value_of: Callable[[str], NDArray[np.generic]],
     options: SearchOptions,
     progress: Callable[[int], None] = lambda _: None,
+    estimate: bool = False,
 ) -> Mapping[str, SiteErrors]:
     """The error table of `sites`; `progress` is called with the elements of each finished site.
+
+    `estimate`: errors of slow methods may be estimated.
 
     One thread: two were measured to gain nothing, as each step is too short for the interpreter to change hands.
     """
     table = {}
     for site in sites:
-        table[site.name] = site_errors(site, value_of(site.name), options)
+        table[site.name] = site_errors(site, value_of(site.name), options, estimate)
         progress(site.elements)
     return table

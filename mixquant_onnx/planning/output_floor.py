@@ -14,7 +14,7 @@ from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.numerics.noise import decibels
 from mixquant_onnx.planning.allocators.knapsack import Choice, smallest_within_cost
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.selection import noise_with
 from mixquant_onnx.planning.sensitivity import costs
 from mixquant_onnx.quantization.network import Layers

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.data.dataset import Data, DataSplit, thinned
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.events import Progress, quiet
@@ -19,9 +20,8 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.options import Options
 from mixquant_onnx.planning.allocation import Priced, disagreements
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.quantization.network import quantize_layers
 from mixquant_onnx.quantization.weight import quick
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
@@ -64,7 +64,7 @@ def ranked(
     return sorted(entries, key=lambda entry: entry.noise)
 
 
-def winner(entries: Sequence[Entry], options: Options) -> Planned:
+def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
     """The plan of the first of `entries`, with notes on how the others fared and where costs disagree.
 
     No absolute figure: the best of several on the same rows is too good to be true."""
@@ -73,7 +73,7 @@ def winner(entries: Sequence[Entry], options: Options) -> Planned:
         return best.planned
     others = ", ".join(f"{e.priced.cost} {_worse(best.noise, e.noise)}" for e in entries[1:])
     note = f"cost '{best.priced.cost}' does best on the rows for selection ({others})"
-    return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, options)))
+    return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, budget)))
 
 
 def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from mixquant_onnx.config.parsing import nbytes_of
+from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.options import Options, size_limit
 from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, plan_of_choices
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choices
-from mixquant_onnx.planning.plan import Planned, Searched
+from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.planning.search import Searched
 
 _SIZE_TURNS = 8
 
@@ -29,9 +31,9 @@ class Added:
     """Of the functions that unpack, by width."""
 
 
-def added(searched: Searched, options: Options) -> Added:
+def added(searched: Searched) -> Added:
     """From the shapes of what would be written (`FileSizes`)."""
-    sizes = FileSizes(searched.loaded.model, searched.sites, options.form, searched.loaded.external)
+    sizes = FileSizes(searched.loaded.model, searched.sites, searched.form, searched.loaded.external)
     opset = sizes.opset({name: errors.cells[0].scheme for name, errors in searched.table.items()})
     site: dict[str, dict[Scheme, int]] = {}
     functions: dict[int, dict[str, int]] = {}
@@ -44,15 +46,15 @@ def added(searched: Searched, options: Options) -> Added:
     return Added(site=site, once={bits: sum(found.values()) for bits, found in functions.items()})
 
 
-def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> Planned:
+def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added) -> Planned:
     """The least cost in a file of at most the given size. Raises OptionError naming the smallest possible size."""
-    limit = size_limit(text, priced.searched.loaded.nbytes)
+    limit = nbytes_of(text, priced.searched.loaded.nbytes)
     choices = {
         name: [replace(c, nbytes=known.site[name][c.scheme]) for c in own if c.scheme is not None]
         for name, own in priced.choices().items()
     }
-    best, predicted = _plan(priced, options, choices, 0, known)
-    least = size_of(best, options)
+    best, predicted = _plan(priced, budget, choices, 0, known)
+    least = size_of(best)
     if least > limit:
         raise OptionError(
             f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
@@ -61,21 +63,21 @@ def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> P
     unforeseen = least - predicted
     tried = [best.plan.sites]
     for _ in range(_SIZE_TURNS):
-        found, predicted = _plan(priced, options, choices, limit - unforeseen, known)
+        found, predicted = _plan(priced, budget, choices, limit - unforeseen, known)
         if found.plan.sites in tried:
             break
         tried.append(found.plan.sites)
-        size = size_of(found, options)
+        size = size_of(found)
         unforeseen = size - predicted
         if size <= limit and _cost(priced, found) < _cost(priced, best):
             best = found
     return best
 
 
-def _plan(priced: Priced, options: Options, choices: Choices, limit: int, known: Added) -> tuple[Planned, int]:
+def _plan(priced: Priced, budget: BudgetOptions, choices: Choices, limit: int, known: Added) -> tuple[Planned, int]:
     """The least cost within `limit`, and the bytes that its file is expected to take."""
     chosen = best_within_charged(choices, limit, known.once)
-    return plan_of_choices(priced, options, chosen), total_bytes(chosen, known.once)
+    return plan_of_choices(priced, budget, chosen), total_bytes(chosen, known.once)
 
 
 def _cost(priced: Priced, planned: Planned) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.calibration import Calibration, Watched
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.data.noise import Data
@@ -15,11 +16,10 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
 from mixquant_onnx.planning.allocators import safe
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
-from mixquant_onnx.quantization.weight import SOLVERS, Inputs, quantization_error, quantize_weight, quick
+from mixquant_onnx.quantization.weight import RECONSTRUCTED, SOLVERS, Inputs, quantization_error, quantize_weight, quick
 
 FEWEST_SAMPLES = 16
 """Samples of its input that a layer needs for a calibrated method."""
@@ -38,7 +38,7 @@ Solved = tuple[dict[str, Quantized], list[str]]
 
 def quantize_layers(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
-    settings: Reconstruction | None = None,
+    settings: RoundingOptions | None = None,
 ) -> Layers:  # fmt: skip
     """Weights of calibrated methods one after another, the others at once; see `quantize_weight`.
 
@@ -50,7 +50,7 @@ def quantize_layers(
 
 
 def _quantize_layers(
-    planned: Planned, data: Data | None, compensated: bool, progress: Progress, settings: Reconstruction | None
+    planned: Planned, data: Data | None, compensated: bool, progress: Progress, settings: RoundingOptions | None
 ) -> Layers:
     plan, model = planned.plan, planned.loaded.model
     sites = {name: planned.sites[name] for name in plan.sites}
@@ -65,7 +65,7 @@ def _quantize_layers(
     current, replaced = editable_copy(model)
     own, changed = calibration.float_inputs(), calibration.watched(current)
     stages = calibration.stages()
-    blocks = Blockwise(planned, current, calibration, settings or Reconstruction())
+    blocks = Blockwise(planned, current, calibration, settings or RoundingOptions())
     quantized: dict[str, Quantized] = {}
     short: list[str] = []
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.data.moments import Moments, SecondMoments
+from mixquant_onnx.errors import OptionError
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import (
@@ -44,7 +47,23 @@ SOLVERS: dict[str, Callable[[Problem], NDArray[np.float32]]] = {
 brecq is that of layers outside of blocks: reconstructed alone, which is AdaRound.
 """
 
+RECONSTRUCTED = "brecq"
+"""The method that needs the extra `reconstruct`."""
+
 _LEARNED = frozenset({"adaround", "brecq"})
+
+
+def need_torch() -> None:
+    """Raises OptionError where the extra is not installed, or does not work."""
+    if find_spec("torch") is None:
+        raise OptionError(f"--method {RECONSTRUCTED} needs torch: pip install 'mixquant-onnx[reconstruct]'")
+    try:
+        import_module("torch")
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OptionError(
+            f"--method {RECONSTRUCTED}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
+        ) from error
 
 
 def quick(scheme: Scheme) -> Scheme:

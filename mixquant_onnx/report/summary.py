@@ -17,7 +17,7 @@ from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.error_table import SiteErrors
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.quantization.reconstruction.supported import is_known
 from mixquant_onnx.runtime.session import version
 from mixquant_onnx.verification.quality import OutputQuality, Quality

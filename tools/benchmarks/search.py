@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.shapes import BLOCKS, weights
 from benchmarks.timing import medians, table, versions
+from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.granularity import Grid, Layout
-from mixquant_onnx.planning.error_table import SearchOptions, measure
+from mixquant_onnx.planning.error_table import measure
 from mixquant_onnx.quantization.ranges.minmax import baseline_error
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)

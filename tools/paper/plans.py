@@ -11,14 +11,17 @@ from typing import Any
 from benchmarks.rule import smallest_qem
 
 import mixquant_onnx as mq
+from mixquant_onnx.config.stages import BudgetOptions, DataOptions, FormOptions, SearchOptions, SelectionOptions
+from mixquant_onnx.data.preparation import prepare
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.options import Options
 from mixquant_onnx.pipeline import size_of
-from mixquant_onnx.planning.allocation import Priced, price_searched
-from mixquant_onnx.planning.error_table import ErrorTable, SearchOptions
-from mixquant_onnx.planning.plan import BitPlan, Planned, planned_with, search
+from mixquant_onnx.planning.allocation import Priced, price_all
+from mixquant_onnx.planning.error_table import ErrorTable
+from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.planned import Planned, planned_with
+from mixquant_onnx.planning.search import search
 from mixquant_onnx.planning.size_budget import Added, added, plan_of_size
 from paper.subjects import Subject
 
@@ -32,24 +35,19 @@ class Plans:
         self.one = one
         self.data = ({one.input: one.calibration[:rows]},)
         self.judge = ({one.input: one.inputs[:8]},)
-        self._options = Options(
-            avg_bits=4.0,
-            data=self.data,
-            eval_data=self.judge,
-            search=SearchOptions(method="mse"),
-            rounding="nearest",
-            verify=False,
-        )
-        self._searched = search(model_io.load(one.path), self._options)
+        self._budget = BudgetOptions(avg_bits=4.0)
+        self._searched = search(model_io.load(one.path), SelectionOptions(), SearchOptions(method="mse"), FormOptions())
 
     @cached_property
     def _priced(self) -> Mapping[str, Priced]:
         """Minutes on a large model; the same bits for all, the rule and MixQuant do without."""
-        return {p.cost: p for p in price_searched(self._searched, self._options)}
+        data = DataOptions(data=self.data, eval_data=self.judge)
+        split = prepare(self.loaded.model, data, selects=True)
+        return {p.cost: p for p in price_all(self._searched, "auto", split)}
 
     @cached_property
     def _added(self) -> Added:
-        return added(self._searched, self._options)
+        return added(self._searched)
 
     @property
     def loaded(self) -> model_io.Loaded:
@@ -79,7 +77,7 @@ class Plans:
         """The plans of `names` whose file is at most that of uniform `bits`: uniform, rule, a cost, or MixQuant, which
         is what the product does by default (the plan that does best on rows held back)."""
         even = self._planned(self.uniform(bits))
-        limit = size_of(even, self._options)
+        limit = size_of(even)
         made: dict[str, BitPlan] = {}
         for name in names:
             if name == UNIFORM:
@@ -90,16 +88,16 @@ class Plans:
                 given = {"data": self.data, "eval_data": self.judge}
                 made[name] = mq.quantize(self.one.path, max_size=f"{limit}B", verify=False, **given).plan
             else:
-                made[name] = plan_of_size(self._priced[name], self._options, f"{limit}B", self._added).plan
+                made[name] = plan_of_size(self._priced[name], self._budget, f"{limit}B", self._added).plan
         return made
 
     def _rule(self, limit: int) -> BitPlan:
         """The rule at the smallest QEM whose file is at most `limit` bytes."""
-        found = smallest_qem(self.table, lambda chosen: size_of(self._planned(chosen), self._options) <= limit, 400)
+        found = smallest_qem(self.table, lambda chosen: size_of(self._planned(chosen)) <= limit, 400)
         return self._planned(found).plan
 
     def _planned(self, chosen: Mapping[str, Scheme]) -> Planned:
-        return planned_with(self._searched, chosen, self._options, "budget")
+        return planned_with(self._searched, chosen, self._budget, "budget")
 
     def run(self, plan: BitPlan, method: str, seed: int = 0, iterations: int = 500) -> mq.RunResult:
         """`plan` with all weights quantized by `method`; methods without data round to nearest."""

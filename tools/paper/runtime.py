@@ -11,8 +11,9 @@ from benchmarks.search import sites
 from benchmarks.shapes import weights
 from benchmarks.timing import table, versions
 
+from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.planning.allocators.qem import allocate
-from mixquant_onnx.planning.error_table import SearchOptions, measure
+from mixquant_onnx.planning.error_table import measure
 from paper.plots import draw
 
 QEMS = tuple(2.0**k for k in range(10))

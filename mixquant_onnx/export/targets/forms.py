@@ -3,39 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from mixquant_onnx.config.parsing import FUSED_PAYS_FROM
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.scheme import Scheme
-
-Target = Literal["ort", "qdq"]
-Fused = Literal["auto", "always", "never"]
-
-FUSED_PAYS_FROM = (1, 25)
-"""The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float (docs/releases.md)."""
-
-
-SMALL_INTS_FROM = (1, 21)
-"""The first onnxruntime with Add and Sub on 8-bit integers: smaller and quicker at load."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FormOptions:
-    """target: `ort` or `qdq`. native_types: no width without an ONNX type.
-
-    fused: which large MatMul and Gemm weights run on the runtime's low-bit kernels. `auto`: those that see one row
-    by the model's own shapes, where the kernels are faster on every processor tried; `always`: all of them, which is
-    faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: all are folded.
-    """
-
-    target: Target = "ort"
-    fused: Fused = "auto"
-    native_types: bool = False
-    min_ort: tuple[int, int] = FUSED_PAYS_FROM
-
-    @property
-    def small_ints(self) -> bool:
-        return self.min_ort >= SMALL_INTS_FROM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM, SMALL_INTS_FROM, FormOptions
+from mixquant_onnx.config.parsing import FUSED_PAYS_FROM, SMALL_INTS_FROM
+from mixquant_onnx.config.stages import FormOptions
 
 _OPSET_FROM = {23: (1, 23), 24: (1, 24), 25: (1, 25), 26: (1, 26)}
 OLDEST_TRIED = (1, 20)

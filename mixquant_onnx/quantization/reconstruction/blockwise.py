@@ -12,13 +12,14 @@ from zipfile import BadZipFile
 import numpy as np
 from onnx import ModelProto
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.errors import writing
 from mixquant_onnx.model.blocks import Block, find_blocks
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.options import RECONSTRUCTED, Reconstruction
-from mixquant_onnx.planning.plan import Planned
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.quantization.reconstruction.outcome import Outcome
+from mixquant_onnx.quantization.weight import RECONSTRUCTED
 
 _WAY = 3
 """Counts up where blocks are reconstructed in another way, so that older ones are not taken up."""
@@ -30,7 +31,7 @@ class Blockwise:
     """Blocks in the order of the graph; what fits none, or cannot be reconstructed, is left to its single layers."""
 
     def __init__(
-        self, planned: Planned, current: ModelProto, calibration: Calibration, settings: Reconstruction
+        self, planned: Planned, current: ModelProto, calibration: Calibration, settings: RoundingOptions
     ) -> None:
         plan = planned.plan
         wanted = [name for name, scheme in plan.sites.items() if scheme.method == RECONSTRUCTED]
@@ -131,7 +132,7 @@ class Blockwise:
         return tuple(notes)
 
 
-def _key(planned: Planned, calibration: Calibration, settings: Reconstruction) -> str:
+def _key(planned: Planned, calibration: Calibration, settings: RoundingOptions) -> str:
     """Of all that a block depends on: the model, the plan, the data and the settings."""
     digest = hashlib.sha256(planned.loaded.model.SerializeToString(deterministic=True))
     digest.update(repr(sorted((n, str(s)) for n, s in planned.plan.sites.items())).encode())

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.model.blocks import Block
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import Quantized, dequantized
-from mixquant_onnx.options import Reconstruction
 from mixquant_onnx.quantization.reconstruction.fisher import importances
 from mixquant_onnx.quantization.reconstruction.learning import Samples, learn
 from mixquant_onnx.quantization.reconstruction.outcome import Outcome
@@ -45,7 +45,7 @@ class Runner:
 
     def __init__(
         self, model: ModelProto, current: ModelProto, sites: Mapping[str, LocatedSite], blocks: Sequence[Block],
-        feeds: Sequence[Feed], learned: int, settings: Reconstruction,
+        feeds: Sequence[Feed], learned: int, settings: RoundingOptions,
     ) -> None:  # fmt: skip
         names = list(dict.fromkeys(name for block in blocks for name in (*block.inputs, block.exit)))
         self._model, self._current, self._sites, self._settings = model, current, sites, settings

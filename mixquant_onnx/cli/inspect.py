@@ -1,0 +1,61 @@
+"""`mixquant-onnx inspect IN.onnx`: what quantize would do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
+from mixquant_onnx.cli.progress import progress_bar
+from mixquant_onnx.cli.quantize import add_report, check_outputs, plan_to_replay, write_json
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="mixquant-onnx inspect",
+        usage="mixquant-onnx inspect IN.onnx [options]",
+        description="Show the weights of a model, their errors at each width and the plan. Nothing is written but "
+        "what --json and --plan ask for.",
+    )
+    made.add_argument("paths", nargs="*", metavar="IN.onnx")
+    add_options(made)
+    add_report(made)
+    made.add_argument("--blocks", action="store_true", help="show the blocks found in the graph, for brecq")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    args = parser().parse_intermixed_args(list(arguments))
+    (source,) = paths_in(args, 1, "inspect")
+    keywords = keywords_in(args)
+    check_outputs(args.json, args.plan)
+    from rich.console import Console
+
+    from mixquant_onnx import run
+    from mixquant_onnx.api import checked_config
+    from mixquant_onnx.model.files import load
+    from mixquant_onnx.planning.planned import fit_plan
+    from mixquant_onnx.report.summary import block_summary, plan_summary
+    from mixquant_onnx.report.terminal import show_blocks, show_notes, show_plan
+
+    console = Console(highlight=False)
+    config = checked_config(**keywords)
+    given = plan_to_replay(args.apply, config)
+    loaded = load(source)
+    with progress_bar() as progress:
+        if given is not None:
+            planned = fit_plan(loaded, given, config.selection.min_size, config.form, progress)
+        else:
+            planned = run.plan(loaded, config, progress)
+    if args.plan is not None:
+        write_json(args.plan, planned.plan.to_json())
+    summary = plan_summary(planned)
+    show_plan(summary, console)
+    show_notes(summary, console)
+    if planned.plan.allocator == "safe":
+        console.print("note: a run may give weights more bits, where calibration or the outputs ask for them")
+    if args.blocks:
+        summary["blocks"] = block_summary(planned)
+        show_blocks(summary["blocks"], console)
+    if args.json is not None:
+        write_json(args.json, summary)
+    return 0

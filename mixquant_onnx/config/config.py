@@ -1,0 +1,89 @@
+"""All options of a run, each stage's in a dataclass of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mixquant_onnx.config.option import Option, options_in
+from mixquant_onnx.config.stages import (
+    AccuracyOptions,
+    BudgetOptions,
+    CheckOptions,
+    DataOptions,
+    FormOptions,
+    RoundingOptions,
+    SearchOptions,
+    SelectionOptions,
+)
+from mixquant_onnx.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Every choice of a run. Only the entry points know all of it; each stage takes its own part."""
+
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
+    accuracy: AccuracyOptions = field(default_factory=AccuracyOptions)
+    form: FormOptions = field(default_factory=FormOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    rounding: RoundingOptions = field(default_factory=RoundingOptions)
+    checks: CheckOptions = field(default_factory=CheckOptions)
+
+    def __post_init__(self) -> None:
+        goals = (self.budget.avg_bits is not None) + (self.budget.max_size is not None) + self.accuracy.wanted
+        if goals > 1:
+            raise OptionError(
+                "--avg-bits, --max-size and an accuracy target (--max-drop, ...) exclude each other; give one"
+            )
+        if self.form.native_types and not set(self.search.bits) & {2, 4, 8}:
+            raise OptionError("--native-types leaves no width: allow 4 or 8 with --bits")
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether the rule decides layer by layer, and bits are not spent over the whole model."""
+        return self.budget.by_layer and not self.accuracy.wanted
+
+    @property
+    def compares_plans(self) -> bool:
+        """Whether rows of data decide between plans: costs are measured on them, or several plans are judged."""
+        return not self.by_layer and self.budget.cost != "energy"
+
+
+STAGES: Mapping[str, tuple[str, Any]] = {
+    "budget": ("How many bits", BudgetOptions),
+    "search": ("Candidates", SearchOptions),
+    "selection": ("Which tensors", SelectionOptions),
+    "accuracy": ("Accuracy target (instead of --qem; the smallest file that reaches it)", AccuracyOptions),
+    "form": ("Form of the file", FormOptions),
+    "data": ("Data", DataOptions),
+    "rounding": ("Rounding", RoundingOptions),
+    "checks": ("Checks", CheckOptions),
+}
+"""For each field of `Config`: a title and its dataclass."""
+
+
+def all_options() -> list[Option]:
+    """Every option, in the order of the stages."""
+    return [one for _, stage in STAGES.values() for one in options_in(stage)]
+
+
+def config_of(**keywords: Any) -> Config:
+    """The `Config` of keywords or flags; what is not given has its default.
+
+    Raises:
+        OptionError: a keyword is not known, a value is not taken, or two options exclude each other.
+    """
+    known = [one.keyword for one in all_options()]
+    for name in keywords:
+        if name not in known:
+            raise OptionError(f"option '{name}' is not known; choose from {', '.join(known)}")
+    assert {f.name for f in fields(Config)} == set(STAGES)
+    made = {}
+    for name, (_, stage) in STAGES.items():
+        given = {o.field: o.convert(keywords[o.keyword]) for o in options_in(stage) if o.keyword in keywords}
+        made[name] = stage(**given)
+    return Config(**made)

@@ -1,0 +1,131 @@
+"""Values of options, as text or as Python values, made into those of the fields. All raise OptionError."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.numerics.arrays import ALL_BITS, FloatArray
+from mixquant_onnx.numerics.granularity import AUTO_GRIDS, Grid
+
+Rows = Path | tuple[Mapping[str, FloatArray], ...]
+"""Where rows of data are read from, or feeds in memory: arrays by the name of the input."""
+
+
+def widths(value: int | str | Sequence[int]) -> tuple[int, ...]:
+    """`2-8`, `4,8`, 4 or (4, 8), fewest bits first."""
+    if isinstance(value, str):
+        found = []
+        for part in value.split(","):
+            span = re.fullmatch(r"(\d)(?:-(\d))?", part.strip())
+            if not span:
+                raise OptionError(f"--bits '{value}' is not understood; write 2-8 or 4,8")
+            found += list(range(int(span[1]), int(span[2] or span[1]) + 1))
+    else:
+        found = [value] if isinstance(value, int) else list(value)
+    if not found or any(bits not in ALL_BITS for bits in found):
+        raise OptionError("--bits takes widths from 2 to 8, such as 2-8 or 4,8")
+    return tuple(sorted(set(found)))
+
+
+def grids(value: str) -> tuple[Grid, ...]:
+    """The granularities that `tensor`, `channel`, `block:N` or `auto` stands for."""
+    return AUTO_GRIDS if value == "auto" else (Grid.parse(value),)
+
+
+def release(value: str | tuple[int, int]) -> tuple[int, int]:
+    """`1.22`, or (1, 22), of onnxruntime."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+)\.(\d+)(?:\.\d+)?", value)
+        if not found:
+            raise OptionError(f"--min-ort '{value}' is not a release; write for example 1.22")
+        value = int(found[1]), int(found[2])
+    if value < OLDEST_ORT:
+        oldest = ".".join(map(str, OLDEST_ORT))
+        raise OptionError(f"--min-ort goes back to {oldest}; older releases were not tried")
+    return value
+
+
+OLDEST_ORT = (1, 20)
+"""The oldest onnxruntime on which files were tried (docs/releases.md)."""
+
+FUSED_PAYS_FROM = (1, 25)
+"""The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float (docs/releases.md)."""
+
+SMALL_INTS_FROM = (1, 21)
+"""The first onnxruntime with Add and Sub on 8-bit integers: smaller and quicker at load."""
+
+
+def share(flag: str) -> Callable[[Any], float | None]:
+    """`1%` or 0.01."""
+
+    def convert(value: str | float | None) -> float | None:
+        if value is None:
+            return None
+        try:
+            if isinstance(value, str) and value.strip().endswith("%"):
+                return float(value.strip()[:-1]) / 100
+            return float(value)
+        except ValueError as error:
+            raise OptionError(f"{flag} '{value}' is no share; write for example 1% or 0.01") from error
+
+    return convert
+
+
+def size(value: str | int | None) -> str | None:
+    """Checked text such as `5MB` or `25%`."""
+    if value is None:
+        return None
+    nbytes_of(str(value), 1)
+    return str(value)
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def nbytes_of(text: str, nbytes: int) -> int:
+    """Bytes that `5MB` (decimal) or `25%` (of `nbytes`) stand for."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(%|[kKmMgG]?[bB]?)\s*", text)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or number <= 0:
+        raise OptionError(f"--max-size '{text}' is no size; write for example 5MB or 25%")
+    return int(number / 100 * nbytes) if found[2] == "%" else int(number * _UNITS[found[2].upper().rstrip("B") + "B"])
+
+
+def number(flag: str, least: float, most: float, words: str, whole: bool = False) -> Callable[[Any], Any]:
+    """A number from `least` to `most`; `words` say what is taken. None stays None."""
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            found = int(value) if whole else float(value)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"{flag} '{value}' is no number; it takes {words}") from error
+        if not (math.isfinite(found) and least <= found <= most):
+            raise OptionError(f"{flag} {found:g} is out of range; it takes {words}")
+        return found
+
+    return convert
+
+
+def patterns(value: Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def rows(value: Any) -> Rows | None:
+    """A path, one feed, or several feeds."""
+    if value is None or isinstance(value, (str, Path)):
+        return path(value)
+    return (value,) if isinstance(value, Mapping) else tuple(value)

@@ -1,0 +1,261 @@
+"""The options of each stage. Text in `help` is shown by the command line and in docs/options.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mixquant_onnx.config import parsing
+from mixquant_onnx.config.option import option
+from mixquant_onnx.config.parsing import Rows
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.numerics.arrays import ALL_BITS
+from mixquant_onnx.numerics.granularity import PER_CHANNEL, Grid
+
+Cost = Literal["auto", "energy", "hessian", "output", "block"]
+Target = Literal["ort", "qdq"]
+Fused = Literal["auto", "always", "never"]
+Metric = Callable[[Path], float]
+"""The value of a metric for the model at a path."""
+
+_LONGEST = 1_000_000
+_ROWS = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionOptions:
+    """Which tensors are quantized. Patterns match names of tensors, weights and nodes (fnmatch)."""
+
+    include: tuple[str, ...] = option(
+        (), "only these tensors or nodes", accepts="Sequence[str]", kind="list", metavar="PATTERN",
+        convert=parsing.patterns,
+    )  # fmt: skip
+    exclude: tuple[str, ...] = option(
+        (), "not these; both may be given several times", accepts="Sequence[str]", kind="list", metavar="PATTERN",
+        convert=parsing.patterns,
+    )  # fmt: skip
+    min_size: int = option(
+        256, "tensors of fewer elements stay float", accepts="int", metavar="N",
+        convert=parsing.number("--min-size", 1, math.inf, "a positive number of elements", whole=True),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """Which candidates each tensor has: widths, granularities, one method."""
+
+    bits: tuple[int, ...] = option(
+        ALL_BITS, "allowed widths: 2-8, or a list such as 4,8", accepts="int | str | Sequence[int]", shown="2-8",
+        metavar="LIST", convert=parsing.widths,
+    )  # fmt: skip
+    method: str = option(
+        "auto",
+        "minmax (or asymmetric), mse, hqq; on data or proxy inputs gptq, adaround, brecq; auto: gptq where there are "
+        "any",
+        accepts="str", metavar="NAME",
+    )  # fmt: skip
+    grids: tuple[Grid, ...] = option(
+        (PER_CHANNEL,), "one scale for each: tensor, channel, block:N (N weights) or auto", accepts="str",
+        keyword="granularity", shown="channel", metavar="NAME", convert=parsing.grids,
+    )  # fmt: skip
+    symmetric: bool = option(False, "symmetric ranges, one zero point", accepts="bool", kind="switch")
+    baseline: Literal["int8", "same"] = option(
+        "int8", "what QEM multiplies: the error of plain int8, or of the same quantizer at 8 bits",
+        accepts='Literal["int8", "same"]', choices=("int8", "same"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetOptions:
+    """How many bits there are to spend, and by what."""
+
+    qem: float = option(
+        2.0, "a tensor's error may be X times that of plain int8; larger is smaller and less exact",
+        accepts="float", metavar="X",
+        convert=parsing.number("--qem", -math.inf, math.inf, "a positive number; 2 is a good start"),
+    )  # fmt: skip
+    scope: Literal["layer", "model"] = option(
+        "layer", "layer: the rule for each tensor; model: the same sum of relative errors, spent at fewest bytes",
+        accepts='Literal["layer", "model"]', choices=("layer", "model"),
+    )  # fmt: skip
+    rule: Literal["safe", "paper"] = option(
+        "safe", "safe: no tensor below what its outputs can stand; paper: the rule to the letter",
+        accepts='Literal["safe", "paper"]', choices=("safe", "paper"),
+    )  # fmt: skip
+    avg_bits: float | None = option(
+        None, "X bits a weight, scales and zero points counted", accepts="float | None", metavar="X",
+        convert=parsing.number("--avg-bits", 2, 32, "bits a weight, such as 4.5"),
+    )  # fmt: skip
+    max_size: str | None = option(
+        None, "a file of at most 5MB, or 25% of the input", accepts="str | int | None", metavar="SIZE",
+        convert=parsing.size,
+    )  # fmt: skip
+    cost: Cost = option(
+        "auto", "what a budget minimises; auto: whichever does best on some rows of --data, else energy",
+        accepts='Literal["auto", "energy", "hessian", "output", "block"]',
+        choices=("auto", "energy", "hessian", "output", "block"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.qem) and self.qem > 0):
+            raise OptionError(f"--qem {self.qem:g} is not a positive number; 2 is a good start")
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether the rule decides layer by layer, and not a budget over the whole model."""
+        return self.avg_bits is None and self.max_size is None and self.scope == "layer"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccuracyOptions:
+    """What the file must keep (the accuracy target): one of max_drop, min_sqnr, min_agreement.
+
+    `max_drop` and `min_agreement` are shares, `min_sqnr` is in dB.
+    """
+
+    max_drop: float | None = option(
+        None, "lose at most 1% of the float accuracy (labels or metric)", accepts="str | float | None",
+        metavar="SHARE", convert=parsing.share("--max-drop"),
+    )  # fmt: skip
+    min_sqnr: float | None = option(
+        None, "outputs at least so near to float's on --data", accepts="float | None", metavar="DB",
+        convert=parsing.number("--min-sqnr", -math.inf, math.inf, "decibels, such as 30"),
+    )  # fmt: skip
+    min_agreement: float | None = option(
+        None, "the same class as float for 99% of the rows of --data", accepts="str | float | None",
+        metavar="SHARE", convert=parsing.share("--min-agreement"),
+    )  # fmt: skip
+    metric: str | Metric | None = option(
+        None, "a command that prints a value for {model}; its last line counts", flag="--metric-command",
+        accepts="str | Callable[[Path], float] | None", metavar="CMD",
+    )  # fmt: skip
+    metric_key: str | None = option(None, "which value, where that line is JSON", accepts="str | None", metavar="KEY")
+    lower_is_better: bool = option(False, "of the value", accepts="bool", kind="switch")
+    metric_timeout: float = option(
+        1800.0, "seconds for a command", accepts="float", metavar="S",
+        convert=parsing.number("--metric-timeout", 1e-9, _LONGEST, f"seconds, more than 0 and at most {_LONGEST}"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise OptionError("--max-drop takes a share of the float value, such as 1% or 0.01")
+        if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
+            raise OptionError("--min-agreement takes a share of rows, such as 99% or 0.99")
+        if sum(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement)) > 1:
+            raise OptionError("--max-drop, --min-sqnr and --min-agreement exclude each other; give one")
+        if self.metric is not None and self.max_drop is None:
+            raise OptionError("--metric-command needs --max-drop, such as --max-drop 1%")
+        if isinstance(self.metric, str) and "{model}" not in self.metric:
+            raise OptionError("--metric-command has no {model} where the file's name is to go")
+        if self.metric is None and (self.metric_key is not None or self.lower_is_better):
+            raise OptionError("--metric-key and --lower-is-better belong to --metric-command")
+
+    @property
+    def wanted(self) -> bool:
+        return any(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement))
+
+    @property
+    def judged_by_data(self) -> bool:
+        """Whether the file is judged on rows of --data or --eval-data."""
+        return self.wanted and self.metric is None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOptions:
+    """The rows that weights are fitted to and judged by."""
+
+    data: Rows | None = option(
+        None, ".npz with the inputs by name, or a folder of them", accepts=_ROWS, metavar="PATH", convert=parsing.rows
+    )
+    labels: Path | None = option(
+        None, "classes of the rows of --data (or its key labels)", accepts="str | Path | None", metavar="FILE",
+        convert=parsing.path,
+    )  # fmt: skip
+    eval_data: Rows | None = option(
+        None, "rows to judge by, as --data, with labels in its key labels; else some rows of --data are held back",
+        accepts=_ROWS, metavar="PATH", convert=parsing.rows,
+    )  # fmt: skip
+    data_free: bool = option(
+        False, "without --data: no proxy inputs (photographs, texts, sounds that stand in for yours), only noise",
+        accepts="bool", kind="switch",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.data is None:
+            raise OptionError("--labels needs --data")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundingOptions:
+    """How weights are rounded. `seed`, `iterations` and `resume` are of brecq."""
+
+    rounding: Literal["compensated", "nearest"] = option(
+        "compensated", "compensated: a few weights are rounded the other way so that outputs keep their mean",
+        accepts='Literal["compensated", "nearest"]', choices=("compensated", "nearest"),
+    )  # fmt: skip
+    seed: int = option(
+        0, "of brecq", accepts="int", metavar="N",
+        convert=parsing.number("--seed", 0, (1 << 31) - 1, "a number from 0 to 2147483647", whole=True),
+    )  # fmt: skip
+    iterations: int = option(
+        500, "of brecq, for each block", accepts="int", metavar="N",
+        convert=parsing.number("--iterations", 1, _LONGEST, f"a number from 1 to {_LONGEST}", whole=True),
+    )  # fmt: skip
+    resume: Path | None = option(
+        None, "a folder where brecq keeps finished blocks, and takes them up", accepts="str | Path | None",
+        metavar="DIR", convert=parsing.path,
+    )  # fmt: skip
+
+    @property
+    def compensated(self) -> bool:
+        return self.rounding == "compensated"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FormOptions:
+    """What is written into the file.
+
+    `fused`: which large MatMul and Gemm weights run on the runtime's low-bit kernels. `auto`: those that see one row
+    by the model's own shapes, where the kernels are faster on every processor tried; `always`: all of them, which is
+    faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: all are folded.
+    """
+
+    target: Target = option(
+        "ort", "ort: never slower on ONNX Runtime; qdq: DequantizeLinear everywhere, for other runtimes",
+        accepts='Literal["ort", "qdq"]', choices=("ort", "qdq"),
+    )  # fmt: skip
+    fused: Fused = option(
+        "auto", "MatMul on low-bit kernels: auto: where the model's shapes tell of one row; always: faster on "
+        "processors with VNNI, slower on others with many rows; never: all at float speed",
+        accepts='Literal["auto", "always", "never"]', choices=("auto", "always", "never"),
+    )  # fmt: skip
+    exact: bool = option(False, "no rounding of activations: the same as --fused never", accepts="bool", kind="switch")
+    native_types: bool = option(False, "only widths that ONNX has types for (2, 4, 8)", accepts="bool", kind="switch")
+    min_ort: tuple[int, int] = option(
+        parsing.FUSED_PAYS_FROM, "the oldest onnxruntime that must load the file and not be slower than float",
+        accepts="str | tuple[int, int]", shown="1.25", metavar="X.Y", convert=parsing.release,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.exact and self.target == "qdq":
+            raise OptionError("--exact belongs to --target ort; with --target qdq the runtime decides")
+        if self.exact and self.fused == "always":
+            raise OptionError("--exact and --fused always exclude each other: fused products round activations")
+        if self.exact:
+            object.__setattr__(self, "fused", "never")
+
+    @property
+    def small_ints(self) -> bool:
+        """Whether Add and Sub on 8-bit integers may be used."""
+        return self.min_ort >= parsing.SMALL_INTS_FROM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckOptions:
+    """What is checked at the end."""
+
+    verify: bool = option(True, "write without verification", flag="--no-verify", accepts="bool", kind="off")
+    allow_unchanged: bool = option(False, "exit 0 even when nothing was quantized", accepts="bool", kind="switch")

@@ -1,0 +1,60 @@
+"""The rows of a run, read or made once and divided once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx import ModelProto
+
+from mixquant_onnx.config.parsing import Rows
+from mixquant_onnx.config.stages import DataOptions
+from mixquant_onnx.data.dataset import Data, DataSplit, undivided
+from mixquant_onnx.data.files import data_of, load_data
+from mixquant_onnx.data.noise import usable_data
+from mixquant_onnx.data.proxies.build import proxy_data
+from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
+from mixquant_onnx.model.signature import model_inputs
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
+
+
+def prepare(
+    model: ModelProto, options: DataOptions, *, selects: bool = False, judges: bool = False, stands_in: bool = True
+) -> DataSplit | None:
+    """The user's rows; without any proxy inputs, or else noise.
+
+    Args:
+        selects: rows decide between plans.
+        judges: an accuracy target is judged on rows, so that more of them are held back.
+        stands_in: without the user's rows others are made.
+
+    Returns:
+        The parts; None where there are no rows, or the model does not run on those that were made.
+
+    Raises:
+        DataError: the user's rows do not fit the model.
+    """
+    evaluation = None if options.eval_data is None else _read(model, options.eval_data, None)
+    if options.data is not None:
+        given = _read(model, options.data, options.labels)
+        return split_data(model, given, selects, evaluation, PROMISE_SHARE if judges else SHARE)
+    return _stand_in(model, options.data_free, selects, evaluation) if stands_in else None
+
+
+def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Data | None) -> DataSplit | None:
+    try:
+        session = Session(model)
+    except RuntimeFailure:
+        return None
+    proxies = None if data_free else proxy_data(model, session)
+    if proxies is not None:
+        return split_data(session, proxies, selects, evaluation)
+    noise = usable_data(session, model)
+    if evaluation is None:
+        return None if noise is None else undivided(noise)
+    noise = noise or Data(feeds=(), labels=None, origin="noise", name="rows of noise")
+    return split_data(session, noise, False, evaluation)
+
+
+def _read(model: ModelProto, given: Rows, labels: Path | None) -> Data:
+    inputs = model_inputs(model)
+    return data_of(given, labels, inputs) if isinstance(given, tuple) else load_data(given, labels, inputs)

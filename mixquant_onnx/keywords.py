@@ -1,0 +1,48 @@
+"""Keywords of the Python interface, for type checkers. Made by tools/options from config/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+
+class Keywords(TypedDict, total=False):
+    """What docs/options.md explains."""
+
+    qem: float
+    scope: Literal["layer", "model"]
+    rule: Literal["safe", "paper"]
+    avg_bits: float | None
+    max_size: str | int | None
+    cost: Literal["auto", "energy", "hessian", "output", "block"]
+    bits: int | str | Sequence[int]
+    method: str
+    granularity: str
+    symmetric: bool
+    baseline: Literal["int8", "same"]
+    include: Sequence[str]
+    exclude: Sequence[str]
+    min_size: int
+    max_drop: str | float | None
+    min_sqnr: float | None
+    min_agreement: str | float | None
+    metric: str | Callable[[Path], float] | None
+    metric_key: str | None
+    lower_is_better: bool
+    metric_timeout: float
+    target: Literal["ort", "qdq"]
+    fused: Literal["auto", "always", "never"]
+    exact: bool
+    native_types: bool
+    min_ort: str | tuple[int, int]
+    data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    labels: str | Path | None
+    eval_data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    data_free: bool
+    rounding: Literal["compensated", "nearest"]
+    seed: int
+    iterations: int
+    resume: str | Path | None
+    verify: bool
+    allow_unchanged: bool

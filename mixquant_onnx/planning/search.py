@@ -1,0 +1,80 @@
+"""The MixQuant search: the error of every candidate of every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model.files import Loaded
+from mixquant_onnx.model.weights import LocatedSite, find, weight_values
+from mixquant_onnx.planning.error_table import ErrorTable, measure
+from mixquant_onnx.planning.select_weights import select
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Searched:
+    """The weights of a model, the errors of their candidates, and what stays float already. Nothing is chosen.
+
+    `form`: how files are written, which decides what a candidate costs. `settings`: of the search, for the plan.
+    """
+
+    loaded: Loaded
+    sites: Mapping[str, LocatedSite]
+    table: ErrorTable
+    skipped: Mapping[str, str]
+    form: FormOptions = field(default_factory=FormOptions)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def search(
+    loaded: Loaded,
+    selection: SelectionOptions,
+    options: SearchOptions,
+    form: FormOptions,
+    *,
+    estimate: bool = False,
+    progress: Progress = quiet,
+) -> Searched:
+    """Measure all candidates of the selected weights (paper: QE at each bit-width).
+
+    Args:
+        options: its method is a known one, not `auto`.
+        estimate: errors of slow methods may be estimated.
+
+    Raises:
+        OptionError: a pattern of names matches no weight.
+    """
+    found = find(loaded.model, selection.min_size)
+    sites, skipped = select(found, selection)
+    total = sum(located.site.elements for located in sites.values())
+    done = 0
+
+    def advance(elements: int) -> None:
+        nonlocal done
+        done += elements
+        progress("search", done, total)
+
+    bits = tuple(b for b in options.bits if b in _TYPED) if form.native_types else options.bits
+    wanted = replace(options, bits=bits)
+    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), wanted, advance, estimate)
+    settings = {
+        "bits": widths(table),
+        "granularity": str(options.grids[0]) if len(options.grids) == 1 else "auto",
+        "method": options.method,
+        "symmetric": options.symmetric,
+        "baseline": options.baseline,
+        "min_size": selection.min_size,
+    }
+    return Searched(loaded=loaded, sites=found.sites, table=table, skipped=skipped, form=form, settings=settings)
+
+
+_TYPED = (2, 4, 8)
+"""Bits of the unsigned integer types of ONNX (UINT2 from opset 25 on, UINT4 from 21 on, UINT8)."""
+
+
+def widths(table: ErrorTable) -> list[int]:
+    """All bits that candidates have, fewest first."""
+    return sorted({c.scheme.bits for errors in table.values() for c in errors.cells})

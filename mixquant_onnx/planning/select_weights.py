@@ -1,0 +1,65 @@
+"""Which of a model's weights are quantized: patterns of names, and what cannot be."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+
+import numpy as np
+
+from mixquant_onnx.config.stages import SelectionOptions
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.model.weights import Found, LocatedSite, weight_values
+
+
+def select(found: Found, options: SelectionOptions) -> tuple[dict[str, LocatedSite], dict[str, str]]:
+    """The weights to quantize, and the reason of each float tensor that is not.
+
+    Raises:
+        OptionError: a pattern matches no weight.
+    """
+    skipped = dict(found.skipped)
+    sites = _matching(found.sites, options, skipped)
+    for name, located in list(sites.items()):
+        reason = unusable(located)
+        if reason:
+            skipped[name] = reason
+            del sites[name]
+    return sites, skipped
+
+
+def _matching(
+    sites: Mapping[str, LocatedSite], options: SelectionOptions, skipped: dict[str, str]
+) -> dict[str, LocatedSite]:
+    for flag, patterns in (("--include", options.include), ("--exclude", options.exclude)):
+        for pattern in patterns:
+            if not any(_matches(located, pattern) for located in sites.values()):
+                raise OptionError(f"{flag} '{pattern}' matches no weight; `mixquant-onnx inspect` lists their names")
+    kept = {}
+    for name, located in sites.items():
+        if any(_matches(located, p) for p in options.exclude):
+            skipped[name] = "excluded"
+        elif options.include and not any(_matches(located, p) for p in options.include):
+            skipped[name] = "not included"
+        else:
+            kept[name] = located
+    return kept
+
+
+def _matches(located: LocatedSite, pattern: str) -> bool:
+    names = {located.site.name, located.site.tensor, *(use.node for use in located.site.uses)}
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+_SMALLEST = 1e-30
+"""Weights all below this have squared errors that float32 cannot hold."""
+
+
+def unusable(located: LocatedSite) -> str | None:
+    """Why a weight cannot be quantized; None where it can."""
+    with np.errstate(over="ignore"):
+        values = np.asarray(weight_values(located), np.float32)
+    if not np.isfinite(values).all():
+        return "holds NaN or Inf"
+    largest = float(np.abs(values).max(initial=0))
+    return "its weights are too small for a float32 scale" if 0 < largest < _SMALLEST else None

@@ -1,0 +1,26 @@
+"""Pages that are made from the code, and what they name, are as the code is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.parametrize("tool", ["options", "architecture"])
+def test_what_is_made_from_the_code_is_as_it_would_be_made(tool: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf8")
+    named = re.findall(r"(?:`|\()((?:[a-z_]+/)*[A-Za-z_]+\.(?:py|md|json))", text)
+    assert named
+    for path in named:
+        assert any((base / path).exists() for base in (ROOT, ROOT / "mixquant_onnx")) or "/" not in path, path
