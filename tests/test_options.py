@@ -82,5 +82,5 @@ def test_wrong_calls_fail_strict_typing_and_right_ones_do_not(tmp_path: Path) ->
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert len(errors) == len(WRONG), done.stdout
-    for number, (told, line) in enumerate(zip(WRONG.values(), errors, strict=True), start=2):
-        assert f":{number}:" in line and told in line
+    for place, (told, line) in enumerate(zip(WRONG.values(), errors, strict=True), start=2):
+        assert f":{place}:" in line and told in line
