@@ -17,12 +17,13 @@ from mixquant_onnx.export.targets.releases import OLDEST_TRIED
 from mixquant_onnx.model.files import as_loaded
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.granularity import Grid
-from mixquant_onnx.options import COSTS, RECONSTRUCTED, Cost, Options, Promise, Reconstruction, need_torch, share
+from mixquant_onnx.options import COSTS, Cost, Options, Promise, need_torch, share
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.error_table import AUTO_GRIDS, SearchOptions
 from mixquant_onnx.planning.plan import BitPlan, Planned, fit_plan
-from mixquant_onnx.quantization.ranges import method as known_method
-from mixquant_onnx.quantization.weight import SOLVERS
+from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
+from mixquant_onnx.quantization.methods import method as known_method
+from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
 
 def options_of(
@@ -126,7 +127,7 @@ def options_of(
         method=method,
         symmetric=symmetric,
         baseline=baseline,
-        estimate=chosen.budgeted or (rule == "safe" and method in SOLVERS),
+        estimate=chosen.budgeted or (rule == "safe" and is_calibrated(method)),
     )
     chosen = replace(chosen, search=search)
     if chosen.reconstruction.resume is not None:
@@ -199,11 +200,11 @@ def apply_plan(
 
 def check_data(plan: BitPlan, options: Options) -> None:
     """Raises OptionError where `plan` has methods that need data and `options` give none."""
-    if any(scheme.method == RECONSTRUCTED for scheme in plan.sites.values()):
-        need_torch()
+    for method in sorted({scheme.method for scheme in plan.sites.values() if needs_torch(scheme.method)}):
+        need_torch(method)
     if options.data is None and options.data_free:
         for name, scheme in plan.sites.items():
-            if scheme.method in SOLVERS:
+            if is_calibrated(scheme.method):
                 raise OptionError(f"the plan's method for '{name}', '{scheme.method}', needs --data; give it again")
 
 

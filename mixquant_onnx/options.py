@@ -17,7 +17,8 @@ from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.numerics.arrays import ALL_BITS, FloatArray
 from mixquant_onnx.planning.error_table import SearchOptions
-from mixquant_onnx.quantization.weight import SOLVERS
+from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
+from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
 Cost = Literal["auto", "energy", "hessian", "output", "block"]
 COSTS: tuple[str, ...] = get_args(Cost)
@@ -71,25 +72,6 @@ class Promise:
         return self.wanted and self.metric is None
 
 
-RECONSTRUCTED = "brecq"
-"""The method that needs the extra `reconstruct`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reconstruction:
-    """How blocks are reconstructed. `resume`: a folder where finished blocks are kept and looked for."""
-
-    seed: int = 0
-    iterations: int = 500
-    resume: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 31:
-            raise OptionError("--seed takes a number from 0 to 2147483647")
-        if not 0 < self.iterations <= _LONGEST:
-            raise OptionError(f"--iterations takes a number from 1 to {_LONGEST}")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """Every choice of a run. Patterns match tensor, site and node names (fnmatch).
@@ -136,13 +118,13 @@ class Options:
         if self.data_free and self.data is None:
             if self.cost in ("hessian", "output", "block"):
                 raise OptionError(f"--cost {self.cost} needs --data, or proxy inputs: leave --data-free out")
-            if self.search.method in SOLVERS:
+            if is_calibrated(self.search.method):
                 raise OptionError(
                     f"--method {self.search.method} needs --data, or proxy inputs: leave --data-free out (mse is the "
                     f"best without)"
                 )
-        if self.search.method == RECONSTRUCTED:
-            need_torch()
+        if needs_torch(self.search.method):
+            need_torch(self.search.method)
         if not self.search.bits or any(b not in ALL_BITS for b in self.search.bits):
             raise OptionError("--bits takes widths from 2 to 8, such as 2-8 or 4,8")
         if self.min_size < 1:
@@ -156,7 +138,7 @@ class Options:
     def needs_inputs(self) -> bool:
         """Whether anything is fitted to inputs, or compared on them."""
         held = self.rule == "safe" and not self.budgeted
-        return self.verify or self.rounding != "nearest" or self.search.method in SOLVERS or held
+        return self.verify or self.rounding != "nearest" or is_calibrated(self.search.method) or held
 
     @property
     def origin(self) -> Origin | None:
@@ -174,16 +156,16 @@ class Options:
         return self.avg_bits is not None or self.max_size is not None or self.promise.wanted or self.scope == "model"
 
 
-def need_torch() -> None:
+def need_torch(method: str) -> None:
     """Raises OptionError where the extra is not installed, or does not work."""
     if find_spec("torch") is None:
-        raise OptionError(f"--method {RECONSTRUCTED} needs torch: pip install 'mixquant-onnx[reconstruct]'")
+        raise OptionError(f"--method {method} needs torch: pip install 'mixquant-onnx[reconstruct]'")
     try:
         import_module("torch")
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OptionError(
-            f"--method {RECONSTRUCTED}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
+            f"--method {method}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
         ) from error
 
 

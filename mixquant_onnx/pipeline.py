@@ -20,12 +20,14 @@ from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.options import Options
 from mixquant_onnx.planning.allocation import with_data
+from mixquant_onnx.planning.bounds import SAFE, quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
 from mixquant_onnx.planning.plan import BitPlan, Planned, left_float, without_losses
-from mixquant_onnx.quantization.network import SAFE, Layers, quantize_layers
-from mixquant_onnx.quantization.weight import SOLVERS, quantization_error, quantize_weight
+from mixquant_onnx.quantization.methods import is_calibrated
+from mixquant_onnx.quantization.network import Layers
+from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.prove import prove
@@ -118,7 +120,7 @@ def _quantized(
     fitting, compensated = None if split is None else split.fitting, options.rounding == "compensated"
 
     def quantize(planned: Planned) -> Layers:
-        return quantize_layers(planned, fitting, compensated, progress, options.reconstruction)
+        return quantize_plan(planned, fitting, compensated, progress, options.reconstruction)
 
     layers = quantize(planned)
     kept = with_schemes(planned, layers)
@@ -194,7 +196,7 @@ def _check_methods(plan: BitPlan, split: DataSplit | None) -> None:
     if split is not None and split.fitting.origin != "noise":
         return
     for name, scheme in plan.sites.items():
-        if scheme.method in SOLVERS:
+        if is_calibrated(scheme.method):
             raise DataError(
                 f"the plan's method for '{name}', '{scheme.method}', needs --data: what this model reads is not known, "
                 f"or it does not run"

@@ -29,7 +29,7 @@ from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
 from mixquant_onnx.quantization.reconstruction.supported import KNOWN
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
-from mixquant_onnx.quantization.rounding import shrinkage as trust
+from mixquant_onnx.quantization.rounding import shrinkage
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import Session
 
@@ -177,7 +177,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 def test_where_nothing_is_gained_the_layers_alone_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """One iteration at a wild rate makes the block worse."""
-    monkeypatch.setattr(descent, "_RATE", 1e3)
+    monkeypatch.setattr(descent, "RATE", 1e3)
     worse, result = trained("brecq", iterations=1)
     monkeypatch.setattr(runner, "_TOLERANCE", -1.0)
     refused, other = trained("brecq")
@@ -421,7 +421,7 @@ def test_what_blocks_start_from_has_not_seen_what_judges_it(starts: list[dict[st
 def test_a_refused_block_gets_what_gptq_makes_of_all_rows(
     starts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust, "_FACTORS", (1.0,))
+    monkeypatch.setattr(shrinkage, "_SAMPLE_WEIGHTS", (1.0,))
     model, feed = two_layers(rows=200)
     refused, alone = (quantized(model, feed, method).model for method in ("brecq", "gptq"))
     assert starts

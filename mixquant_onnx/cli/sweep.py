@@ -130,10 +130,10 @@ def _check_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> 
 
 def _check_data(priced: Priced, chosen: Options) -> None:
     """Raises OptionError where what the table chooses from needs data to be judged; tells where it was made without."""
-    from mixquant_onnx.quantization.weight import SOLVERS
+    from mixquant_onnx.quantization.methods import is_calibrated
 
     methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
-    solvers = sorted(methods & SOLVERS.keys())
+    solvers = sorted(filter(is_calibrated, methods))
     if chosen.origin in (None, "noise") and chosen.verify and solvers:
         raise OptionError(
             f"the method in --from-table, '{solvers[0]}', needs --data; give it again (or --no-verify, for sizes alone)"

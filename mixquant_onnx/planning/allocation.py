@@ -28,7 +28,7 @@ from mixquant_onnx.planning.plan import Planned, Searched, planned_with, search
 from mixquant_onnx.planning.sensitivity import costs as measured
 from mixquant_onnx.planning.sensitivity.costs import Costs
 from mixquant_onnx.planning.sensitivity.interactions import made_up_for
-from mixquant_onnx.quantization.weight import SOLVERS
+from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 
@@ -76,7 +76,7 @@ def with_data(loaded: model_io.Loaded, options: Options) -> Options:
         split = stand_in(loaded, options)
     calibrated = split is not None and split.fitting.origin != "noise"
     method = options.search.method
-    if not calibrated and method in SOLVERS:
+    if not calibrated and is_calibrated(method):
         if options.method_chosen:
             raise DataError(f"--method {method} needs --data: what this model reads is not known, or it does not run")
         method = "mse" if options.budgeted else "minmax"

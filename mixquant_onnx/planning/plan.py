@@ -17,8 +17,9 @@ from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, find, weight_values
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.options import RECONSTRUCTED, Options
+from mixquant_onnx.options import Options
 from mixquant_onnx.planning.error_table import ErrorTable, SearchOptions, SiteErrors, measure
+from mixquant_onnx.quantization.methods import needs_torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +176,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], options: Opti
         "min_size": options.min_size,
         **(
             {"seed": options.reconstruction.seed, "iterations": options.reconstruction.iterations}
-            if options.search.method == RECONSTRUCTED
+            if needs_torch(options.search.method)
             else {}
         ),
     }

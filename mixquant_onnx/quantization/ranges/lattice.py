@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.integers import levels, storable_scale
-from mixquant_onnx.numerics.rounding_error import row_errors
 
 Rows = NDArray[np.float32]
 Fit = tuple[FloatArray, Codes]
@@ -42,13 +41,6 @@ def fit(rows: Rows, bits: int, symmetric: bool) -> Fit | None:
         return None
     points = zero.astype(np.uint8)
     return scale, points[:1] if symmetric else points
-
-
-def error(rows: Rows, bits: int, found: Fit) -> float:
-    """Sum of squared errors of `rows` under `found`: what rounding of the scales leaves."""
-    scale, zero = found
-    offset = np.broadcast_to(zero.astype(np.float32), (len(rows),))
-    return float(row_errors(rows, scale.astype(np.float32), -offset, np.float32(levels(bits)) - offset).sum())
 
 
 def _repeats(rows: Rows) -> bool:

@@ -18,6 +18,7 @@ from mixquant_onnx.numerics.rounding_error import row_errors
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.exact_errors import Candidates, Choice, Rows, stored_scale
 from mixquant_onnx.quantization.ranges.minmax import Range, row_range, scale_of, zero_point_of
+from mixquant_onnx.quantization.ranges.nearest import code_bounds
 
 _AT_ONCE = 1 << 18
 """Weights whose rows are searched together."""
@@ -38,12 +39,6 @@ _ROUNDS = 3
 
 Fit = tuple[FloatArray, Codes, float]
 """Scale as stored and zero point of each row, and the squared error of all rows."""
-
-
-def code_bounds(zero: Codes, bits: int, count: int) -> tuple[Rows, Rows]:
-    """Lowest and highest of code - zero point, for each of `count` rows."""
-    offset = np.broadcast_to(zero.astype(np.float32), (count,))
-    return -offset, np.float32(levels(bits)) - offset
 
 
 class _Search:

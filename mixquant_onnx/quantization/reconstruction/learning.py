@@ -1,4 +1,7 @@
-"""BRECQ (Li et al. 2021, arXiv 2102.05426): the rounding of all weights of a block, learned on the block's output."""
+"""The rounding of all weights of a block, learned together on the block's output.
+
+Source: BRECQ, Li et al. 2021, arXiv 2102.05426; the parametrisation of each weight is AdaRound's.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixquant_onnx.quantization.reconstruction.outcome import Outcome
+from mixquant_onnx.quantization.reconstruction.reconstructor import Outcome
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program
+from mixquant_onnx.quantization.rounding.adaround import RATE, annealed_exponent, warm_up
 
-_RATE = 0.1
-_WARM = 0.2
-"""Share of the iterations before the regulariser sets in."""
-_BETA = (20.0, 2.0)
 _STRENGTH = 1.0
 """Weight of the regulariser, in units of the loss's mean gradient at round to nearest."""
 
 _NEAR = (0.1, 1.0)
-"""Share of a change's own error that is added to the loss, so that weights of no effect stay as they are; the next one
-where what was learned does worse on other rows. Without it Adam turns every weight, and 300 steps on EfficientNet-Lite0
-end above what they started from, on the very rows that they learn from."""
+"""Strengths of a proximal term (a change's own error) in the loss, so that weights without effect stay as they are; the
+second is tried where the first does worse on other rows. Without it Adam moves every weight, and 300 steps on
+EfficientNet-Lite0 end above the loss that they started from, on the rows that they learn from."""
 
 _DRAWS = 16
+"""Random directions that the curvature is estimated from."""
 
 _HELD = 8
-"""Every how many rows one is kept from learning where none are held back: few rows are soon learned by heart."""
+"""Every how many rows one is kept from learning where none are held back, to detect overfitting."""
 
 _BATCH = (4, 16)
 """Fewest and most rows of a step."""
@@ -37,15 +38,19 @@ _VALUES = 1 << 19
 """Values that the rows of a step take and give, about."""
 
 _LOOK = 25
-"""Iterations after which it is looked whether all weights are decided: then nothing moves any more."""
+"""Iterations between checks whether all weights are at a level: then gradients are 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Samples:
-    """What a block takes and gives: rows along the first axis of all that is in `rows`; `fixed` is the same for all.
+    """Inputs and wanted outputs of a block.
 
-    `target` is the float model's output for the same rows; `importance` a factor for its squared errors, or None.
-    The first `learned` rows are to learn from, the others to judge what was learned.
+    Args:
+        rows: Inputs by name, with samples along the first axis.
+        fixed: Inputs that are the same for all samples.
+        target: The float model's output for the same samples [count, ...].
+        learned: The first samples are learned from, the others judge.
+        importance: A factor for each squared error, of the shape of `target`; None for 1.
     """
 
     rows: Mapping[str, Tensor]
@@ -56,15 +61,17 @@ class Samples:
 
     @property
     def count(self) -> int:
+        """Number of samples."""
         return int(self.target.shape[0])
 
     @property
     def at_once(self) -> int:
-        """Rows of a step, fewer where each holds much: an image of 112 x 112 is 12544 samples by itself."""
+        """Samples of a step, fewer where each is large: an image of 112 x 112 has 12544 positions by itself."""
         held = sum(value[0].numel() for value in self.rows.values()) + self.target[0].numel()
         return max(_BATCH[0], min(_BATCH[1], _VALUES // max(held, 1)))
 
     def batch(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Inputs by name, targets and importance of the samples `index`."""
         chosen = {name: value[index] for name, value in self.rows.items()}
         weight = None if self.importance is None else self.importance[index]
         return {**chosen, **self.fixed}, self.target[index], weight
@@ -86,9 +93,23 @@ def learn(
     program: Program, output: str, soft: Mapping[str, SoftWeight], start: Mapping[str, Tensor],
     constants: Mapping[str, Tensor], samples: Samples, iterations: int, seed: int,
 ) -> Outcome:  # fmt: skip
-    """Learns the rounding of `soft` (by the names of their tensors) so that `output` comes close to the target.
+    """Learn the rounding of a block's weights so that its output comes close to the target.
 
-    `start`: the weights as they are quantized already, which the outcome is compared with.
+    Args:
+        program: The block's nodes.
+        output: Name of its output.
+        soft: Its weights by tensor name; changed in place.
+        start: The weights as quantized already, which the outcome is compared with.
+        constants: Its other stored tensors by name.
+        samples: Inputs and targets.
+        iterations: Steps of Adam, at most.
+        seed: Of the drawn rows and directions.
+
+    Returns:
+        The errors before and after, on samples that were not learned from.
+
+    Raises:
+        RuntimeError: From torch, or where a weight has no effect on the output.
     """
     random = torch.Generator().manual_seed(seed)
     learned, judged = _rows(samples)
@@ -116,8 +137,8 @@ def _descend(
     learned: Tensor, iterations: int, random: torch.Generator, curvatures: Mapping[str, Tensor],
 ) -> int:  # fmt: skip
     """Learns from the rows `learned`; the iterations that it took."""
-    adam = torch.optim.Adam([weight.hidden for weight in soft.values()], lr=_RATE)
-    warm = int(_WARM * iterations)
+    adam = torch.optim.Adam([weight.hidden for weight in soft.values()], lr=RATE)
+    warm = warm_up(iterations)
     step = 0
     for step in range(iterations):
         index = _drawn(learned, samples.at_once, random)
@@ -126,8 +147,7 @@ def _descend(
         loss = _loss(program.run({**constants, **given, **weights}, [output])[0], target, importance)
         loss = loss + sum((weight.away(curvatures[name]) for name, weight in soft.items()), torch.zeros(()))
         if step >= warm:
-            progress = (step - warm) / max(iterations - warm, 1)
-            beta = _BETA[1] + 0.5 * (_BETA[0] - _BETA[1]) * (1 + np.cos(np.pi * progress))
+            beta = annealed_exponent(step, iterations)
             loss = loss + sum((weight.indecision(beta) for weight in soft.values()), torch.zeros(()))
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
