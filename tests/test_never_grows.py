@@ -23,7 +23,7 @@ from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import Stored, worth_storing
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.operators import WEIGHT_INPUTS
+from mixquant_onnx.model.operators import OPERATORS
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning import bounds
@@ -108,7 +108,7 @@ LAYERS: dict[tuple[str, str], Callable[[Sizes], Layer]] = {
 
 def _contrib(key: tuple[str, str]) -> Callable[[Sizes], Layer]:
     """An operator of com.microsoft by its rows alone; it is not run."""
-    places = [row.index for row in WEIGHT_INPUTS[key]]
+    places = [row.index for row in OPERATORS[key].weights]
 
     def layer(sizes: Sizes) -> Layer:
         a, b, _ = sizes
@@ -120,7 +120,8 @@ def _contrib(key: tuple[str, str]) -> Callable[[Sizes], Layer]:
     return layer
 
 
-LAYERS |= {key: _contrib(key) for key in WEIGHT_INPUTS if key not in LAYERS}
+WEIGHED = [key for key, row in OPERATORS.items() if row.weights]
+LAYERS |= {key: _contrib(key) for key in WEIGHED if key not in LAYERS}
 
 
 def build(layers: list[Layer], dtype: str, opset: int, ir: int) -> ModelProto:
@@ -200,7 +201,7 @@ def check(model: ModelProto, options: dict[str, Any], goal: dict[str, Any], veri
 
 
 def test_every_operator_is_in_the_search() -> None:
-    assert set(LAYERS) == set(WEIGHT_INPUTS)
+    assert set(LAYERS) == set(WEIGHED)
 
 
 @settings(PROPERTIES, max_examples=120)

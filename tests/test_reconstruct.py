@@ -19,6 +19,7 @@ from mixquant_onnx import options as options_module
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
+from mixquant_onnx.model.operators import OPERATORS
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
@@ -27,7 +28,6 @@ from mixquant_onnx.quantization.reconstruction import learning as descent
 from mixquant_onnx.quantization.reconstruction import torch_operators as operators
 from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
-from mixquant_onnx.quantization.reconstruction.supported import KNOWN
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
 from mixquant_onnx.quantization.rounding import shrinkage
 from mixquant_onnx.quantization.weight import quantize_weight
@@ -109,8 +109,12 @@ def test_operators_compute_what_onnxruntime_computes(name: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_names_that_need_no_torch_are_those_of_the_table() -> None:
-    assert set(operators.OPERATORS) == KNOWN
+def test_every_function_named_in_the_table_of_operators_exists() -> None:
+    named = {row.torch for row in OPERATORS.values() if row.torch}
+    assert all(callable(operators.function_of(name)) for name in named)
+    assert set(operators.FUNCTIONS) <= named
+    with pytest.raises(UnknownOperator, match="no_such"):
+        operators.function_of("no_such")
 
 
 def test_inspect_marks_what_a_block_cannot_be_reconstructed_for(
@@ -210,7 +214,7 @@ def test_a_block_that_cannot_be_reconstructed_is_quantized_layer_by_layer(
 
 def test_a_block_that_torch_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, feed = two_layers()
-    monkeypatch.setitem(operators.OPERATORS, "Relu", lambda at, i: torch.relu(i[0]) * 1.01)
+    monkeypatch.setitem(operators.FUNCTIONS, "relu", lambda at, i: torch.relu(i[0]) * 1.01)
     result = quantized(model, feed, "brecq")
     assert any("torch differs from ONNX Runtime by" in note for note in result.notes)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from mixquant_onnx.model.dependencies import reads
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.operators import operator_of, weight_input
+from mixquant_onnx.model.weights import LocatedSite, Reader
 
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MOST_SITES = 8
 """A larger part without a cut is left to its single layers."""
 
@@ -79,7 +79,7 @@ def find_blocks(
     for name, located in sites.items():
         places = [at.get(r.node.output[0]) if r.scope.parent is None else None for r in located.readers]
         known = {place for place in places if place is not None}
-        plain = all(r.node.op_type in PRODUCTS and all(s.moves_only for s in r.steps) for r in located.readers)
+        plain = all(_is_layer(reader) for reader in located.readers)
         usable = len(places) == len(known) == 1 and plain
         if not usable:
             alone.add(name)
@@ -93,6 +93,13 @@ def find_blocks(
         if block is not None:
             blocks.append(block)
     return blocks
+
+
+def _is_layer(reader: Reader) -> bool:
+    """Whether the stored numbers meet an input that can be read, in an operator that torch computes."""
+    row = weight_input(reader.node, reader.index)
+    moved = all(step.moves_only for step in reader.steps)
+    return moved and row is not None and row.activation is not None and operator_of(reader.node).torch != ""
 
 
 def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:

@@ -63,9 +63,6 @@ class Found:
     skipped: dict[str, str]
 
 
-_KERNELS = frozenset({"Conv", "ConvTranspose", "DeformConv", "FusedConv"})
-
-
 def _outputs_first(shape: tuple[int, ...]) -> Layout:
     """Axes of a kernel that cannot be followed: outputs are the first axis of more than 1."""
     first = next((axis for axis, size in enumerate(shape) if size > 1), 0)
@@ -77,13 +74,12 @@ def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
     row = weight_input(reader.node, reader.index)
     if row is None:
         return None
-    kernel = reader.node.op_type in _KERNELS and reader.index == 1
-    if any(step.guessed for step in reader.steps) and not kernel:
+    if any(step.guessed for step in reader.steps) and not row.kernel:
         return None
     try:
         after = shape_after(shape, reader.steps)
     except ValueError:
-        return _outputs_first(shape) if kernel else Layout(r=len(shape))
+        return _outputs_first(shape) if row.kernel else Layout(r=len(shape))
     if not after or after[-1] < row.narrowest:
         return None
     layout = row.layout(len(after), attributes(reader.node))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mixquant_onnx.model.operators import is_fusable
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.scheme import Scheme
 
@@ -77,7 +78,7 @@ def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel
         return None
     if len(site.shape) != 2 or site.dtype != "float32":
         return None
-    if any(use.op not in ("MatMul", "Gemm") or use.input != 1 or not use.direct for use in site.uses):
+    if any(not use.direct or not is_fusable(use.op, use.input) for use in site.uses):
         return None
     k, n = matmul_shape(site)
     return matmul_kernel(k, n, scheme)
