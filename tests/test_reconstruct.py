@@ -327,7 +327,7 @@ def test_weights_in_no_block_are_told() -> None:
     assert any("1 weights are in no block ('w')" in note for note in result.notes)
 
 
-def matmul_block(rows: int = 64) -> tuple[Program, Any, descent.Samples]:
+def matmul_block(rows: int = 64) -> tuple[descent.BlockLoss, Any]:
     """y = x w, w at 2 bits, inputs of very different sizes."""
     weight = values(16, 16)
     site = find(two_layers()[0], 1).sites["a"].site
@@ -335,23 +335,25 @@ def matmul_block(rows: int = 64) -> tuple[Program, Any, descent.Samples]:
     x = torch.from_numpy(values(rows, 16) * np.geomspace(0.1, 3, 16, dtype=np.float32))
     target = x @ torch.from_numpy(weight)
     program = Program([helper.make_node("MatMul", ["x", "w"], ["y"])])
-    return program, SoftWeight(weight, q), descent.Samples(rows={"x": x}, fixed={}, target=target, learned=rows - 8)
+    samples = descent.Samples(rows={"x": x}, fixed={}, target=target, learned=rows - 8)
+    return descent.BlockLoss(program=program, output="y", constants={}, samples=samples), SoftWeight(weight, q)
 
 
 def test_curvature_is_how_fast_the_error_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of y = x w: the mean square of the input."""
     monkeypatch.setattr(descent, "_DRAWS", 400)
-    program, _, samples = matmul_block()
+    loss, _ = matmul_block()
+    samples = loss.samples
     random = torch.Generator().manual_seed(0)
     learned = torch.arange(samples.learned)
-    found = descent._curvatures(program, "y", {"w": torch.zeros(16, 16)}, {}, samples, learned, random)["w"]
+    found = descent._curvatures(loss, {"w": torch.zeros(16, 16)}, learned, random)["w"]
     wanted = (samples.rows["x"][: samples.learned] ** 2).mean(0)
     assert float((found / wanted[:, None] - 1).abs().max()) < 0.35
     assert float((found.mean(1) / wanted - 1).abs().max()) < 0.25
 
 
 def test_distance_counts_from_the_weight_it_started_as() -> None:
-    _, soft, _ = matmul_block()
+    _, soft = matmul_block()
     curvature = torch.full((16, 16), 2.0)
     stays = soft.at((soft._code > soft._floor).float())
     moved = soft.at((soft._code <= soft._floor).float())
@@ -368,18 +370,18 @@ def test_what_does_worse_on_other_rows_is_learned_anew_and_nearer(
     seen: list[float] = []
 
     def step(*given: Any) -> int:
-        soft, curvatures = given[2]["w"], given[-1]["w"]
+        soft, curvatures = given[1]["w"], given[-1]["w"]
         seen.append(float(curvatures.sum()))
         with torch.no_grad():
             soft.hidden.copy_(torch.where(best if gains else worst, 20.0, -20.0))
         return 1
 
-    program, soft, samples = matmul_block()
+    loss, soft = matmul_block()
     stays = soft._code > soft._floor
     worst, best = ~stays, stays
     monkeypatch.setattr(descent, "_descend", step)
     start = {"w": soft.at(stays.float()) + (0.5 if gains else 0)}
-    outcome = descent.learn(program, "y", {"w": soft}, start, {}, samples, 10, 0)
+    outcome = descent.learn(loss, {"w": soft}, start, 10, 0)
     assert (outcome.after < outcome.before) == gains
     assert len(seen) == tries
     assert seen[1:] == [pytest.approx(10 * seen[0])] * (tries - 1)

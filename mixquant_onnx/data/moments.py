@@ -96,10 +96,12 @@ class SecondMoments:
 
     @property
     def groups(self) -> int:
+        """Groups of a Conv, else 1."""
         return int(self.matrix.shape[0])
 
     @property
     def width(self) -> int:
+        """Inputs K of each output."""
         return int(self.matrix.shape[2])
 
     @property

@@ -76,7 +76,16 @@ def _solve(steps: Rows, zero: Rows, top: int, symmetric: bool) -> tuple[Rows, Ro
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
-    """Scale (as stored) and zero point of each row [N, M]: of min-max and the optimum, whichever has less l_p error."""
+    """Ranges by half-quadratic optimisation; those of min-max on rows where their l_p error is no larger.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric.
+    """
     start, zero = minmax.fit(rows, bits, symmetric)
     half = start.dtype == np.float16
     scale = start.astype(np.float32)

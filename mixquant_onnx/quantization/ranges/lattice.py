@@ -1,4 +1,4 @@
-"""Weights that lie on a grid already (ternary, binary, quantized before): their own scale stores them without loss."""
+"""Weights on a lattice (ternary, binary, quantized before): multiples of a step, which store them without loss."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ _TOLERANCE = 0.02
 """Distance of a weight from its level, in steps: float32 sums and float16 scales leave under 0.01."""
 
 _LOOKED_AT = 4096
-"""Weights of the first row that tell most tensors from one on a grid."""
+"""Weights of the first row that tell most tensors from one on a lattice."""
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> Fit | None:
-    """Scale as stored and zero point of each row [N, M] that give `rows` back; None where `bits` are too few.
+    """Scales at which rows on a lattice are stored without loss.
 
     The step of a row is the smallest difference of its values, 0 among them; each must be a multiple of it.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric; None where a row is on no lattice, or `bits` are
+        too few for it.
     """
     if not _repeats(rows):
         return None
@@ -50,7 +59,7 @@ def _repeats(rows: Rows) -> bool:
 
 
 def _steps(rows: Rows) -> Rows | None:
-    """The step of each row; None where a row is on no grid of at most 256 levels."""
+    """The step of each row; None where a row is on no lattice of at most 256 levels."""
     steps = np.ones(len(rows), np.float32)
     for number, row in enumerate(rows):
         values = np.unique(np.append(row, np.float32(0)))

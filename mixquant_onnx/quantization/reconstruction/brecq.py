@@ -19,7 +19,7 @@ from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import Quantized, dequantized
 from mixquant_onnx.quantization.reconstruction.fisher import importances
-from mixquant_onnx.quantization.reconstruction.learning import Samples, learn
+from mixquant_onnx.quantization.reconstruction.learning import BlockLoss, Samples, learn
 from mixquant_onnx.quantization.reconstruction.reconstructor import Misfit, Outcome, ReconstructionTask
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
@@ -62,9 +62,11 @@ class Brecq:
             for value, name in stored.items()
         }
         given = {v: torch.from_numpy(dequantized(starts[n], np.dtype(np.float32))) for v, n in stored.items()}
-        constants = _constants(self._task.current, program)
+        loss = BlockLoss(
+            program=program, output=block.exit, constants=_constants(self._task.current, program), samples=samples
+        )
         try:
-            outcome = learn(program, block.exit, soft, given, constants, samples, settings.iterations, settings.seed)
+            outcome = learn(loss, soft, given, settings.iterations, settings.seed)
         except RuntimeError as error:
             raise Misfit(f"torch: {str(error).splitlines()[0][:120]}") from error
         if not outcome.after < outcome.before:

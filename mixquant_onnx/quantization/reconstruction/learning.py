@@ -82,26 +82,52 @@ def channel_axis(target: Tensor) -> int:
     return 1 if target.ndim == 4 else target.ndim - 1
 
 
-def _loss(found: Tensor, target: Tensor, importance: Tensor | None) -> Tensor:
-    error = (found - target) ** 2
-    if importance is not None:
-        error = error * importance
-    return error.sum(channel_axis(target)).mean()
-
-
-def learn(
-    program: Program, output: str, soft: Mapping[str, SoftWeight], start: Mapping[str, Tensor],
-    constants: Mapping[str, Tensor], samples: Samples, iterations: int, seed: int,
-) -> Outcome:  # fmt: skip
-    """Learn the rounding of a block's weights so that its output comes close to the target.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BlockLoss:
+    """The error of a block's output as a function of its weights.
 
     Args:
         program: The block's nodes.
         output: Name of its output.
+        constants: Its stored tensors that are not learned, by name.
+        samples: Inputs and targets.
+    """
+
+    program: Program
+    output: str
+    constants: Mapping[str, Tensor]
+    samples: Samples
+
+    def found(self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Tensor:
+        """The output for the inputs `given`, with `weights` by tensor name."""
+        return self.program.run({**self.constants, **given, **weights}, [self.output])[0]
+
+    def on(self, weights: Mapping[str, Tensor], index: Tensor) -> Tensor:
+        """The mean squared error on the samples `index`, summed over channels; squares times the importance."""
+        given, target, importance = self.samples.batch(index)
+        error = (self.found(weights, given) - target) ** 2
+        if importance is not None:
+            error = error * importance
+        return error.sum(channel_axis(target)).mean()
+
+    def error(self, weights: Mapping[str, Tensor], rows: Tensor) -> float:
+        """The same as a number, over all of `rows`."""
+        total = 0.0
+        with torch.no_grad():
+            for index in torch.split(rows, self.samples.at_once):
+                total += float(self.on(weights, index)) * len(index)
+        return total / len(rows)
+
+
+def learn(
+    loss: BlockLoss, soft: Mapping[str, SoftWeight], start: Mapping[str, Tensor], iterations: int, seed: int
+) -> Outcome:
+    """Learn the rounding of a block's weights so that its output comes close to the target.
+
+    Args:
+        loss: The error of the block's output.
         soft: Its weights by tensor name; changed in place.
         start: The weights as quantized already, which the outcome is compared with.
-        constants: Its other stored tensors by name.
-        samples: Inputs and targets.
         iterations: Steps of Adam, at most.
         seed: Of the drawn rows and directions.
 
@@ -112,20 +138,17 @@ def learn(
         RuntimeError: From torch, or where a weight has no effect on the output.
     """
     random = torch.Generator().manual_seed(seed)
-    learned, judged = _rows(samples)
-    before = _error(program, output, start, constants, samples, judged)
-    _set_units(program, output, soft, constants, samples)
-    curvatures = _curvatures(program, output, start, constants, samples, learned, random)
-    steps = 0
+    learned, judged = _rows(loss.samples)
+    before = loss.error(start, judged)
+    _set_units(loss, soft)
+    curvatures = _curvatures(loss, start, learned, random)
+    steps, after = 0, before
     for near in _NEAR:
         for weight in soft.values():
             weight.begin()
-        steps += _descend(
-            program, output, soft, constants, samples, learned, iterations, random,
-            {name: near * curvature for name, curvature in curvatures.items()},
-        )  # fmt: skip
-        hard = {name: weight.at(weight.decided()) for name, weight in soft.items()}
-        after = _error(program, output, hard, constants, samples, judged)
+        proximal = {name: near * curvature for name, curvature in curvatures.items()}
+        steps += _descend(loss, soft, learned, iterations, random, proximal)
+        after = loss.error({name: weight.at(weight.decided()) for name, weight in soft.items()}, judged)
         if after < before:
             break
     still_open = float(np.mean([weight.open_share() for weight in soft.values()]))
@@ -133,24 +156,22 @@ def learn(
 
 
 def _descend(
-    program: Program, output: str, soft: Mapping[str, SoftWeight], constants: Mapping[str, Tensor], samples: Samples,
-    learned: Tensor, iterations: int, random: torch.Generator, curvatures: Mapping[str, Tensor],
+    loss: BlockLoss, soft: Mapping[str, SoftWeight], learned: Tensor, iterations: int, random: torch.Generator,
+    proximal: Mapping[str, Tensor],
 ) -> int:  # fmt: skip
-    """Learns from the rows `learned`; the iterations that it took."""
+    """Adam on the rows `learned`, with `proximal` curvatures; the iterations that it took."""
     adam = torch.optim.Adam([weight.hidden for weight in soft.values()], lr=RATE)
     warm = warm_up(iterations)
     step = 0
     for step in range(iterations):
-        index = _drawn(learned, samples.at_once, random)
-        given, target, importance = samples.batch(index)
-        weights = {name: weight.at(weight.up()) for name, weight in soft.items()}
-        loss = _loss(program.run({**constants, **given, **weights}, [output])[0], target, importance)
-        loss = loss + sum((weight.away(curvatures[name]) for name, weight in soft.items()), torch.zeros(()))
+        index = _drawn(learned, loss.samples.at_once, random)
+        total = loss.on({name: weight.at(weight.up()) for name, weight in soft.items()}, index)
+        total = total + sum((weight.away(proximal[name]) for name, weight in soft.items()), torch.zeros(()))
         if step >= warm:
             beta = annealed_exponent(step, iterations)
-            loss = loss + sum((weight.indecision(beta) for weight in soft.values()), torch.zeros(()))
+            total = total + sum((weight.indecision(beta) for weight in soft.values()), torch.zeros(()))
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         adam.step()
         if step >= warm and step % _LOOK == 0 and all(weight.open_share() == 0 for weight in soft.values()):
             break
@@ -162,16 +183,17 @@ def _drawn(rows: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 
 def _curvatures(
-    program: Program, output: str, start: Mapping[str, Tensor], constants: Mapping[str, Tensor], samples: Samples,
-    learned: Tensor, random: torch.Generator,
-) -> dict[str, Tensor]:  # fmt: skip
-    """How fast the loss grows with the square of each weight's change alone: the diagonal of J^T J, J the derivative
-    of the output, drawn by random directions of it."""
+    loss: BlockLoss, start: Mapping[str, Tensor], learned: Tensor, random: torch.Generator
+) -> dict[str, Tensor]:
+    """How fast the loss grows with the square of each weight's change alone, by name.
+
+    The diagonal of J^T J, J the derivative of the output, estimated from random directions of it.
+    """
     total = {name: torch.zeros_like(value) for name, value in start.items()}
     for _ in range(_DRAWS):
-        given, _, importance = samples.batch(_drawn(learned, samples.at_once, random))
+        given, _, importance = loss.samples.batch(_drawn(learned, loss.samples.at_once, random))
         weights = {name: value.clone().requires_grad_(True) for name, value in start.items()}
-        found = program.run({**constants, **given, **weights}, [output])[0]
+        found = loss.found(weights, given)
         direction = torch.randn(found.shape, generator=random)
         if importance is not None:
             direction = direction * importance.sqrt()
@@ -189,27 +211,11 @@ def _rows(samples: Samples) -> tuple[Tensor, Tensor]:
     return every[~held], every[held]
 
 
-def _error(
-    program: Program, output: str, weights: Mapping[str, Tensor], constants: Mapping[str, Tensor], samples: Samples,
-    rows: Tensor,
-) -> float:  # fmt: skip
-    total = 0.0
-    with torch.no_grad():
-        for index in torch.split(rows, samples.at_once):
-            given, target, importance = samples.batch(index)
-            found = program.run({**constants, **given, **weights}, [output])[0]
-            total += float(_loss(found, target, importance)) * len(index)
-    return total / len(rows)
-
-
-def _set_units(
-    program: Program, output: str, soft: Mapping[str, SoftWeight], constants: Mapping[str, Tensor], samples: Samples,
-) -> None:  # fmt: skip
+def _set_units(loss: BlockLoss, soft: Mapping[str, SoftWeight]) -> None:
     """The unit of each regulariser: the mean derivative by the rounding, where all weights are at a level."""
     ups = {name: (weight.up().detach() > 0.5).float().requires_grad_(True) for name, weight in soft.items()}
-    given, target, importance = samples.batch(torch.arange(min(4 * samples.at_once, samples.count)))
-    weights = {name: soft[name].at(up) for name, up in ups.items()}
-    _loss(program.run({**constants, **given, **weights}, [output])[0], target, importance).backward()  # type: ignore[no-untyped-call]
+    index = torch.arange(min(4 * loss.samples.at_once, loss.samples.count))
+    loss.on({name: soft[name].at(up) for name, up in ups.items()}, index).backward()  # type: ignore[no-untyped-call]
     for name, up in ups.items():
         if up.grad is None:
             raise RuntimeError(f"'{name}' does not reach what the block gives")
