@@ -17,8 +17,8 @@ from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.planning.planned import Planned, fit_plan
-from mixquant_onnx.quantization.ranges import method as known_method
-from mixquant_onnx.quantization.weight import RECONSTRUCTED, SOLVERS, need_torch
+from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
+from mixquant_onnx.quantization.methods import method as known_method
 from mixquant_onnx.tradeoff import Point
 from mixquant_onnx.tradeoff import sweep as points_of
 
@@ -45,12 +45,12 @@ def checked_config(**keywords: Any) -> Config:
         known_method(method)
     if not rows and config.budget.cost in ("hessian", "output", "block"):
         raise OptionError(f"--cost {config.budget.cost} needs --data, or proxy inputs: leave --data-free out")
-    if not rows and method in SOLVERS:
+    if not rows and is_calibrated(method):
         raise OptionError(
             f"--method {method} needs --data, or proxy inputs: leave --data-free out (mse is the best without)"
         )
-    if method == RECONSTRUCTED:
-        need_torch()
+    if needs_torch(method):
+        check_torch(method)
     if config.rounding.resume is not None:
         check_folder(config.rounding.resume)
     return config
@@ -158,11 +158,11 @@ def replayed(
 
 def check_data(plan: BitPlan, config: Config) -> None:
     """Raises OptionError where `plan` has methods that need data and `config` gives none."""
-    if any(scheme.method == RECONSTRUCTED for scheme in plan.sites.values()):
-        need_torch()
+    for method in sorted({scheme.method for scheme in plan.sites.values() if needs_torch(scheme.method)}):
+        check_torch(method)
     if config.data.data is None and config.data.data_free:
         for name, scheme in plan.sites.items():
-            if scheme.method in SOLVERS:
+            if is_calibrated(scheme.method):
                 raise OptionError(f"the plan's method for '{name}', '{scheme.method}', needs --data; give it again")
 
 

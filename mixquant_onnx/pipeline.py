@@ -18,13 +18,16 @@ from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.planning.bounds import SAFE, quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
 from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.planning.planned import Planned, left_float, without_losses
-from mixquant_onnx.quantization.network import SAFE, Layers, quantize_layers
-from mixquant_onnx.quantization.weight import SOLVERS, quantization_error, quantize_weight
+from mixquant_onnx.quantization.methods import is_calibrated
+from mixquant_onnx.quantization.network import Layers
+from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
+from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
 from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.prove import prove
@@ -134,9 +137,10 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
     """The weights, and the plan as it then is: by the safe rule some take more bits than was planned, with a note."""
     split, rounding = execution.split, execution.rounding
     fitting = None if split is None else split.fitting
+    settings = Reconstruction(seed=rounding.seed, iterations=rounding.iterations, resume=rounding.resume)
 
     def quantize(planned: Planned) -> Layers:
-        return quantize_layers(planned, fitting, rounding.compensated, progress, rounding)
+        return quantize_plan(planned, fitting, rounding.compensated, progress, settings)
 
     layers = quantize(planned)
     kept = with_schemes(planned, layers)
@@ -208,7 +212,7 @@ def _check_methods(plan: BitPlan, split: DataSplit | None) -> None:
     if split is not None and split.fitting.origin != "noise":
         return
     for name, scheme in plan.sites.items():
-        if scheme.method in SOLVERS:
+        if is_calibrated(scheme.method):
             raise DataError(
                 f"the plan's method for '{name}', '{scheme.method}', needs --data: what this model reads is not known, "
                 f"or it does not run"

@@ -31,7 +31,7 @@ from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
 from mixquant_onnx.planning.size_budget import added, plan_of_size
-from mixquant_onnx.quantization.weight import RECONSTRUCTED, SOLVERS
+from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
 
 _UNIFORM = "uniform"
 """Not a cost, but the plan of one width for all."""
@@ -54,9 +54,9 @@ class Job:
         config = self.config
         method = _method(config, self.split)
         options = replace(config.search, method=method)
-        estimate = not config.by_layer or (config.budget.rule == "safe" and _wished(config) in SOLVERS)
+        estimate = not config.by_layer or (config.budget.rule == "safe" and is_calibrated(_wished(config)))
         made = search(self.loaded, config.selection, options, config.form, estimate=estimate, progress=progress)
-        if method != RECONSTRUCTED:
+        if not needs_torch(method):
             return made
         learned = {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
         return replace(made, settings={**made.settings, **learned})
@@ -86,7 +86,7 @@ def open_job(loaded: Loaded, config: Config) -> Job:
 def _needs_rows(config: Config) -> bool:
     """Whether anything is fitted to inputs, or compared on them."""
     held = config.budget.rule == "safe" and config.by_layer
-    return config.checks.verify or config.rounding.compensated or _wished(config) in SOLVERS or held
+    return config.checks.verify or config.rounding.compensated or is_calibrated(_wished(config)) or held
 
 
 def _wished(config: Config) -> str:
@@ -109,7 +109,7 @@ def _calibrates(split: DataSplit | None) -> bool:
 def _method(config: Config, split: DataSplit | None) -> str:
     """The method of a run. Raises DataError where the one that was named has no rows to calibrate with."""
     wished = _wished(config)
-    if wished not in SOLVERS or _calibrates(split):
+    if not is_calibrated(wished) or _calibrates(split):
         return wished
     if config.search.method != "auto":
         raise DataError(f"--method {wished} needs --data: what this model reads is not known, or it does not run")

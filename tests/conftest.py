@@ -46,14 +46,14 @@ def stored_at_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 def samples_met(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Each weight that is calibrated in turn, and how many samples of its input it met."""
     met: list[tuple[str, int]] = []
-    plain = Calibration.in_turn
+    plain = Calibration.collect
 
     def counted(self: Calibration, names: Sequence[str], *given: Any) -> dict[str, SecondMoments]:
         found = plain(self, names, *given)
         met.extend((name, found[name].samples if name in found else 0) for name in names)
         return found
 
-    monkeypatch.setattr(Calibration, "in_turn", counted)
+    monkeypatch.setattr(Calibration, "collect", counted)
     return met
 
 

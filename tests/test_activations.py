@@ -7,8 +7,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.runtime import incremental as activations
-from mixquant_onnx.runtime.incremental import Activations
+from mixquant_onnx.runtime import incremental as incremental
+from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Session
 
 RANDOM = np.random.default_rng(0)
@@ -55,13 +55,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         nodes.extend(node.output[0] for node in model.graph.node)
         return Session(model)
 
-    monkeypatch.setattr(activations, "Session", recorded)
+    monkeypatch.setattr(incremental, "Session", recorded)
     return nodes
 
 
 def test_values_are_those_of_the_whole_model_and_no_node_runs_twice(ran: list[str]) -> None:
     model = residual()
-    values = Activations(model, INNER, FEEDS)
+    values = IncrementalExecutor(model, INNER, FEEDS)
     for name in INNER:
         for found, wanted in zip(values.values([name]), expected(model, name), strict=True):
             np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
@@ -70,7 +70,7 @@ def test_values_are_those_of_the_whole_model_and_no_node_runs_twice(ran: list[st
 
 def test_a_weight_replaced_behind_a_place_counts_from_there_on() -> None:
     model = residual()
-    values = Activations(model, INNER, FEEDS)
+    values = IncrementalExecutor(model, INNER, FEEDS)
     before = [found["h1"] for found in values.values(["h1"])]
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.eye(6, dtype=np.float32), "w2"))
     after = [found["h2"] for found in values.values(["h2"])]
@@ -80,16 +80,16 @@ def test_a_weight_replaced_behind_a_place_counts_from_there_on() -> None:
 
 def test_several_places_at_once_and_one_passed_over() -> None:
     model = residual()
-    values = Activations(model, INNER, FEEDS)
+    values = IncrementalExecutor(model, INNER, FEEDS)
     for found, a, b in zip(values.values(["h0", "h3"]), expected(model, "h0"), expected(model, "h3"), strict=True):
         np.testing.assert_allclose(found["h0"], a, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["h3"], b, rtol=1e-5, atol=1e-6)
 
 
 def test_what_does_not_fit_in_memory_is_run_again(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "MOST_BYTES", 100)
+    monkeypatch.setattr(incremental, "MOST_BYTES", 100)
     model = residual()
-    values = Activations(model, INNER, FEEDS)
+    values = IncrementalExecutor(model, INNER, FEEDS)
     for name in INNER:
         for found, wanted in zip(values.values([name]), expected(model, name), strict=True):
             np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
@@ -99,7 +99,7 @@ def test_what_does_not_fit_in_memory_is_run_again(ran: list[str], monkeypatch: p
 def test_nodes_with_weights_inside_run_each_time(ran: list[str]) -> None:
     """A node that gives out a value from inside a branch, whose weights may change between two places there."""
     model = residual()
-    values = Activations(model, INNER, FEEDS, volatile=frozenset({"r1"}))
+    values = IncrementalExecutor(model, INNER, FEEDS, volatile=frozenset({"r1"}))
     for name in INNER[:4]:
         for found, wanted in zip(values.values([name]), expected(model, name), strict=True):
             np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
@@ -109,7 +109,7 @@ def test_nodes_with_weights_inside_run_each_time(ran: list[str]) -> None:
 
 def test_a_fork_goes_on_by_itself(ran: list[str]) -> None:
     model = residual()
-    values = Activations(model, INNER, FEEDS)
+    values = IncrementalExecutor(model, INNER, FEEDS)
     list(values.values(["h0"]))
     ahead = values.fork()
     assert [f["h3"] for f in ahead.values(["h3"])]

@@ -185,7 +185,7 @@ def test_the_target_repeats_the_float_output_on_changed_inputs() -> None:
     data = Data(feeds=({"x": x},), labels=None)
     sites = {"w": find(original, 1).sites["w"]}
     calibration = Calibration(original, sites, data)
-    found = calibration.in_turn(["w"], calibration.float_inputs(), calibration.watched(current))["w"]
+    found = calibration.collect(["w"], calibration.float_stream(), calibration.stream(current))["w"]
     weight = weight_values(sites["w"]).T[None]
     away = np.linalg.norm(found.target(weight) - 2 * weight) / np.linalg.norm(2 * weight)
     assert 0.01 < away < 0.05
@@ -193,12 +193,12 @@ def test_the_target_repeats_the_float_output_on_changed_inputs() -> None:
 
 def test_few_samples_are_believed_less() -> None:
     model = model_of(helper.make_node("MatMul", ["x", "w"], ["y"]), ["n", 64], {"w": RANDOM.standard_normal((64, 4))})
-    doubts = []
+    found = []
     for count in (8, 64, 4096):
         data = Data(feeds=({"x": RANDOM.standard_normal((count, 64)).astype(np.float32)},), labels=None)
-        doubts.append(Calibration(model, find(model, 1).sites, data).second_moments(["w"])["w"])
-    assert [round(d.doubt, 3) for d in doubts] == [0.889, 0.5, 0.03]
-    assert np.linalg.eigvalsh(doubts[0].shrunk()[0].astype(np.float64)).min() > 0
+        found.append(Calibration(model, find(model, 1).sites, data).second_moments(["w"])["w"])
+    assert [round(d.shrinkage, 3) for d in found] == [0.889, 0.5, 0.03]
+    assert np.linalg.eigvalsh(found[0].shrunk()[0].astype(np.float64)).min() > 0
 
 
 def test_watching_changes_nothing_in_the_model() -> None:

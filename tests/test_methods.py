@@ -8,8 +8,9 @@ from cases import Array
 
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.integers import encode, levels
-from mixquant_onnx.quantization.ranges import METHODS, hqq, method, minmax, mse
+from mixquant_onnx.quantization.methods import METHODS, method
 from mixquant_onnx.quantization.ranges import exact_errors as candidates
+from mixquant_onnx.quantization.ranges import hqq, minmax, mse
 
 BOTH = pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
 
@@ -44,7 +45,7 @@ def by_hand(rows: Array, scale: Array, zero: Array, bits: int) -> Array:
 
 
 def errors_of(name: str, rows: Array, bits: int, symmetric: bool) -> Array:
-    return by_hand(rows, *method(name).fit(rows, bits, symmetric), bits)
+    return by_hand(rows, *method(name).ranges(rows, bits, symmetric), bits)
 
 
 @BOTH

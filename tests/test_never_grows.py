@@ -23,12 +23,13 @@ from mixquant_onnx.export import file_sizes, place
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import Stored, worth_storing
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.operators import WEIGHT_INPUTS
+from mixquant_onnx.model.operators import OPERATORS
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning import bounds
 from mixquant_onnx.planning import planned as planning
 from mixquant_onnx.planning.plan import BitPlan
-from mixquant_onnx.quantization import network as layerwise
+from mixquant_onnx.quantization.network import Layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ LAYERS: dict[tuple[str, str], Callable[[Sizes], Layer]] = {
 
 def _contrib(key: tuple[str, str]) -> Callable[[Sizes], Layer]:
     """An operator of com.microsoft by its rows alone; it is not run."""
-    places = [row.index for row in WEIGHT_INPUTS[key]]
+    places = [row.index for row in OPERATORS[key].weights]
 
     def layer(sizes: Sizes) -> Layer:
         a, b, _ = sizes
@@ -119,7 +120,8 @@ def _contrib(key: tuple[str, str]) -> Callable[[Sizes], Layer]:
     return layer
 
 
-LAYERS |= {key: _contrib(key) for key in WEIGHT_INPUTS if key not in LAYERS}
+WEIGHED = [key for key, row in OPERATORS.items() if row.weights]
+LAYERS |= {key: _contrib(key) for key in WEIGHED if key not in LAYERS}
 
 
 def build(layers: list[Layer], dtype: str, opset: int, ir: int) -> ModelProto:
@@ -199,7 +201,7 @@ def check(model: ModelProto, options: dict[str, Any], goal: dict[str, Any], veri
 
 
 def test_every_operator_is_in_the_search() -> None:
-    assert set(LAYERS) == set(WEIGHT_INPUTS)
+    assert set(LAYERS) == set(WEIGHED)
 
 
 @settings(PROPERTIES, max_examples=120)
@@ -332,11 +334,11 @@ def test_a_weight_that_takes_more_bits_than_planned_is_stored_only_where_that_pa
 ) -> None:
     """A width that no other weight has brings its function."""
 
-    def with_seven(planned: planning.Planned, *given: Any) -> layerwise.Layers:
+    def with_seven(planned: planning.Planned, *given: Any) -> Layers:
         sites = {**planned.plan.sites, "v": Scheme.parse("w7.channel.minmax")}
-        return layerwise.quantize_layers(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
+        return bounds.quantize_plan(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
 
-    monkeypatch.setattr(pipeline, "quantize_layers", with_seven)
+    monkeypatch.setattr(pipeline, "quantize_plan", with_seven)
     k, n = small
     model = text(
         f"""g (float[3,256] x, float[3,{k}] z, float[256,256] w, float[{k},{n}] v) => (float[3,256] y, float[3,{n}] u)
@@ -351,11 +353,11 @@ def test_where_more_bits_leave_nothing_to_gain_the_run_says_so(monkeypatch: pyte
     def lost(planned: planning.Planned) -> planning.Planned:
         return planning.left_float(planned, dict.fromkeys(planned.plan.sites, "no room"))
 
-    def with_five(planned: planning.Planned, *given: Any) -> layerwise.Layers:
+    def with_five(planned: planning.Planned, *given: Any) -> Layers:
         sites = dict.fromkeys(planned.plan.sites, Scheme.parse("w5.channel.minmax"))
-        return layerwise.quantize_layers(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
+        return bounds.quantize_plan(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
 
-    monkeypatch.setattr(pipeline, "quantize_layers", with_five)
+    monkeypatch.setattr(pipeline, "quantize_plan", with_five)
     monkeypatch.setattr(pipeline, "without_losses", lost)
     with pytest.raises(mq.UnchangedError, match=r"nothing to gain .*no room"):
         mq.quantize(old_net(), bits=[8], min_size=1, data_free=True)

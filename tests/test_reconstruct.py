@@ -18,18 +18,18 @@ import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
+from mixquant_onnx.model.operators import OPERATORS
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.quantization import weight as options_module
+from mixquant_onnx.quantization import methods as options_module
 from mixquant_onnx.quantization.reconstruction import brecq as runner
 from mixquant_onnx.quantization.reconstruction import learning as descent
 from mixquant_onnx.quantization.reconstruction import torch_operators as operators
 from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
-from mixquant_onnx.quantization.reconstruction.supported import KNOWN
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
-from mixquant_onnx.quantization.rounding import shrinkage as trust
+from mixquant_onnx.quantization.rounding import shrinkage
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import Session
 
@@ -109,8 +109,12 @@ def test_operators_compute_what_onnxruntime_computes(name: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_names_that_need_no_torch_are_those_of_the_table() -> None:
-    assert set(operators.OPERATORS) == KNOWN
+def test_every_function_named_in_the_table_of_operators_exists() -> None:
+    named = {row.torch for row in OPERATORS.values() if row.torch}
+    assert all(callable(operators.function_of(name)) for name in named)
+    assert set(operators.FUNCTIONS) <= named
+    with pytest.raises(UnknownOperator, match="no_such"):
+        operators.function_of("no_such")
 
 
 def test_inspect_marks_what_a_block_cannot_be_reconstructed_for(
@@ -177,7 +181,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 def test_where_nothing_is_gained_the_layers_alone_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """One iteration at a wild rate makes the block worse."""
-    monkeypatch.setattr(descent, "_RATE", 1e3)
+    monkeypatch.setattr(descent, "RATE", 1e3)
     worse, result = trained("brecq", iterations=1)
     monkeypatch.setattr(runner, "_TOLERANCE", -1.0)
     refused, other = trained("brecq")
@@ -210,7 +214,7 @@ def test_a_block_that_cannot_be_reconstructed_is_quantized_layer_by_layer(
 
 def test_a_block_that_torch_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, feed = two_layers()
-    monkeypatch.setitem(operators.OPERATORS, "Relu", lambda at, i: torch.relu(i[0]) * 1.01)
+    monkeypatch.setitem(operators.FUNCTIONS, "relu", lambda at, i: torch.relu(i[0]) * 1.01)
     result = quantized(model, feed, "brecq")
     assert any("torch differs from ONNX Runtime by" in note for note in result.notes)
 
@@ -323,7 +327,7 @@ def test_weights_in_no_block_are_told() -> None:
     assert any("1 weights are in no block ('w')" in note for note in result.notes)
 
 
-def matmul_block(rows: int = 64) -> tuple[Program, Any, descent.Samples]:
+def matmul_block(rows: int = 64) -> tuple[descent.BlockLoss, Any]:
     """y = x w, w at 2 bits, inputs of very different sizes."""
     weight = values(16, 16)
     site = find(two_layers()[0], 1).sites["a"].site
@@ -331,23 +335,25 @@ def matmul_block(rows: int = 64) -> tuple[Program, Any, descent.Samples]:
     x = torch.from_numpy(values(rows, 16) * np.geomspace(0.1, 3, 16, dtype=np.float32))
     target = x @ torch.from_numpy(weight)
     program = Program([helper.make_node("MatMul", ["x", "w"], ["y"])])
-    return program, SoftWeight(weight, q), descent.Samples(rows={"x": x}, fixed={}, target=target, learned=rows - 8)
+    samples = descent.Samples(rows={"x": x}, fixed={}, target=target, learned=rows - 8)
+    return descent.BlockLoss(program=program, output="y", constants={}, samples=samples), SoftWeight(weight, q)
 
 
 def test_curvature_is_how_fast_the_error_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of y = x w: the mean square of the input."""
     monkeypatch.setattr(descent, "_DRAWS", 400)
-    program, _, samples = matmul_block()
+    loss, _ = matmul_block()
+    samples = loss.samples
     random = torch.Generator().manual_seed(0)
     learned = torch.arange(samples.learned)
-    found = descent._curvatures(program, "y", {"w": torch.zeros(16, 16)}, {}, samples, learned, random)["w"]
+    found = descent._curvatures(loss, {"w": torch.zeros(16, 16)}, learned, random)["w"]
     wanted = (samples.rows["x"][: samples.learned] ** 2).mean(0)
     assert float((found / wanted[:, None] - 1).abs().max()) < 0.35
     assert float((found.mean(1) / wanted - 1).abs().max()) < 0.25
 
 
 def test_distance_counts_from_the_weight_it_started_as() -> None:
-    _, soft, _ = matmul_block()
+    _, soft = matmul_block()
     curvature = torch.full((16, 16), 2.0)
     stays = soft.at((soft._code > soft._floor).float())
     moved = soft.at((soft._code <= soft._floor).float())
@@ -364,18 +370,18 @@ def test_what_does_worse_on_other_rows_is_learned_anew_and_nearer(
     seen: list[float] = []
 
     def step(*given: Any) -> int:
-        soft, curvatures = given[2]["w"], given[-1]["w"]
+        soft, curvatures = given[1]["w"], given[-1]["w"]
         seen.append(float(curvatures.sum()))
         with torch.no_grad():
             soft.hidden.copy_(torch.where(best if gains else worst, 20.0, -20.0))
         return 1
 
-    program, soft, samples = matmul_block()
+    loss, soft = matmul_block()
     stays = soft._code > soft._floor
     worst, best = ~stays, stays
     monkeypatch.setattr(descent, "_descend", step)
     start = {"w": soft.at(stays.float()) + (0.5 if gains else 0)}
-    outcome = descent.learn(program, "y", {"w": soft}, start, {}, samples, 10, 0)
+    outcome = descent.learn(loss, {"w": soft}, start, 10, 0)
     assert (outcome.after < outcome.before) == gains
     assert len(seen) == tries
     assert seen[1:] == [pytest.approx(10 * seen[0])] * (tries - 1)
@@ -421,7 +427,7 @@ def test_what_blocks_start_from_has_not_seen_what_judges_it(starts: list[dict[st
 def test_a_refused_block_gets_what_gptq_makes_of_all_rows(
     starts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust, "_FACTORS", (1.0,))
+    monkeypatch.setattr(shrinkage, "_SAMPLE_WEIGHTS", (1.0,))
     model, feed = two_layers(rows=200)
     refused, alone = (quantized(model, feed, method).model for method in ("brecq", "gptq"))
     assert starts

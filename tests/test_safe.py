@@ -17,12 +17,13 @@ from threadpoolctl import threadpool_info
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.numerics.granularity import Grid
-from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.numerics.scheme import Quantized, Scheme
 from mixquant_onnx.planning import output_floor as safety
 from mixquant_onnx.planning.allocators import qem, safe
 from mixquant_onnx.planning.error_table import Cell, SiteErrors
 from mixquant_onnx.planning.output_floor import FLOOR_DB
-from mixquant_onnx.quantization import network as layerwise
+from mixquant_onnx.quantization import network
+from mixquant_onnx.quantization.weight import quantize_weight
 
 CHANNEL = Grid(per="channel")
 
@@ -119,13 +120,13 @@ def test_the_plan_says_which_rule(rule: Literal["safe", "paper"]) -> None:
 
 def test_blas_has_one_thread_while_weights_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    plain = layerwise._quantize_layers
+    plain = quantize_weight
 
-    def watched(*given: Any) -> layerwise.Layers:
+    def recorded(*given: Any) -> Quantized:
         threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         return plain(*given)
 
-    monkeypatch.setattr(layerwise, "_quantize_layers", watched)
+    monkeypatch.setattr(network, "quantize_weight", recorded)
     before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     mq.quantize(layer(), data=correlated())
     assert threads and set(threads) == {1}

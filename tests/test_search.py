@@ -19,7 +19,7 @@ from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors, squared_err
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 from mixquant_onnx.planning.allocators.qem import allocate, choose
 from mixquant_onnx.planning.error_table import Cell, SiteErrors, site_errors
-from mixquant_onnx.quantization.ranges import METHODS, method
+from mixquant_onnx.quantization.methods import METHODS, method
 from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=5), Grid(per="block", block=8)]

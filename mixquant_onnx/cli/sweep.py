@@ -154,10 +154,10 @@ def _check_settings(chosen: Mapping[str, Any], keywords: Mapping[str, Any], sett
 
 def _check_data(priced: Priced, job: Job) -> None:
     """Raises OptionError where what the table chooses from needs data to be judged; tells where it was made without."""
-    from mixquant_onnx.quantization.weight import SOLVERS
+    from mixquant_onnx.quantization.methods import is_calibrated
 
     methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
-    solvers = sorted(methods & SOLVERS.keys())
+    solvers = sorted(filter(is_calibrated, methods))
     origin = None if job.split is None else job.split.fitting.origin
     if origin in (None, "noise") and job.config.checks.verify and solvers:
         raise OptionError(

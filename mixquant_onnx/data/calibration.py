@@ -15,61 +15,76 @@ from mixquant_onnx.model.layer_inputs import Feature, feature_of, reading_order
 from mixquant_onnx.model.taps import Place, expose
 from mixquant_onnx.model.weights import LocatedSite
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.runtime.incremental import Activations
+from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
 
 ROWS = 8192
 """Samples of a weight's input over all feeds, at most; fewer where the rows are short."""
 
 _ROWS_A_COLUMN = 6
+"""Samples wanted for each input of a weight."""
+
 _FEWEST_ROWS = 2048
+"""Samples wanted of a weight with few inputs, or where means and variances are enough."""
 
 _MOST_ROWS = 512
-"""Rows of data that are run, in batches evenly spaced."""
+"""Rows of data that are run, in feeds evenly spaced."""
 
 _HELD = 8
-"""Every how many batches one is held back, where that is asked for."""
+"""Every how many feeds one is held back, where that is asked for."""
 
 _FEWEST_LEARNED = 16
 """Rows that must be left to learn from."""
 
 _PLACES = 16
-"""Inputs watched in one run, so that not all activations of a model are in memory at once."""
+"""Inputs read in one run, so that not all activations of a model are in memory at once."""
 
-
-PROXY_TRUST = 0.25
-"""As how many samples one of a proxy input counts. Of 1, 1/4, 1/16 and 1/64 it does best on ResNet-20, MobileNetV2 and
-EfficientNet-Lite0 (docs/data_free.md); to find it out on halves of the proxies takes twice as long, for nothing."""
+PROXY_SAMPLE_WEIGHT = 0.25
+"""As how many independent samples one of a proxy input counts. Of 1, 1/4, 1/16 and 1/64 it does best on ResNet-20,
+MobileNetV2 and EfficientNet-Lite0 (docs/data_free.md); cross-validation on halves of the proxies takes twice as
+long and gains nothing."""
 
 WIDEST_OF_PROXIES = 2304
-"""Inputs of a weight beyond which proxies give means and variances alone: some 2,000 trusted samples say little of more
-directions, and the solve takes their cube (4608 inputs: 8 times 2304)."""
+"""Inputs of a weight beyond which proxies give means and variances alone: some 2,000 effective samples say little of
+more directions, and the solve takes their cube (4608 inputs: 8 times 2304)."""
 
 Values = Mapping[Place, FloatArray]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Watched:
-    """Inputs of weights in one model, by their names in its main graph."""
+class ActivationStream:
+    """Inputs of weights in one model, read in the order of the graph. `names`: of each place in the main graph."""
 
-    activations: Activations
+    executor: IncrementalExecutor
     names: Mapping[Place, str]
 
-    def fork(self) -> Watched:
-        """One that goes on from here by itself."""
-        return replace(self, activations=self.activations.fork())
+    def fork(self) -> ActivationStream:
+        """A second stream at the same place; neither moves the other."""
+        return replace(self, executor=self.executor.fork())
 
     def values(self, places: Sequence[Place]) -> Iterator[Values]:
-        """For each feed. Raises RuntimeFailure."""
-        for found in self.activations.values([self.names[place] for place in places]):
+        """For each feed the values at `places`. Raises RuntimeFailure."""
+        for found in self.executor.values([self.names[place] for place in places]):
             yield {place: found[self.names[place]] for place in places}
+
+    def advance(self, places: Sequence[Place]) -> None:
+        """Move past `places` without reading them."""
+        self.executor.advance([self.names[place] for place in places])
 
 
 class Calibration:
-    """Reads the inputs of the sites of `model` on `data`. Never changes `model`.
+    """Statistics of the inputs of a model's weights.
 
-    `feeds`: all that is run, of them the first `learned` to learn from and the others to judge by. With `hold_back`
-    there are such, if `data` can be cut (its `axes` say where).
+    Args:
+        model: The float model; never changed.
+        sites: The weights by name.
+        data: What the model is run on.
+        hold_back: Keep some rows out of learning, to judge by, if `data` can be cut (its `axes` say where).
+
+    Attributes:
+        order: Names of the weights in the order of the graph.
+        features: Where the input of each weight is; weights whose input cannot be read have none.
+        feeds: All that is run; the first `learned` are learned from and the others judge.
     """
 
     def __init__(
@@ -87,10 +102,11 @@ class Calibration:
 
     @property
     def holds_back(self) -> bool:
+        """Whether some feeds are kept to judge by."""
         return self.learned < len(self.feeds)
 
     def stages(self) -> list[list[str]]:
-        """All sites in the order of the graph, those that read the same value together; without a feature alone."""
+        """Names of all weights in the order of the graph, those that read the same value together."""
         groups: dict[Place | str, list[str]] = {}
         for name in self.order:
             feature = self.features.get(name)
@@ -98,67 +114,82 @@ class Calibration:
         return list(groups.values())
 
     def moments(self, names: Sequence[str], every_feed: bool = True) -> dict[str, Moments]:
-        """Mean and variance for those of `names` that can be watched; empty where the model does not run.
+        """Mean and variance of the inputs of `names`.
 
-        Without `every_feed`, of the feeds to learn from alone.
+        Args:
+            names: Weights.
+            every_feed: Of all feeds; else of those to learn from alone.
+
+        Returns:
+            By name, without weights whose input cannot be read; empty where the model does not run.
         """
-        all_found = self._all(names, False, every_feed)
-        found = {name: one for name, one in all_found.items() if isinstance(one, Moments)}
+        every = self._all(names, False, every_feed)
+        found = {name: one for name, one in every.items() if isinstance(one, Moments)}
         return {name: one.of_generated_inputs() for name, one in found.items()} if self._noise else found
 
     def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
-        """For those of `names` that can be watched. Empty where the model does not run."""
+        """Second moments in the float model, as `moments` does."""
         return _full(self._all(names, True))
 
-    def watched(self, model: ModelProto) -> Watched:
-        """The inputs of all sites in `model`: this one, perhaps with other weights. Edits it to see into branches."""
+    def stream(self, model: ModelProto) -> ActivationStream:
+        """The inputs of all weights in `model`: the calibration's own, perhaps with other weights.
+
+        Edits `model` so that values inside of branches are given out.
+        """
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
         inside = frozenset(name for place, name in names.items() if place[0])
-        return Watched(activations=Activations(model, list(names.values()), self.feeds, inside), names=names)
+        executor = IncrementalExecutor(model, list(names.values()), self.feeds, inside)
+        return ActivationStream(executor=executor, names=names)
 
-    def float_inputs(self) -> Watched:
-        """The inputs of all sites in the model itself."""
+    def float_stream(self) -> ActivationStream:
+        """The inputs of all weights in the float model."""
         if all(not feature.place[0] for feature in self.features.values()):
-            return self.watched(self._model)
+            return self.stream(self._model)
         copy = ModelProto()
         copy.CopyFrom(self._model)
-        return self.watched(copy)
+        return self.stream(copy)
 
-    def in_turn(
-        self, names: Sequence[str], own: Watched, current: Watched, every_feed: bool = True
+    def collect(
+        self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True
     ) -> dict[str, SecondMoments]:
-        """For those of the stage `names` that can be watched: moments of `current`, and cross moments with `own`.
+        """Second moments of the inputs of weights that read the same value; moves both streams there.
 
-        Without `every_feed`, of the feeds to learn from alone.
+        Args:
+            names: The weights.
+            reference: Stream of the float model.
+            current: Stream of the model whose earlier weights are quantized.
+            every_feed: Of all feeds; else of those to learn from alone (all are run).
+
+        Returns:
+            By name, with cross moments of `reference`; without weights whose input cannot be read or is too wide.
         """
         wanted = [name for name in names if name in self.features and not self.is_too_wide(name)]
-        return _full(self._collect(wanted, own, current, True, self._count(every_feed)))
+        return _full(self._sums(wanted, reference, current, True, self._count(every_feed)))
 
     def is_too_wide(self, name: str) -> bool:
-        """Whether a weight has more inputs than the few samples of proxies tell the second moments of."""
+        """Whether a weight has more inputs than the samples of proxies can tell the second moments of."""
         feature = self.features.get(name)
         return self._proxy and feature is not None and feature.width > WIDEST_OF_PROXIES
 
     def _count(self, every_feed: bool) -> int:
         return len(self.feeds) if every_feed else self.learned
 
-    def pass_by(self, names: Sequence[str], watched: Watched) -> None:
-        """Goes on in `watched` as `in_turn` does, for those of `names` that can be watched."""
-        places = list(dict.fromkeys(self.features[name].place for name in names if name in self.features))
-        watched.activations.pass_by([watched.names[place] for place in places])
+    def advance(self, names: Sequence[str], stream: ActivationStream) -> None:
+        """Move `stream` past the inputs of `names`, as `collect` would."""
+        stream.advance(list(dict.fromkeys(self.features[name].place for name in names if name in self.features)))
 
     def _all(self, names: Sequence[str], full: bool, every_feed: bool = True) -> dict[str, SecondMoments | Moments]:
         asked = set(names)
-        watched = [name for name in self.features if name in asked]
-        own = self.float_inputs()
+        known = [name for name in self.features if name in asked]
+        own = self.float_stream()
         result: dict[str, SecondMoments | Moments] = {}
-        for first in range(0, len(watched), _PLACES):
-            result.update(self._collect(watched[first : first + _PLACES], own, None, full, self._count(every_feed)))
+        for first in range(0, len(known), _PLACES):
+            result.update(self._sums(known[first : first + _PLACES], own, None, full, self._count(every_feed)))
         return result
 
-    def _collect(
-        self, names: Sequence[str], own: Watched, other: Watched | None, full: bool, feeds: int
+    def _sums(
+        self, names: Sequence[str], own: ActivationStream, other: ActivationStream | None, full: bool, feeds: int
     ) -> dict[str, SecondMoments | Moments]:
         """Of the first `feeds` feeds; all are run."""
         places = list(dict.fromkeys(self.features[name].place for name in names))
@@ -174,11 +205,13 @@ class Calibration:
             return {}
         found = {name: total.result() for name, total in sums.items()}
         usable = {name: one for name, one in found.items() if one is not None}
-        return {name: self._trusted(one) for name, one in usable.items()}
+        return {name: self._weighted(one) for name, one in usable.items()}
 
-    def _trusted(self, moments: SecondMoments | Moments) -> SecondMoments | Moments:
-        """Those of proxy inputs count less."""
-        return replace(moments, trust=PROXY_TRUST) if self._proxy and isinstance(moments, SecondMoments) else moments
+    def _weighted(self, found: SecondMoments | Moments) -> SecondMoments | Moments:
+        """Samples of proxy inputs count less."""
+        if self._proxy and isinstance(found, SecondMoments):
+            return replace(found, sample_weight=PROXY_SAMPLE_WEIGHT)
+        return found
 
     def _add(
         self, sums: Mapping[str, Accumulator], values: Values, reference: Values | None, seed: int, full: bool
@@ -193,7 +226,7 @@ class Calibration:
 
 
 def _batches(data: Data) -> tuple[Feed, ...]:
-    """In two batches at least, where they can be cut: one half tells how far the other is to be trusted."""
+    """In two feeds at least, where they can be cut: the shrinkage is cross-validated between halves."""
     parts = batched(data)
     if len(parts.feeds) == 1:
         parts = batched(data, max(1, -(-data.rows // 2)))

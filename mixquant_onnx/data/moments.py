@@ -1,4 +1,4 @@
-"""What a calibration says of the inputs that meet a weight: their second moments, and how far to trust them."""
+"""Statistics of the inputs that meet a weight: means, variances, second moments, and how far these are shrunk."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from mixquant_onnx.numerics.quadratic import quadratic_error
 
 _LEAST_VARIANCE = 0.1
-"""Of an input as a share of its layer's mean variance, whatever generated inputs showed."""
+"""Least variance of an input, as a share of its layer's mean variance, where inputs are generated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
-    """Mean and variance [groups, M] of the input that meets each weight of a row, one for each group of a Conv.
+    """Mean and variance of the input that meets each weight of a row.
 
-    `one_signed`: which inputs were never seen to change their sign, as after Relu.
+    Args:
+        mean: [groups, M], a row for each group of a Conv, else one.
+        variance: [groups, M].
+        one_signed: [groups, M], which inputs were never seen to change their sign, as after Relu; None if unknown.
     """
 
     mean: NDArray[np.float32]
@@ -25,11 +28,14 @@ class Moments:
     one_signed: NDArray[np.bool_] | None = None
 
     def of_generated_inputs(self) -> Moments:
-        """What holds for real inputs too: that the inputs of one sign share that sign, not which are the largest.
+        """The part of statistics of noise that holds for real inputs too.
 
-        They get one mean for all of them (as in SQuant, Guo et al. 2022, arXiv 2202.07471), and no variance is
-        below its squared mean: real inputs vary more than noise (mean^2 / variance of a layer's real inputs is
-        0.05 to 1.9 on the models of docs/accuracy.md, on generated ones up to 10^5).
+        Inputs of one sign share that sign, but noise does not tell which are the largest: they get one mean for all of
+        them. No variance is below its squared mean: real inputs vary more than noise (mean^2 / variance of a layer's
+        real inputs is 0.05 to 1.9 on the models of docs/accuracy.md, on generated ones up to 10^5).
+
+        Source:
+            One mean for all: SQuant, Guo et al. 2022, arXiv 2202.07471.
         """
         if self.one_signed is None:
             return self
@@ -41,7 +47,15 @@ class Moments:
         return Moments(mean=mean, variance=np.maximum(variance, least), one_signed=self.one_signed)
 
     def part(self, rows: slice, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Those of `rows` of `count` rows, which are in the order of the groups."""
+        """Mean and variance of a slice of the weight's rows.
+
+        Args:
+            rows: The slice; rows are in the order of the groups.
+            count: Number of all rows.
+
+        Returns:
+            Two arrays that broadcast against the slice [n, M].
+        """
         groups = len(self.mean)
         if groups == 1:
             return self.mean, self.variance
@@ -52,19 +66,25 @@ class Moments:
 Matrices = NDArray[np.float32]
 """[groups, K, K] or [groups, rows, K]: one for each group of a Conv, else one."""
 
-DAMPING = 0.01
-"""Least share of the off-diagonal moments that is not believed (the damping of GPTQ)."""
+LEAST_SHRINKAGE = 0.01
+"""Least shrinkage of the off-diagonal moments (the damping of GPTQ, Frantar et al. 2023, arXiv 2210.17323)."""
 
 _CROSS_DAMPING = 0.05
+"""Least damping of the least-squares target, as a share of the diagonal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SecondMoments:
-    """Over n samples: `matrix` = E[x x^T] and `mean` = E[x] [groups, K] of the inputs x of a weight's rows.
+    """Second moments of the inputs x of a weight's rows.
 
-    `cross` = E[y x^T], where x comes from the model whose earlier weights are quantized already and y from the
-    float model; None where both are the same. `halves`: the same of every other feed, and of the rest.
-    `trust`: as how many independent samples each of them counts.
+    Args:
+        matrix: E[x x^T] [groups, K, K].
+        mean: E[x] [groups, K].
+        samples: Number of samples n.
+        cross: E[y x^T] [groups, K, K], where x comes from the model whose earlier weights are quantized already and y
+            from the float model; None where both are the same.
+        halves: The same statistics of every other feed, and of the rest; None where there is one feed.
+        sample_weight: As how many independent samples each sample counts.
     """
 
     matrix: Matrices
@@ -72,28 +92,35 @@ class SecondMoments:
     samples: int
     cross: Matrices | None = None
     halves: tuple[SecondMoments, SecondMoments] | None = None
-    trust: float = 1.0
+    sample_weight: float = 1.0
 
     @property
     def groups(self) -> int:
+        """Groups of a Conv, else 1."""
         return int(self.matrix.shape[0])
 
     @property
     def width(self) -> int:
+        """Inputs K of each output."""
         return int(self.matrix.shape[2])
 
     @property
-    def doubt(self) -> float:
-        """Share of the off-diagonal moments to drop: K / (K + n), at least DAMPING, n the samples x `trust`.
+    def effective_samples(self) -> float:
+        """Number of independent samples that the samples count as."""
+        return self.samples * self.sample_weight
+
+    @property
+    def shrinkage(self) -> float:
+        """Share of the off-diagonal moments to drop: K / (K + n), n the effective samples; at least LEAST_SHRINKAGE.
 
         n samples of K inputs fix n directions.
         """
-        return max(DAMPING, self.width / (self.width + self.samples * self.trust))
+        return max(LEAST_SHRINKAGE, self.width / (self.width + self.effective_samples))
 
     def shrunk(self) -> Matrices:
-        """`matrix` moved towards its diagonal by `doubt`; positive definite."""
+        """`matrix` [groups, K, K] moved towards its diagonal by `shrinkage`; positive definite."""
         diagonal = self.diagonal()
-        result = self.matrix * np.float32(1 - self.doubt)
+        result = self.matrix * np.float32(1 - self.shrinkage)
         index = np.arange(self.width)
         result[:, index, index] = diagonal
         return np.asarray(result, np.float32)
@@ -106,27 +133,39 @@ class SecondMoments:
         return np.asarray(np.maximum(diagonal, least), np.float32)
 
     def target(self, rows: Matrices) -> Matrices:
-        """The weights [groups, n, K] that would best repeat the float output on the inputs as they now are.
+        """The weights that best repeat the float output on the inputs as they now are.
 
-        W + W (E[y x^T] - E[x x^T]) (E[x x^T] + damping)^-1, the least-squares answer to
-        min |W y - W' x|^2, pulled towards W as far as the samples are few.
+        W + W (E[y x^T] - E[x x^T]) (E[x x^T] + damping)^-1, the least-squares solution of min |W y - W' x|^2, pulled
+        towards W as far as the samples are few.
+
+        Args:
+            rows: The float weights W [groups, n, K].
+
+        Returns:
+            Weights [groups, n, K]; `rows` itself without `cross`.
         """
         if self.cross is None:
             return rows
         index = np.arange(self.width)
         damped = self.matrix.astype(np.float64)
-        damped[:, index, index] += self.diagonal() * max(_CROSS_DAMPING, 2 * self.doubt)
+        damped[:, index, index] += self.diagonal() * max(_CROSS_DAMPING, 2 * self.shrinkage)
         missed = np.matmul(rows, self.cross - self.matrix).transpose(0, 2, 1)
         return np.asarray(rows + np.linalg.solve(damped, missed.astype(np.float64)).transpose(0, 2, 1), np.float32)
 
     def output_loss(self, rows: Matrices, levels: Matrices) -> float:
-        """Mean squared difference of the outputs of `levels` to those of `rows`, less what no levels could change."""
+        """Mean squared difference of two weights' outputs, up to a constant that does not depend on `levels`.
+
+        Args:
+            rows: The float weights [groups, n, K], which meet the float model's inputs.
+            levels: Quantized weights [groups, n, K], which meet the current inputs.
+        """
         if self.cross is None:
             return quadratic_error(levels - rows, self.matrix)
         return quadratic_error(levels, self.matrix) - 2 * float(np.vdot(np.matmul(rows, self.cross), levels))
 
     @property
     def moments(self) -> Moments:
+        """Mean and variance alone."""
         index = np.arange(self.width)
         return _moments(self.mean, self.matrix[:, index, index])
 
@@ -151,9 +190,11 @@ _WIDEST_SPLIT = 4096
 
 
 class Accumulator:
-    """Moments of one weight's inputs, feed after feed; float64 across batches. `full`: products of all pairs.
+    """Sums of one weight's inputs, feed after feed; float64 across feeds.
 
-    `split`: with halves, where there is more than one feed.
+    Args:
+        full: Products of all pairs of inputs; else of each with itself.
+        split: With halves, where there is more than one feed.
     """
 
     def __init__(self, full: bool = True, split: bool = False) -> None:
@@ -162,13 +203,18 @@ class Accumulator:
         self._feeds = 0
 
     def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
-        """`rows` [groups, n, K] of the current model, `reference` the same rows of the float model; one feed's."""
+        """Add the samples of one feed.
+
+        Args:
+            rows: Inputs [groups, n, K] of the current model.
+            reference: The same rows of the float model; None where both are the same.
+        """
         apart = self._split and rows.shape[2] <= _WIDEST_SPLIT
         self._sums[self._feeds % 2 if apart else 0].add(rows, reference)
         self._feeds += 1
 
     def result(self) -> SecondMoments | Moments | None:
-        """None where nothing was added, or what was is not finite."""
+        """The statistics: SecondMoments if `full`, else Moments; None where nothing was added, or not all is finite."""
         one, two = self._sums
         if not self._full:
             return one.moments()
@@ -183,6 +229,8 @@ class Accumulator:
 
 
 class _Sums:
+    """The sums of one half."""
+
     def __init__(self, full: bool) -> None:
         self._full = full
         self._sums: list[NDArray[np.float64]] | None = None

@@ -1,5 +1,5 @@
-"""What an ONNX model says: its files, scopes, weights, the inputs that weights meet, and the operators that are known.
+"""The ONNX graph, read: files, scopes, constants, and which of them are weights of which operators.
 
-In: a path or a ModelProto. Out: `Loaded`, and `LocatedSite` for each weight. For one more operator add a row in
-`operators.py`. Nothing here writes a quantized form: that is `export`.
+In: a ModelProto. Out: `LocatedSite` (a weight and its readers), `Feature` (its input), `Block` (parts of the network).
+One more operator is one row in `operators.py`.
 """

@@ -1,9 +1,9 @@
-"""Blocks: the parts of a network between two values that everything with a weight passes through.
+"""Blocks: the parts of a network between two values that every path with a weight passes.
 
-Such a part has a single entry and a single exit (SESE) as far as quantization can reach: masks, shapes and the like,
-which no weight changes, may go around it. A residual block ends at its Add; where a network is a plain chain, up to
-three layers make a block (the inverted residual without its shortcut). The last layer belongs to the block before it:
-what that gives is judged by the network's output.
+Such a part has a single entry and a single exit (SESE) for all values that depend on a weight; masks, shapes and the
+like may bypass it. A residual block ends at its Add; where a network is a plain chain, up to three layers make a block
+(the inverted residual without its shortcut). The last layer belongs to the block before it, so that this block is
+judged by the network's output.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from mixquant_onnx.model.dependencies import reads
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.operators import operator_of, weight_input
+from mixquant_onnx.model.weights import LocatedSite, Reader
 
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MOST_SITES = 8
-"""A larger part without a cut is left to its single layers."""
+"""Most weights of a block; a larger part is left to its single layers."""
 
 _CHAIN = 3
+"""Layers of a plain chain that make a block."""
+
 _SHAPES = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """`nodes` are positions in the main graph; `inputs` the values they take from before, `exit` what comes out.
+    """One block.
 
-    `sites`: the weights of its products, none of which is read anywhere else.
+    Args:
+        nodes: Positions of its nodes in the main graph.
+        inputs: Values that it takes from before, sorted.
+        exit: Its one output.
+        sites: Names of the weights of its layers, none of which is read anywhere else.
     """
 
     nodes: tuple[int, ...]
@@ -69,9 +75,15 @@ def _flow(model: ModelProto, readers: set[int]) -> _Flow:
 def find_blocks(
     model: ModelProto, sites: Mapping[str, LocatedSite], wanted: Collection[str] | None = None
 ) -> list[Block]:
-    """The blocks of the main graph in order, with those of the sites `wanted` (all). Sites that fit none are in none.
+    """The blocks of the main graph.
 
-    `sites` are all weights of the model: where blocks end does not depend on which are wanted.
+    Args:
+        model: The model.
+        sites: All its weights by name: where blocks end does not depend on which are wanted.
+        wanted: Names of the weights that blocks are made of; None for all.
+
+    Returns:
+        Blocks in the order of the graph; a weight that fits none is in none.
     """
     at = {output: k for k, node in enumerate(model.graph.node) for output in node.output if output}
     owners: dict[int, list[str]] = {}
@@ -79,7 +91,7 @@ def find_blocks(
     for name, located in sites.items():
         places = [at.get(r.node.output[0]) if r.scope.parent is None else None for r in located.readers]
         known = {place for place in places if place is not None}
-        plain = all(r.node.op_type in PRODUCTS and all(s.moves_only for s in r.steps) for r in located.readers)
+        plain = all(_is_layer(reader) for reader in located.readers)
         usable = len(places) == len(known) == 1 and plain
         if not usable:
             alone.add(name)
@@ -93,6 +105,13 @@ def find_blocks(
         if block is not None:
             blocks.append(block)
     return blocks
+
+
+def _is_layer(reader: Reader) -> bool:
+    """Whether the stored numbers meet an input that can be read, in an operator that torch computes."""
+    row = weight_input(reader.node, reader.index)
+    moved = all(step.moves_only for step in reader.steps)
+    return moved and row is not None and row.activation is not None and operator_of(reader.node).torch != ""
 
 
 def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
@@ -115,8 +134,11 @@ def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
 def _joined(
     parts: Sequence[list[int]], owners: Mapping[int, list[str]], alone: set[str], results: Collection[int]
 ) -> list[list[int]]:
-    """Parts without a weight go to the one before, and so does a last layer alone; single layers join up to three at a
-    time. None joins one that makes an output of the network (one of the nodes `results`): a block has one exit."""
+    """Parts joined into blocks.
+
+    Parts without a weight go to the one before, and so does a last layer alone; single layers join up to three at a
+    time. None joins one that makes an output of the network (one of the nodes `results`): a block has one exit.
+    """
 
     def count(part: list[int]) -> int:
         return sum(name not in alone for k in part for name in owners.get(k, []))

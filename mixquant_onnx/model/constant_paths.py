@@ -13,7 +13,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 from mixquant_onnx.model.constant_steps import Step, scaling_step, shape_after, step_of
 from mixquant_onnx.model.constants import Source, sources
 from mixquant_onnx.model.dependencies import reads
-from mixquant_onnx.model.operators import FOLLOWED, SCALED, attributes, domain_of
+from mixquant_onnx.model.operators import attributes, domain_of, operator_of
 from mixquant_onnx.model.scopes import FunctionKey, Scope, function_key, subgraphs, walk
 from mixquant_onnx.model.shapes import Shape, Shapes
 
@@ -105,11 +105,10 @@ class Paths:
             yield from self._from(way)
 
     def _step(self, at: _At, scope: Scope, node: NodeProto, index: int) -> Step | None:
-        if domain_of(node) != "":
-            return None
-        if node.op_type in FOLLOWED and (index == 0 or node.op_type == "Concat"):
+        path = operator_of(node).path
+        if path == "moves" and (index == 0 or node.op_type == "Concat"):
             return step_of(node, partial(self.constant, scope))
-        if node.op_type not in SCALED or (node.op_type == "Div" and index == 1) or len(node.input) != 2:
+        if path != "scales" or (node.op_type == "Div" and index == 1) or len(node.input) != 2:
             return None
         try:
             shape = shape_after(at.shape, at.steps)

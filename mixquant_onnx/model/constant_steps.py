@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from mixquant_onnx.model.operators import FOLLOWED, attributes
+from mixquant_onnx.model.operators import attributes, moves_only
 from mixquant_onnx.model.shapes import Shape
 from mixquant_onnx.numerics.granularity import Layout
 
@@ -29,7 +29,7 @@ class Step:
     @property
     def moves_only(self) -> bool:
         """Whether what comes out are the stored numbers, whichever way the graph goes."""
-        return self.op in FOLLOWED
+        return moves_only(self.op)
 
 
 def shape_after(shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What meets a weight: the input of its operator, as rows in the order of the weight's own rows."""
+"""The input that meets a weight in its operator, as samples [groups, n, K] in the order of the weight's own rows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto
 
-from mixquant_onnx.model.operators import Attributes, attributes
+from mixquant_onnx.model.operators import ActivationInput, Attributes, attributes, weight_input
 from mixquant_onnx.model.scopes import subgraphs
-from mixquant_onnx.model.taps import Place, can_watch
+from mixquant_onnx.model.taps import Place, can_expose
 from mixquant_onnx.model.weights import LocatedSite, Reader, WeightSite
 from mixquant_onnx.numerics.arrays import FloatArray
 
-_CONVOLUTIONS = ("Conv", "FusedConv")
-_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul")
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _KEEP_ORDER = frozenset({"Identity", "Transpose", "Cast", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Feature:
-    """Where to look, and how a value there becomes rows: `kind` conv (patches by groups), last or first axis."""
+    """Where the input of a weight is, and how a value there becomes samples.
+
+    Args:
+        place: Scope and name of the value.
+        kind: "conv" for patches, "last" or "first" for vectors along the last axis or the one before it.
+        groups: Groups of a convolution, else 1.
+        width: Inputs K of each output.
+        kernel: Spatial shape of a convolution's kernel.
+        attributes: Attributes of a convolution.
+    """
 
     place: Place
     kind: str
@@ -34,7 +40,16 @@ class Feature:
     attributes: Attributes | None = None
 
     def rows(self, value: FloatArray, count: int, seed: int) -> NDArray[np.float32] | None:
-        """At most `count` rows [groups, n, width], drawn by `seed` alone; None for a value of another shape."""
+        """Samples of the input.
+
+        Args:
+            value: The value at `place`.
+            count: Most samples.
+            seed: Of the draw; equal seeds give samples of the same positions.
+
+        Returns:
+            [groups, n, width] float32; None where the value is empty or of another shape than the weight needs.
+        """
         if value.size == 0:
             return None
         if self.kind == "conv":
@@ -69,7 +84,7 @@ def reading_order(model: ModelProto, sites: Mapping[str, LocatedSite]) -> list[s
 
 
 def feature_of(located: LocatedSite) -> Feature | None:
-    """The feature of the first reader that can be watched; None where no reader's input can."""
+    """The feature of the first reader whose input can be read; None where there is none, or its shape does not fit."""
     for reader in located.readers:
         found = _of_reader(located, reader)
         if found is not None:
@@ -84,36 +99,50 @@ def _fits(site: WeightSite, feature: Feature) -> bool:
 
 
 def _of_reader(located: LocatedSite, reader: Reader) -> Feature | None:
-    node, shape, layout = reader.node, located.site.shape, located.site.layout
-    if not can_watch(reader.scope):
+    row = weight_input(reader.node, reader.index)
+    if row is None or row.activation is None or not can_expose(reader.scope):
         return None
-    at = attributes(node)
-    home = reader.scope.resolve(node.input[0])
-    ordered = all(step.op in _KEEP_ORDER for step in reader.steps)
-    if node.op_type in _CONVOLUTIONS and reader.index == 1 and not reader.steps and home is not None:
-        groups = int(at.get("group", 1))
-        place = (home.path, node.input[0])
-        return Feature(
-            place=place, kind="conv", groups=groups, width=math.prod(shape[1:]), kernel=shape[2:], attributes=at
-        )
-    if not all(step.moves_only for step in reader.steps):
-        return None  # what is multiplied with the stored numbers is not the input of this node
-    if node.op_type in _RECURRENT and reader.index == 1 and home is not None and layout.s == 0 and layout.q == 0:
-        return Feature(place=(home.path, node.input[0]), kind="last", groups=1, width=layout.sizes(shape)[1])
-    if node.op_type not in _PRODUCTS or len(shape) != 2 or not ordered or reader.index > 1:
-        return None
-    other = 1 - reader.index
-    home = reader.scope.resolve(node.input[other])
+    name = reader.node.input[row.activation.index]
+    home = reader.scope.resolve(name)
     if home is None:
         return None
-    flipped = bool(at.get("transA" if other == 0 else "transB", 0))
-    kind = "last" if (other == 0) != flipped else "first"
+    return _OF_KIND[row.activation.kind](located, reader, row.activation, (home.path, name))
+
+
+def _convolution(located: LocatedSite, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
+    if reader.steps:
+        return None
+    at, shape = attributes(reader.node), located.site.shape
+    groups, width = int(at.get("group", 1)), math.prod(shape[1:])
+    return Feature(place=place, kind="conv", groups=groups, width=width, kernel=shape[2:], attributes=at)
+
+
+def _sequence(located: LocatedSite, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
+    layout = located.site.layout
+    # What is multiplied with the stored numbers is not the input of the node where a step does more than move them.
+    if not all(step.moves_only for step in reader.steps) or layout.s or layout.q:
+        return None
+    return Feature(place=place, kind="last", groups=1, width=layout.sizes(located.site.shape)[1])
+
+
+def _product(located: LocatedSite, reader: Reader, meets: ActivationInput, place: Place) -> Feature | None:
+    shape, layout = located.site.shape, located.site.layout
+    if len(shape) != 2 or not all(step.op in _KEEP_ORDER for step in reader.steps):
+        return None
+    flipped = bool(attributes(reader.node).get(meets.flipped_by, 0))
+    kind = "last" if (meets.axis == "last") != flipped else "first"
     width = math.prod(layout.sizes(shape)[k] for k in (1, 3))
-    return Feature(place=(home.path, node.input[other]), kind=kind, groups=1, width=width)
+    return Feature(place=place, kind=kind, groups=1, width=width)
+
+
+_OF_KIND = {"convolution": _convolution, "sequence": _sequence, "product": _product}
 
 
 def _patches(value: FloatArray, feature: Feature, count: int, seed: int) -> NDArray[np.float32] | None:
-    """im2col at drawn positions (ONNX Conv: group, kernel_shape, pads, auto_pad, strides, dilations)."""
+    """im2col at drawn positions.
+
+    Source: ONNX Conv-11, attributes group, kernel_shape, pads, auto_pad, strides, dilations.
+    """
     at, kernel = feature.attributes or {}, feature.kernel
     spatial = value.shape[2:]
     if len(spatial) != len(kernel) or value.shape[1] * math.prod(kernel) != feature.groups * feature.width:

@@ -1,10 +1,14 @@
-"""Which input of which operator is a weight, and its axes: one row an operator."""
+"""All that is known of an operator: one row each.
+
+To add one, add a row to `OPERATORS`. Nothing else has to change for it to be quantized; a torch function that torch
+does not have under the name in the row is added to `quantization/reconstruction/torch_operators.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 from onnx import NodeProto
@@ -17,12 +21,59 @@ LayoutRule = Callable[[int, Attributes], Layout]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ActivationInput:
+    """The input that a weight is multiplied with.
+
+    Args:
+        index: Its position among the node's inputs.
+        kind: How it becomes samples: patches of a convolution, vectors of a matrix product, or steps of a sequence.
+        axis: Of a product, the axis that is summed over: the last, or the one before it.
+        flipped_by: Of a product, the attribute that changes the axis where it is set; "" for none.
+    """
+
+    index: int
+    kind: Literal["convolution", "product", "sequence"]
+    axis: Literal["last", "first"] = "last"
+    flipped_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInput:
-    """`narrowest`: fewest elements along the last axis; a table of coordinates or bounds is no weight."""
+    """An input of an operator that is a weight where it is constant.
+
+    Args:
+        index: Its position among the node's inputs.
+        layout: Axes of the weight.
+        narrowest: Fewest elements along the last axis; a table of coordinates or bounds is no weight.
+        kernel: A convolution's: where its axes cannot be followed, outputs are the first axis of more than 1.
+        activation: The input that it meets; None where calibration does not know it.
+        fusable: ONNX Runtime can fuse a DequantizeLinear of it with the operator (MatMulNBits).
+    """
 
     index: int
     layout: LayoutRule
     narrowest: int = 1
+    kernel: bool = False
+    activation: ActivationInput | None = None
+    fusable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operator:
+    """One row of the table.
+
+    Args:
+        weights: Its inputs that may be weights.
+        path: What a constant is behind it: "moves" the same numbers in another order, "scales" another weight (of the
+            larger of two operands: weight norm, modulation, LoRA); "" no weight any more. How shapes change is in
+            `constant_steps`.
+        torch: Name of the function that computes it in torch: of `torch_operators`, else of torch itself; "" where none
+            does. Blocks with such an operator are not reconstructed.
+    """
+
+    weights: tuple[WeightInput, ...] = ()
+    path: Literal["", "moves", "scales"] = ""
+    torch: str = ""
 
 
 def _rows_first(leading: int) -> LayoutRule:
@@ -60,64 +111,132 @@ def _whole(rank: int, _: Attributes) -> Layout:
 
 _LEFT_B = _transposed("transB", _columns_last, _reduced_last)
 _LEFT_A = _transposed("transA", _reduced_last, _columns_last)
-_RECURRENT = (WeightInput(index=1, layout=_rows_first(2)), WeightInput(index=2, layout=_rows_first(2)))
-_PRODUCT = (WeightInput(index=1, layout=_columns_last), WeightInput(index=0, layout=_reduced_last))
-_GEMM = (WeightInput(index=1, layout=_LEFT_B), WeightInput(index=0, layout=_LEFT_A))
-_CONV = (WeightInput(index=1, layout=_rows_first(1)),)
-_TABLE = WeightInput(index=0, layout=_gather)
 
-WEIGHT_INPUTS: dict[tuple[str, str], tuple[WeightInput, ...]] = {
-    ("", "Conv"): _CONV,
-    ("", "ConvTranspose"): (WeightInput(index=1, layout=_conv_transpose),),
-    ("", "DeformConv"): _CONV,
-    ("", "Gemm"): _GEMM,
-    ("", "MatMul"): _PRODUCT,
-    ("", "Gather"): (_TABLE,),
-    ("", "GatherND"): (WeightInput(index=0, layout=_rows_first(1), narrowest=8),),
-    ("", "GatherElements"): (WeightInput(index=0, layout=_rows_first(1), narrowest=8),),
-    ("", "LSTM"): _RECURRENT,
-    ("", "GRU"): _RECURRENT,
-    ("", "RNN"): _RECURRENT,
-    ("", "Einsum"): tuple(WeightInput(index=index, layout=_whole) for index in range(4)),
-    ("com.microsoft", "FusedMatMul"): _GEMM,
-    ("com.microsoft", "TransposeMatMul"): _GEMM,
-    ("com.microsoft", "FusedGemm"): _GEMM,
-    ("com.microsoft", "GemmFastGelu"): (WeightInput(index=1, layout=_columns_last),),
-    ("com.microsoft", "FusedConv"): _CONV,
-    ("com.microsoft", "Attention"): (WeightInput(index=1, layout=_columns_last),),
-    ("com.microsoft", "DecoderAttention"): (
-        WeightInput(index=2, layout=_columns_last),
-        WeightInput(index=3, layout=_columns_last),
-    ),
-    ("com.microsoft", "LongformerAttention"): (WeightInput(index=1, layout=_columns_last),),
-    ("com.microsoft", "MoE"): tuple(WeightInput(index=index, layout=_rows_first(2)) for index in (2, 4, 6)),
-    ("com.microsoft", "EmbedLayerNormalization"): tuple(
-        WeightInput(index=index, layout=_rows_first(1)) for index in (2, 3, 4)
-    ),
-}
 
-FOLLOWED = frozenset(
-    {
-        "Identity",
-        "Transpose",
-        "Reshape",
-        "Cast",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Slice",
-        "Split",
-        "Concat",
-    }
+def _product(left: LayoutRule, right: LayoutRule, fusable: bool = False) -> tuple[WeightInput, ...]:
+    """Both operands of a matrix product; MatMul has no attributes, Gemm has transA and transB."""
+    first = ActivationInput(index=0, kind="product", axis="last", flipped_by="transA")
+    second = ActivationInput(index=1, kind="product", axis="first", flipped_by="transB")
+    return (
+        WeightInput(index=1, layout=right, activation=first, fusable=fusable),
+        WeightInput(index=0, layout=left, activation=second),
+    )
+
+
+_PATCHES = ActivationInput(index=0, kind="convolution")
+_CONV = (WeightInput(index=1, layout=_rows_first(1), kernel=True, activation=_PATCHES),)
+_RECURRENT = (
+    WeightInput(index=1, layout=_rows_first(2), activation=ActivationInput(index=0, kind="sequence")),
+    WeightInput(index=2, layout=_rows_first(2)),
 )
-"""Operators through which a constant is still a weight. Slice and Concat: gates of an LSTM put in order."""
+_COLUMNS = WeightInput(index=1, layout=_columns_last)
+_FUSED_GEMM = Operator(weights=(WeightInput(index=1, layout=_LEFT_B), WeightInput(index=0, layout=_LEFT_A)))
 
-SCALED = frozenset({"Mul", "Div", "Add", "Sub"})
-"""Operators that make another weight of the larger of two operands: weight norm, modulation, LoRA."""
+OPERATORS: dict[tuple[str, str], Operator] = {
+    ("", "Conv"): Operator(weights=_CONV, torch="conv"),
+    ("", "ConvTranspose"): Operator(weights=(WeightInput(index=1, layout=_conv_transpose, kernel=True),)),
+    ("", "DeformConv"): Operator(weights=(WeightInput(index=1, layout=_rows_first(1), kernel=True),)),
+    ("", "Gemm"): Operator(weights=_product(_LEFT_A, _LEFT_B, fusable=True), torch="gemm"),
+    ("", "MatMul"): Operator(weights=_product(_reduced_last, _columns_last, fusable=True), torch="matmul"),
+    ("", "Gather"): Operator(weights=(WeightInput(index=0, layout=_gather),), torch="gather"),
+    ("", "GatherND"): Operator(weights=(WeightInput(index=0, layout=_rows_first(1), narrowest=8),)),
+    ("", "GatherElements"): Operator(weights=(WeightInput(index=0, layout=_rows_first(1), narrowest=8),)),
+    ("", "LSTM"): Operator(weights=_RECURRENT),
+    ("", "GRU"): Operator(weights=_RECURRENT),
+    ("", "RNN"): Operator(weights=_RECURRENT),
+    ("", "Einsum"): Operator(weights=tuple(WeightInput(index=index, layout=_whole) for index in range(4))),
+    ("com.microsoft", "FusedMatMul"): Operator(weights=_product(_LEFT_A, _LEFT_B)),
+    ("com.microsoft", "TransposeMatMul"): _FUSED_GEMM,
+    ("com.microsoft", "FusedGemm"): _FUSED_GEMM,
+    ("com.microsoft", "GemmFastGelu"): Operator(weights=(_COLUMNS,)),
+    ("com.microsoft", "FusedConv"): Operator(weights=_CONV),
+    ("com.microsoft", "Attention"): Operator(weights=(_COLUMNS,)),
+    ("com.microsoft", "DecoderAttention"): Operator(
+        weights=tuple(WeightInput(index=index, layout=_columns_last) for index in (2, 3))
+    ),
+    ("com.microsoft", "LongformerAttention"): Operator(weights=(_COLUMNS,)),
+    ("com.microsoft", "MoE"): Operator(
+        weights=tuple(WeightInput(index=index, layout=_rows_first(2)) for index in (2, 4, 6))
+    ),
+    ("com.microsoft", "EmbedLayerNormalization"): Operator(
+        weights=tuple(WeightInput(index=index, layout=_rows_first(1)) for index in (2, 3, 4))
+    ),
+    ("", "Identity"): Operator(path="moves", torch="identity"),
+    ("", "Transpose"): Operator(path="moves", torch="permute"),
+    ("", "Reshape"): Operator(path="moves", torch="reshape"),
+    ("", "Cast"): Operator(path="moves", torch="cast"),
+    ("", "Squeeze"): Operator(path="moves", torch="squeeze"),
+    ("", "Unsqueeze"): Operator(path="moves", torch="unsqueeze"),
+    ("", "Flatten"): Operator(path="moves", torch="flatten"),
+    ("", "Slice"): Operator(path="moves", torch="slice"),
+    ("", "Split"): Operator(path="moves", torch="split"),
+    ("", "Concat"): Operator(path="moves", torch="cat"),
+    ("", "Mul"): Operator(path="scales", torch="mul"),
+    ("", "Div"): Operator(path="scales", torch="div"),
+    ("", "Add"): Operator(path="scales", torch="add"),
+    ("", "Sub"): Operator(path="scales", torch="sub"),
+    ("", "Abs"): Operator(torch="abs"),
+    ("", "AveragePool"): Operator(torch="avg_pool"),
+    ("", "BatchNormalization"): Operator(torch="batch_norm"),
+    ("", "Clip"): Operator(torch="clip"),
+    ("", "Constant"): Operator(torch="constant"),
+    ("", "Erf"): Operator(torch="erf"),
+    ("", "Exp"): Operator(torch="exp"),
+    ("", "Expand"): Operator(torch="expand"),
+    ("", "Gelu"): Operator(torch="gelu"),
+    ("", "GlobalAveragePool"): Operator(torch="global_avg_pool"),
+    ("", "HardSigmoid"): Operator(torch="hard_sigmoid"),
+    ("", "HardSwish"): Operator(torch="hard_swish"),
+    ("", "LayerNormalization"): Operator(torch="layer_norm"),
+    ("", "LeakyRelu"): Operator(torch="leaky_relu"),
+    ("", "Log"): Operator(torch="log"),
+    ("", "Max"): Operator(torch="maximum"),
+    ("", "MaxPool"): Operator(torch="max_pool"),
+    ("", "Min"): Operator(torch="minimum"),
+    ("", "Neg"): Operator(torch="neg"),
+    ("", "Pad"): Operator(torch="pad"),
+    ("", "Pow"): Operator(torch="pow"),
+    ("", "Reciprocal"): Operator(torch="reciprocal"),
+    ("", "ReduceMax"): Operator(torch="reduce_max"),
+    ("", "ReduceMean"): Operator(torch="reduce_mean"),
+    ("", "ReduceSum"): Operator(torch="reduce_sum"),
+    ("", "Relu"): Operator(torch="relu"),
+    ("", "Shape"): Operator(torch="shape"),
+    ("", "Sigmoid"): Operator(torch="sigmoid"),
+    ("", "Softmax"): Operator(torch="softmax"),
+    ("", "Sqrt"): Operator(torch="sqrt"),
+    ("", "Tanh"): Operator(torch="tanh"),
+    ("", "Where"): Operator(torch="where"),
+}
+"""By domain and type. Slice and Concat move constants: exporters put the gates of an LSTM in order with them."""
+
+_UNKNOWN = Operator()
 
 
 def domain_of(node: NodeProto) -> str:
+    """The node's domain, "" for that of ONNX."""
     return "" if node.domain == "ai.onnx" else node.domain
+
+
+def operator_of(node: NodeProto) -> Operator:
+    """The row of the node's operator; an empty one where there is none."""
+    return OPERATORS.get((domain_of(node), node.op_type), _UNKNOWN)
+
+
+def weight_input(node: NodeProto, index: int) -> WeightInput | None:
+    """What is known of input `index` as a weight; None where it is none."""
+    return next((row for row in operator_of(node).weights if row.index == index), None)
+
+
+def moves_only(op: str) -> bool:
+    """Whether the ONNX operator `op` gives out the numbers of a constant as they are stored."""
+    row = OPERATORS.get(("", op))
+    return row is not None and row.path == "moves"
+
+
+def is_fusable(op: str, index: int) -> bool:
+    """Whether ONNX Runtime fuses a DequantizeLinear at input `index` of the ONNX operator `op` with it."""
+    return any(row.fusable and row.index == index for row in OPERATORS.get(("", op), _UNKNOWN).weights)
 
 
 def attributes(node: NodeProto) -> Attributes:
@@ -127,10 +246,3 @@ def attributes(node: NodeProto) -> Attributes:
         for a in node.attribute
         if not a.ref_attr_name and a.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     }
-
-
-def weight_input(node: NodeProto, index: int) -> WeightInput | None:
-    for row in WEIGHT_INPUTS.get((domain_of(node), node.op_type), ()):
-        if row.index == index:
-            return row
-    return None

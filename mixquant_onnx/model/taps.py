@@ -1,4 +1,4 @@
-"""Values inside a model, made ones of its main graph, also those in branches of If."""
+"""Values inside a model as outputs of its main graph, also values in branches of If."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Place = tuple[str, str]
 _PREFIX = "mixquant.watch"
 
 
-def can_watch(scope: Scope) -> bool:
+def can_expose(scope: Scope) -> bool:
     """Whether the values of `scope` can be given out: the main graph, or branches of If all the way up."""
     while scope.parent is not None:
         if scope.in_function or _owner(scope) is None:
@@ -24,9 +24,15 @@ def can_watch(scope: Scope) -> bool:
 
 
 def expose(model: ModelProto, places: Sequence[Place]) -> list[str]:
-    """Names in the main graph of the values at `places`, in order: those of branches are handed up by `model`.
+    """Make values inside of branches available in the main graph.
 
-    A value of a branch that is not taken is given out empty.
+    Args:
+        model: Changed: branches get outputs, which their If nodes hand up. A branch that is not taken gives an empty
+            value.
+        places: The values.
+
+    Returns:
+        Their names in the main graph, in order.
     """
     scopes = {scope.path: scope for scope in walk(model)}
     return [_give_out(scopes, path, name, f"{_PREFIX}.{k}") for k, (path, name) in enumerate(places)]

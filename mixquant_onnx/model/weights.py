@@ -18,7 +18,14 @@ from mixquant_onnx.numerics.granularity import Layout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Use:
-    """One reader of a site: the operator at the end of its chain, and the input that takes the weight."""
+    """One reader of a weight.
+
+    Args:
+        node: Label of the node.
+        op: Its operator.
+        input: The input that takes the weight.
+        direct: Whether no other node is between.
+    """
 
     node: str
     op: str
@@ -28,7 +35,17 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightSite:
-    """One stored weight tensor, however many nodes read it. `name` is unique in the model."""
+    """One stored weight tensor, however many nodes read it.
+
+    Args:
+        name: Unique in the model.
+        tensor: Its name in its scope.
+        scope: Path of the scope that stores it.
+        shape: As stored.
+        dtype: NumPy name of its type.
+        layout: Its axes, as the first reader uses them.
+        uses: Its readers that take it as a weight.
+    """
 
     name: str
     tensor: str
@@ -40,6 +57,7 @@ class WeightSite:
 
     @property
     def elements(self) -> int:
+        """Number of weights."""
         return math.prod(self.shape)
 
 
@@ -48,7 +66,7 @@ __all__ = ["Found", "LocatedSite", "Reader", "Source", "find", "weight_values"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LocatedSite:
-    """A site with the protobuf objects behind it. `readers` are all its readers, weights or not."""
+    """A weight with the protobuf objects behind it. `readers` are all that read the tensor, as a weight or not."""
 
     site: WeightSite
     source: Source
@@ -57,13 +75,10 @@ class LocatedSite:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Found:
-    """Sites by name in graph order, and each other float tensor over the size limit with its reason."""
+    """Weights by name in the order of the graph, and each other float tensor over the size limit with its reason."""
 
     sites: dict[str, LocatedSite]
     skipped: dict[str, str]
-
-
-_KERNELS = frozenset({"Conv", "ConvTranspose", "DeformConv", "FusedConv"})
 
 
 def _outputs_first(shape: tuple[int, ...]) -> Layout:
@@ -77,13 +92,12 @@ def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
     row = weight_input(reader.node, reader.index)
     if row is None:
         return None
-    kernel = reader.node.op_type in _KERNELS and reader.index == 1
-    if any(step.guessed for step in reader.steps) and not kernel:
+    if any(step.guessed for step in reader.steps) and not row.kernel:
         return None
     try:
         after = shape_after(shape, reader.steps)
     except ValueError:
-        return _outputs_first(shape) if kernel else Layout(r=len(shape))
+        return _outputs_first(shape) if row.kernel else Layout(r=len(shape))
     if not after or after[-1] < row.narrowest:
         return None
     layout = row.layout(len(after), attributes(reader.node))
@@ -102,7 +116,15 @@ def _why_not(source: Source, readers: list[Reader]) -> str:
 
 
 def find(model: ModelProto, min_size: int) -> Found:
-    """The weights of `model` with at least `min_size` elements, and why other float tensors are not."""
+    """Find the weights of a model.
+
+    Args:
+        model: The model.
+        min_size: Fewest elements of a weight.
+
+    Returns:
+        The weights, and for each other float tensor of that size the reason why it is none.
+    """
     paths = Paths(model)
     overridable = {v.name for v in model.graph.input} if model.ir_version >= 4 else set()
     names = names_of(paths.scopes)

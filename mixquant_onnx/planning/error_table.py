@@ -13,7 +13,7 @@ from mixquant_onnx.export.encodings.encoder import nbytes_of
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.granularity import Grid, effective_grid, to_rows
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.quantization.ranges import errors
+from mixquant_onnx.quantization.methods import method
 from mixquant_onnx.quantization.ranges.minmax import baseline_error
 
 
@@ -59,7 +59,7 @@ def site_errors(
         seen.add(grid)
         rows = to_rows(values, site.layout, grid)
         widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
-        sums = errors(options.method, rows, widths, options.symmetric, estimate)
+        sums = method(options.method).errors(rows, widths, options.symmetric, estimate)
         if baseline is None:
             baseline = sums[widths.index(8)]
         for bits, total in zip(options.bits, sums, strict=False):

@@ -21,9 +21,9 @@ from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.planning.allocation import Priced, disagreements
+from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.quantization.network import quantize_layers
-from mixquant_onnx.quantization.weight import quick
+from mixquant_onnx.quantization.methods import surrogate
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 MOST_ROWS = 128
@@ -77,10 +77,10 @@ def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
 
 
 def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
-    """Noise of the outputs on `held`, as a share, quantized on `fit` by quick methods; inf where it does not run."""
-    sites = {name: quick(scheme) for name, scheme in planned.plan.sites.items()}
+    """Noise of the outputs on `held`, as a share, quantized on `fit` by surrogates; inf where it does not run."""
+    sites = {name: surrogate(scheme) for name, scheme in planned.plan.sites.items()}
     planned = replace(planned, plan=replace(planned.plan, sites=sites))
-    return noise_with(planned, quantize_layers(planned, fit, compensated).quantized, held, reference)
+    return noise_with(planned, quantize_plan(planned, fit, compensated).quantized, held, reference)
 
 
 def noise_with(planned: Planned, quantized: Mapping[str, Quantized], held: Data, reference: Outputs) -> float:

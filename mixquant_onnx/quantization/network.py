@@ -1,185 +1,224 @@
-"""Every weight of a plan, quantized: on its own, or in the order of the graph on inputs as they by then are."""
+"""All weights of a plan: each on its own, or in the order of the graph on inputs that earlier weights have changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from mixquant_onnx.config.stages import RoundingOptions
-from mixquant_onnx.data.calibration import Calibration, Watched
+from mixquant_onnx.data.calibration import ActivationStream, Calibration
+from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
-from mixquant_onnx.data.noise import Data
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.planning.allocators import safe
-from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
-from mixquant_onnx.quantization.weight import RECONSTRUCTED, SOLVERS, Inputs, quantization_error, quantize_weight, quick
+from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.quantization.methods import is_calibrated, needs_torch, surrogate
+from mixquant_onnx.quantization.reconstruction.blockwise import blockwise
+from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
+from mixquant_onnx.quantization.weight import Inputs, quantization_error, quantize_weight
 
 FEWEST_SAMPLES = 16
-"""Samples of its input that a layer needs for a calibrated method."""
+"""Samples of its input that a layer needs for a calibrated method; with fewer, moments alone are used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ErrorBound:
+    """What a weight may be made into.
+
+    Args:
+        limit: Largest QE (mean squared error of the weight). Rounding to nearest keeps it; bias correction is given up
+            where it would break it.
+        wider: Schemes of more bits, in order, for a calibrated method that breaks the limit; empty to let it.
+    """
+
+    limit: float = float("inf")
+    wider: tuple[Scheme, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Layers:
-    """The quantized weights, and what the user should know of them."""
+    """The quantized weights by name, and notes for the user."""
 
     quantized: Mapping[str, Quantized]
     notes: tuple[str, ...] = ()
 
 
-Solved = tuple[dict[str, Quantized], list[str]]
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NetworkTask:
+    """What is to be quantized.
+
+    Args:
+        model: The float model; not changed.
+        weights: All weights of `model` by name: where blocks end depends on those that stay float too.
+        schemes: How each weight to quantize is quantized, by name.
+        bounds: The error bound of each of these; without one there is none.
+        compensated: Whether rounding is bias-corrected where the moments of the inputs are known.
+    """
+
+    model: ModelProto
+    weights: Mapping[str, LocatedSite]
+    schemes: Mapping[str, Scheme]
+    bounds: Mapping[str, ErrorBound] = field(default_factory=dict)
+    compensated: bool = True
+
+    @property
+    def chosen(self) -> dict[str, LocatedSite]:
+        """The weights to quantize."""
+        return {name: self.weights[name] for name in self.schemes}
+
+    def quantize(self, name: str, inputs: Inputs, by_surrogate: bool = False) -> Quantized:
+        """One weight, by the method of its scheme or its surrogate; the error bound is kept."""
+        located, bound = self.weights[name], self.bounds.get(name, ErrorBound())
+        weight = weight_values(located)
+        calibrated = isinstance(inputs, SecondMoments)
+        limit = np.inf if calibrated else bound.limit
+
+        def by(scheme: Scheme) -> Quantized:
+            used = surrogate(scheme) if by_surrogate else scheme
+            return replace(quantize_weight(located.site, weight, used, inputs, limit), scheme=scheme)
+
+        made = by(self.schemes[name])
+        for scheme in bound.wider if calibrated else ():
+            if not quantization_error(made, weight) > bound.limit:
+                break
+            made = by(scheme)
+        return made
 
 
 def quantize_layers(
-    planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
-    settings: RoundingOptions | None = None,
-) -> Layers:  # fmt: skip
-    """Weights of calibrated methods one after another, the others at once; see `quantize_weight`.
+    task: NetworkTask, data: Data | None, settings: Reconstruction | None = None, progress: Progress = quiet
+) -> Layers:
+    """Quantize the weights of a network.
 
-    BLAS has one thread meanwhile: the products are small, and threads that wait for work take three times the CPU
-    time on MobileNetV2. So results do not depend on their number either.
+    Weights of calibrated methods are quantized one after another, on inputs that the weights before have changed. BLAS
+    has one thread meanwhile: the products are small, and waiting threads take three times the CPU time on MobileNetV2.
+    So results do not depend on the number of threads either.
+
+    Args:
+        task: The model, its weights and their schemes.
+        data: Calibration data; None, or noise, for data-free methods alone.
+        settings: Of the reconstruction of blocks.
+        progress: Called after each weight or stage.
+
+    Returns:
+        The weights in the order of the schemes, and notes.
     """
     with threadpool_limits(1, "blas"):
-        return _quantize_layers(planned, data, compensated, progress, settings)
+        if data is None or data.origin == "noise" or not any(is_calibrated(s.method) for s in task.schemes.values()):
+            return _independent(task, data, progress)
+        return _InOrder(task, data, settings or Reconstruction()).run(progress)
 
 
-def _quantize_layers(
-    planned: Planned, data: Data | None, compensated: bool, progress: Progress, settings: RoundingOptions | None
-) -> Layers:
-    plan, model = planned.plan, planned.loaded.model
-    sites = {name: planned.sites[name] for name in plan.sites}
-    calibrated = data is not None and data.origin != "noise"
-    in_turn = [n for n, scheme in plan.sites.items() if scheme.method in SOLVERS] if calibrated else []
-    at_once = [name for name in plan.sites if name not in set(in_turn)]
-    if not in_turn or data is None:
-        inputs = Calibration(model, sites, data).moments(at_once) if data is not None and compensated else {}
-        return Layers(quantized=_each(planned, at_once, inputs, progress))
-    by_blocks = any(scheme.method == RECONSTRUCTED for scheme in plan.sites.values())
-    calibration = Calibration(model, sites, data, hold_back=by_blocks)
-    current, replaced = editable_copy(model)
-    own, changed = calibration.float_inputs(), calibration.watched(current)
-    stages = calibration.stages()
-    blocks = Blockwise(planned, current, calibration, settings or RoundingOptions())
-    quantized: dict[str, Quantized] = {}
-    short: list[str] = []
+def _independent(task: NetworkTask, data: Data | None, progress: Progress) -> Layers:
+    """Each weight on its own, with moments of its inputs in the float model."""
+    inputs: Mapping[str, Inputs] = {}
+    if data is not None and task.compensated:
+        inputs = Calibration(task.model, task.chosen, data).moments(list(task.schemes))
+    quantized = {}
+    for position, name in enumerate(task.schemes):
+        quantized[name] = task.quantize(name, inputs.get(name))
+        progress("quantize", position + 1, len(task.schemes))
+    return Layers(quantized=quantized)
 
-    def solve(names: list[str], reference: Watched, inputs: Watched, every_feed: bool = True) -> Solved:
-        """Layers that read the same value, on their own; and those of them that met too few samples."""
-        wanted = [name for name in names if name in in_turn]
-        seconds = calibration.in_turn(wanted, reference, inputs, every_feed)
-        made, few = {}, []
+
+class _InOrder:
+    """Weights in the order of the graph, with second moments of their inputs in the partly quantized model.
+
+    Two streams of activations advance through the graph: one of the float model, one of its copy in which finished
+    weights are replaced.
+    """
+
+    def __init__(self, task: NetworkTask, data: Data, settings: Reconstruction) -> None:
+        self._task = task
+        self._in_order = [name for name, scheme in task.schemes.items() if is_calibrated(scheme.method)]
+        by_blocks = any(needs_torch(s.method) for s in task.schemes.values())
+        self._calibration = Calibration(task.model, task.chosen, data, hold_back=by_blocks)
+        current, self._replaced = editable_copy(task.model)
+        self._float, self._current = self._calibration.float_stream(), self._calibration.stream(current)
+        self._stages = self._calibration.stages()
+        self._blocks = blockwise(task.model, current, task.weights, task.schemes, self._calibration, settings)
+        self._quantized: dict[str, Quantized] = {}
+        self._short: list[str] = []
+
+    def run(self, progress: Progress) -> Layers:
+        """Stage by stage; a stage is the weights that read the same value."""
+        status = ""
+        for stage in self._stages:
+            for name in stage:
+                if name in self._blocks and name not in self._quantized:
+                    self._quantized |= self._block(name)
+                    status = self._blocks.status(name)
+            rest = [name for name in stage if name not in self._quantized]
+            made, short = self._stage(rest, self._float, self._current)
+            self._quantized |= made
+            self._short += short
+            self._calibration.advance([name for name in stage if name in self._blocks], self._float)
+            progress(f"quantize{status}", len(self._quantized), len(self._task.schemes))
+        ordered = {name: self._quantized[name] for name in self._task.schemes}
+        return Layers(quantized=ordered, notes=self._notes() + self._blocks.notes())
+
+    def _stage(
+        self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True
+    ) -> tuple[dict[str, Quantized], list[str]]:
+        """Quantize weights that read the same value and put them into the current model; those with few samples."""
+        wanted = [name for name in names if name in self._in_order]
+        seconds = self._calibration.collect(wanted, reference, current, every_feed)
+        made, short = {}, []
         for name in names:
-            found = seconds.get(name)
-            known: Inputs = found
-            if found is None or found.samples < FEWEST_SAMPLES:
-                known = calibration.moments([name], every_feed).get(name) if compensated else None
-                few += [name] if found is not None else []
-            made[name] = _one(planned, name, known, by_quick=name in blocks)
-            replace_weight(replaced[name], made[name])
-        return made, few
+            inputs: Inputs = seconds.get(name)
+            if not isinstance(inputs, SecondMoments) or inputs.samples < FEWEST_SAMPLES:
+                short += [name] if inputs is not None else []
+                inputs = self._calibration.moments([name], every_feed).get(name) if self._task.compensated else None
+            made[name] = self._task.quantize(name, inputs, by_surrogate=name in self._blocks)
+            replace_weight(self._replaced[name], made[name])
+        return made, short
 
-    def chain(parts: list[list[str]], every_feed: bool) -> Solved:
-        """The layers of a block, each on its own, from here on; nothing goes on by it."""
-        reference, inputs = own.fork(), changed.fork()
-        solved = [solve(part, reference, inputs, every_feed) for part in parts]
-        return {n: q for made, _ in solved for n, q in made.items()}, [n for _, few in solved for n in few]
-
-    def block_of(name: str) -> dict[str, Quantized]:
-        """All layers of a block: each on its own, then together."""
-        parts = [part for stage in stages if (part := [n for n in stage if n in blocks.members(name)])]
-        calibration.pass_by(parts[0], changed)
-        made = blocks.kept(name)
+    def _block(self, name: str) -> dict[str, Quantized]:
+        """Quantize all weights of a block: layer by layer, then together from there."""
+        members = self._blocks.members(name)
+        parts = [part for stage in self._stages if (part := [n for n in stage if n in members])]
+        self._calibration.advance(parts[0], self._current)
+        made = self._blocks.load_checkpoint(name)
         if made is None:
-            starts, few = chain(parts, every_feed=False)
-            made = blocks.reconstruct(name, starts)
+            starts, short = self._layer_by_layer(parts, every_feed=False)
+            made = self._blocks.reconstruct(name, starts)
             if made is None:
-                made, few = chain(parts, every_feed=True) if calibration.holds_back else (starts, few)
-                short.extend(few)
-            blocks.keep(name, made)
+                again = self._calibration.holds_back
+                made, short = self._layer_by_layer(parts, every_feed=True) if again else (starts, short)
+                self._short += short
+            self._blocks.save_checkpoint(name, made)
         for member, q in made.items():
-            replace_weight(replaced[member], q)
+            replace_weight(self._replaced[member], q)
         return made
 
-    told = ""
-    for stage in stages:
-        for name in stage:
-            if name in blocks and name not in quantized:
-                quantized |= block_of(name)
-                told = blocks.told(name)
-        made, few = solve([name for name in stage if name not in quantized], own, changed)
-        quantized |= made
-        short += few
-        calibration.pass_by([name for name in stage if name in blocks], own)
-        progress(f"quantize{told}", len(quantized), len(sites))
-    ordered = {name: quantized[name] for name in plan.sites}
-    return Layers(quantized=ordered, notes=_notes(short, in_turn, calibration) + blocks.notes())
+    def _layer_by_layer(
+        self, parts: Sequence[Sequence[str]], every_feed: bool
+    ) -> tuple[dict[str, Quantized], list[str]]:
+        """Solve the block's layers one by one on forked streams; the shared streams are not advanced."""
+        reference, current = self._float.fork(), self._current.fork()
+        solved = [self._stage(part, reference, current, every_feed) for part in parts]
+        return {n: q for made, _ in solved for n, q in made.items()}, [n for _, short in solved for n in short]
 
-
-def _notes(short: list[str], in_turn: list[str], calibration: Calibration) -> tuple[str, ...]:
-    notes = []
-    if short:
-        notes.append(
-            f"{len(short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded ('{short[0]}'): "
-            f"give more data"
-        )
-    wide = [n for n in in_turn if calibration.is_too_wide(n)]
-    if wide:
-        notes.append(
-            f"{len(wide)} wide layers are rounded by the means and variances of proxy inputs alone ('{wide[0]}'): give "
-            f"--data"
-        )
-    unseen = [n for n in in_turn if n not in calibration.features]
-    if unseen:
-        notes.append(
-            f"{len(unseen)} weights have no inputs to calibrate with ('{unseen[0]}'); their ranges are those of mse"
-        )
-    return tuple(notes)
-
-
-def _each(planned: Planned, names: list[str], inputs: Mapping[str, Inputs], progress: Progress) -> dict[str, Quantized]:
-    quantized: dict[str, Quantized] = {}
-    for position, name in enumerate(names):
-        quantized[name] = _one(planned, name, inputs.get(name))
-        progress("quantize", position + 1, len(names))
-    return quantized
-
-
-def _one(planned: Planned, name: str, inputs: Inputs, by_quick: bool = False) -> Quantized:
-    """By the method of its plan, or the quick one that stands for it.
-
-    The rule's limit on the QE holds also after rounding: a calibrated weight that breaks it takes more bits (`safe`).
-    By the letter of the paper it does not, as such a method minimises another error.
-    """
-    located: LocatedSite = planned.sites[name]
-    scheme, errors = planned.plan.sites[name], planned.table[name]
-    limit = qe_limit(planned, name)
-    promised = any(cell.scheme == scheme and cell.qe <= limit for cell in errors.cells)
-    calibrated = isinstance(inputs, SecondMoments)
-    bound = limit if promised and not calibrated else np.inf
-    weight = weight_values(located)
-    wider = [c.scheme for c in errors.cells if c.scheme.grid == scheme.grid and c.scheme.bits > scheme.bits]
-    while True:
-        by = quick(scheme) if by_quick else scheme
-        made = replace(quantize_weight(located.site, weight, by, inputs, bound), scheme=scheme)
-        broken = calibrated and promised and planned.plan.allocator == SAFE and quantization_error(made, weight) > limit
-        if not broken or not wider:
-            return made
-        scheme = wider.pop(0)
-
-
-SAFE = "safe"
-"""The allocator whose limits hold for calibrated weights too."""
-
-
-def qe_limit(planned: Planned, name: str) -> float:
-    """The QE that the rule allows the weight `name`; infinite where the plan is not the rule's."""
-    errors, qem = planned.table[name], float(planned.plan.settings.get("qem", np.inf))
-    if planned.plan.allocator == SAFE:
-        return safe.limit_of(errors, qem)
-    return qem * errors.baseline if planned.plan.allocator == "qem" else np.inf
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        if self._short:
+            notes.append(
+                f"{len(self._short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded "
+                f"('{self._short[0]}'): give more data"
+            )
+        wide = [name for name in self._in_order if self._calibration.is_too_wide(name)]
+        if wide:
+            notes.append(
+                f"{len(wide)} wide layers are rounded by the means and variances of proxy inputs alone ('{wide[0]}'): "
+                f"give --data"
+            )
+        unseen = [name for name in self._in_order if name not in self._calibration.features]
+        if unseen:
+            notes.append(
+                f"{len(unseen)} weights have no inputs to calibrate with ('{unseen[0]}'); their ranges are those of mse"
+            )
+        return tuple(notes)

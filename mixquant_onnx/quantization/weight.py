@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.data.moments import Moments, SecondMoments
-from mixquant_onnx.errors import OptionError
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import (
@@ -26,53 +22,13 @@ from mixquant_onnx.numerics.granularity import (
 from mixquant_onnx.numerics.integers import encode, levels
 from mixquant_onnx.numerics.quadratic import quadratic_error
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
-from mixquant_onnx.quantization.ranges import fit
-from mixquant_onnx.quantization.ranges import weighted_mse as weighted
-from mixquant_onnx.quantization.rounding import adaround, gptq
-from mixquant_onnx.quantization.rounding import coordinate_descent as descent
+from mixquant_onnx.quantization.methods import Method, method
+from mixquant_onnx.quantization.ranges import weighted_mse
 from mixquant_onnx.quantization.rounding.bias_corrected import compensate
-from mixquant_onnx.quantization.rounding.objective import Problem
-from mixquant_onnx.quantization.rounding.shrinkage import trusted
+from mixquant_onnx.quantization.rounding.objective import Problem, Rounding
+from mixquant_onnx.quantization.rounding.shrinkage import with_best_shrinkage
 
 _OUTPUTS = Grid(per="channel")
-
-
-SOLVERS: dict[str, Callable[[Problem], NDArray[np.float32]]] = {
-    "gptq": gptq.solve,
-    "adaround": adaround.solve,
-    "brecq": adaround.solve,
-}
-"""Methods that need the second moments of the inputs; without them their ranges are those of `mse`.
-
-brecq is that of layers outside of blocks: reconstructed alone, which is AdaRound.
-"""
-
-RECONSTRUCTED = "brecq"
-"""The method that needs the extra `reconstruct`."""
-
-_LEARNED = frozenset({"adaround", "brecq"})
-
-
-def need_torch() -> None:
-    """Raises OptionError where the extra is not installed, or does not work."""
-    if find_spec("torch") is None:
-        raise OptionError(f"--method {RECONSTRUCTED} needs torch: pip install 'mixquant-onnx[reconstruct]'")
-    try:
-        import_module("torch")
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OptionError(
-            f"--method {RECONSTRUCTED}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
-        ) from error
-
-
-def quick(scheme: Scheme) -> Scheme:
-    """What stands for `scheme` where many plans are compared, or something better follows.
-
-    gptq for what is learned: as good as adaround (docs/experiment-ablation.md), in less time.
-    """
-    return replace(scheme, method="gptq") if scheme.method in _LEARNED else scheme
-
 
 Inputs = Moments | SecondMoments | None
 """What is known of a weight's inputs."""
@@ -85,27 +41,46 @@ def quantize_weight(
     inputs: Inputs = None,
     limit: float = float("inf"),
 ) -> Quantized:
-    """Codes of `weight` (shape of the site) under `scheme`.
+    """Quantize one weight by the method of its scheme.
 
-    With second moments and a calibrated method: those with the least error of the output. With moments: rounded
-    so that the output keeps its mean, as long as the QE stays at most `limit`. Else rounded to nearest.
+    Args:
+        site: Shape, axes and type of the weight.
+        weight: Its values.
+        scheme: Method, bits, granularity and symmetry.
+        inputs: Second moments: a calibrated method minimises the output error. Moments (or second moments of a
+            data-free method): rounding is bias-corrected. None: rounding to nearest.
+        limit: Largest QE (mean squared error of the weight) that bias correction may leave; else rounding to nearest.
+
+    Returns:
+        Codes, scales and zero points.
+
+    Raises:
+        OptionError: The scheme's method is not known.
     """
-    nearest = _nearest(site, weight, scheme)
-    if isinstance(inputs, SecondMoments) and scheme.method in SOLVERS:
-        return _solved(site, weight, scheme, inputs, nearest)
+    known = method(scheme.method)
+    nearest = _nearest(site, weight, scheme, known)
+    if isinstance(inputs, SecondMoments) and known.rounding is not None:
+        return _calibrated(site, weight, scheme, inputs, nearest, known.rounding)
     if inputs is None:
         return nearest
-    better = _compensated(nearest, weight, inputs if isinstance(inputs, Moments) else inputs.moments)
+    better = _bias_corrected(nearest, weight, inputs if isinstance(inputs, Moments) else inputs.moments)
     return better if quantization_error(better, weight) <= limit else nearest
 
 
 def output_rows(layout: Layout, weight: NDArray[np.generic]) -> NDArray[np.float32]:
-    """`weight` with a row [N, M] for each output of its layer."""
+    """`weight` as rows [N, M], one for each output of its layer, float32."""
     return to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
 
 
 def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
-    """Mean squared error of the layer's output for `other` in place of `weight`, as a share of its mean square."""
+    """Mean squared error of the layer's output, as a share of the output's mean square.
+
+    Args:
+        site: The weight's shape and axes.
+        weight: Its float values.
+        other: What takes its place, of the same shape.
+        inputs: Second moments of the layer's inputs.
+    """
     rows = output_rows(site.layout, weight)
     grouped = rows.reshape(inputs.groups, -1, rows.shape[1])
     difference = output_rows(site.layout, other) - rows
@@ -120,69 +95,72 @@ def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
     return float(np.mean(np.square(difference, dtype=np.float64)))
 
 
-def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme) -> Quantized:
+def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, known: Method) -> Quantized:
+    """Ranges of the method, codes rounded to nearest."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, grid)
-    scale, zero = fit(scheme.method, rows, scheme.bits, scheme.symmetric)
-    if site.dtype == "float16":
-        scale = _within_float16(scale, zero, scheme.bits)
+    scale, zero = known.fit(rows, scheme.bits, scheme.symmetric)
+    scale = _finite(scale, zero, scheme.bits, site.dtype)
     codes = encode(rows, scale, np.broadcast_to(zero, scale.shape), scheme.bits)
-    shape, layout = site.shape, site.layout
+    return _tensor(site, scheme, from_rows(codes, site.shape, site.layout, grid), scale, zero)
+
+
+def _tensor(site: WeightSite, scheme: Scheme, codes: Codes, scale: FloatArray, zero: Codes) -> Quantized:
+    """Codes of the weight's shape, with the `scale` and `zero` of its rows as they are stored."""
+    grid = effective_grid(site.shape, site.layout, scheme.grid)
+    points = zero.reshape(1, 1, 1) if zero.size == 1 else params_from_rows(zero, site.shape, site.layout, grid)
     return Quantized(
-        codes=from_rows(codes, shape, layout, grid),
-        scale=params_from_rows(scale, shape, layout, grid),
-        zero_point=zero.reshape(1, 1, 1) if zero.size == 1 else params_from_rows(zero, shape, layout, grid),
+        codes=codes,
+        scale=params_from_rows(scale, site.shape, site.layout, grid),
+        zero_point=points,
         scheme=scheme,
-        layout=layout,
+        layout=site.layout,
         dtype=site.dtype,
     )
 
 
-def _solved(
-    site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, nearest: Quantized
-) -> Quantized:
-    """Ranges by weighted error on the least-squares target, then codes by the method's solver and descent.
+def _calibrated(
+    site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, nearest: Quantized,
+    rounding: Rounding,
+) -> Quantized:  # fmt: skip
+    """Ranges by weighted error on the least-squares target, then codes by the method's rounding function.
 
-    `nearest` where that has no more of the loss: weights on a grid of their own, say.
+    `nearest` where its output error is no larger: weights on a lattice, say.
     """
     shape, layout = site.shape, site.layout
-    grid = effective_grid(shape, layout, scheme.grid)
     values = output_rows(layout, weight)
-    grouped = (inputs.groups, len(values) // inputs.groups, inputs.width)
-    rows = values.reshape(grouped)
-    target = inputs.target(rows)
-    squares = np.broadcast_to(inputs.diagonal()[:, None, :], grouped)
-
-    def in_grid(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return to_rows(from_rows(rows.reshape(values.shape), shape, layout, _OUTPUTS), layout, grid)
-
-    scale, zero = weighted.fit(in_grid(target), in_grid(squares), scheme.bits, scheme.symmetric)
-    if site.dtype == "float16":
-        scale = _within_float16(scale, zero, scheme.bits)
-    made = Quantized(
-        codes=np.zeros(shape, np.uint8),
-        scale=params_from_rows(scale, shape, layout, grid),
-        zero_point=zero.reshape(1, 1, 1) if zero.size == 1 else params_from_rows(zero, shape, layout, grid),
-        scheme=scheme,
-        layout=layout,
-        dtype=site.dtype,
-    )
+    rows = values.reshape(inputs.groups, len(values) // inputs.groups, inputs.width)
+    made = _calibrated_ranges(site, scheme, rows, inputs)
     steps, zeros = _as_rows(made, made.scale), _as_rows(made, made.zero_point)
     problem = Problem(
-        target=target,
-        scale=steps.reshape(grouped),
-        zero_point=zeros.reshape(grouped),
+        target=inputs.target(rows),
+        scale=steps.reshape(rows.shape),
+        zero_point=zeros.reshape(rows.shape),
         highest=levels(scheme.bits),
         matrix=inputs.shrunk(),
     )
-    problem = trusted(problem, rows, inputs)
-    best = descent.solve(problem, SOLVERS[scheme.method](problem))
-    plain = output_rows(layout, dequantized(nearest, np.dtype(np.float32))).reshape(grouped)
+    problem = with_best_shrinkage(problem, rows, inputs)
+    best = rounding(problem)
+    plain = output_rows(layout, dequantized(nearest, np.dtype(np.float32))).reshape(rows.shape)
     if problem.loss(plain) <= problem.loss(best):
         return nearest
-    best = best.reshape(values.shape)
-    codes = np.clip(np.rint(best / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
+    codes = np.clip(np.rint(best.reshape(values.shape) / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
     return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))
+
+
+def _calibrated_ranges(site: WeightSite, scheme: Scheme, rows: NDArray[np.float32], inputs: SecondMoments) -> Quantized:
+    """Scales and zero points for the target of `rows` [groups, n, K], errors weighted by E[x^2]; codes are 0."""
+    shape, layout = site.shape, site.layout
+    grid = effective_grid(shape, layout, scheme.grid)
+
+    def in_grid(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return to_rows(from_rows(outputs.reshape(-1, inputs.width), shape, layout, _OUTPUTS), layout, grid)
+
+    squares = np.broadcast_to(inputs.diagonal()[:, None, :], rows.shape)
+    target = inputs.target(rows)
+    scale, zero = weighted_mse.fit(in_grid(target), in_grid(squares), scheme.bits, scheme.symmetric)
+    scale = _finite(scale, zero, scheme.bits, site.dtype)
+    return _tensor(site, scheme, np.zeros(shape, np.uint8), scale, zero)
 
 
 def _as_rows(q: Quantized, params: FloatArray) -> NDArray[np.float32]:
@@ -192,8 +170,10 @@ def _as_rows(q: Quantized, params: FloatArray) -> NDArray[np.float32]:
     return to_rows(np.broadcast_to(expanded, q.codes.shape), q.layout, _OUTPUTS)
 
 
-def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
-    """`scale`, lowered where the largest level would be infinite as float16."""
+def _finite(scale: FloatArray, zero: Codes, bits: int, dtype: str) -> FloatArray:
+    """`scale`, lowered where the weight is float16 and its largest level would be infinite."""
+    if dtype != "float16":
+        return scale
     offset = zero.astype(np.float32)
     furthest = np.maximum(offset, levels(bits) - offset)
     top = np.float64(np.finfo(np.float16).max)
@@ -202,8 +182,8 @@ def _within_float16(scale: FloatArray, zero: Codes, bits: int) -> FloatArray:
     return np.asarray(np.minimum(scale, np.where(ceiling.astype(np.float64) * furthest > top, below, ceiling)))
 
 
-def _compensated(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:
-    """Rows here are outputs of the layer, whatever the granularity of the scales."""
+def _bias_corrected(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:
+    """`q` with a few codes changed by one step. Rows here are outputs of the layer, whatever the granularity."""
     shape, layout = q.codes.shape, q.layout
     rows = output_rows(layout, weight)
     codes = compensate(

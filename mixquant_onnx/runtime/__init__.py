@@ -1,4 +1,5 @@
-"""ONNX Runtime.
+"""ONNX Runtime: sessions, and values inside a model.
 
-In: a model and feeds. Out: outputs, of the whole network or of one layer after the other (`incremental`).
+In: a ModelProto or a file, and feeds. Out: outputs (`session`), or inner values part by part (`incremental`). Another
+session option is one more entry of a profile in `session.py`.
 """

@@ -1,6 +1,6 @@
-"""Values inside a model on given feeds, place after place in the order of the graph; no node runs twice for it.
+"""Values inside a model on given feeds, place after place in the order of the graph, without running a node twice.
 
-What later places need of the values so far is kept (as long as it fits in memory), and only what lies between is run.
+What later places need of the values so far is kept (as long as it fits in memory); only the nodes between are run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 MOST_BYTES = 2 << 30
-"""Values that are kept for one model; beyond, more of the graph is run again."""
+"""Most bytes of values kept for one model (2 GiB); beyond, more of the graph is run again, with equal results."""
 
 
-class Activations:
-    """Reads values of the main graph of `model`, whose weights may be replaced behind the places read so far."""
+class IncrementalExecutor:
+    """Reads values of a model's main graph part by part; weights behind the values read so far may be replaced.
+
+    Args:
+        model: The model; kept and read again at each call.
+        names: All values that will be asked for, in the order of the graph.
+        feeds: Inputs of the model by name, for each run.
+        volatile: Values inside of which weights may still change (what branches hand up): the nodes that compute them,
+            and all behind, run each time.
+    """
 
     def __init__(
         self, model: ModelProto, names: Sequence[str], feeds: Sequence[Feed], volatile: frozenset[str] = frozenset()
     ) -> None:
-        """`names`: all that will be asked for, in the order of the graph. Nodes that give out one of `volatile`
-        (values inside of which weights may still change) run each time."""
         self._model = model
         nodes = model.graph.node
         self._reads = [reads(node) for node in nodes]
@@ -42,8 +48,8 @@ class Activations:
         self._done: set[int] = set()
         self._useful = self._ancestors(names, set())
 
-    def fork(self) -> Activations:
-        """One that goes on from here by itself."""
+    def fork(self) -> IncrementalExecutor:
+        """A second executor at the same place; neither moves the other."""
         other = copy.copy(self)
         other._known, other._done = list(self._known), set(self._done)
         return other
@@ -71,7 +77,17 @@ class Activations:
         return found
 
     def values(self, names: Sequence[str]) -> Iterator[dict[str, FloatArray]]:
-        """For each feed the values `names`, by name. Raises RuntimeFailure."""
+        """Compute values, and keep what later ones need.
+
+        Args:
+            names: Some of the names that the executor was made for.
+
+        Returns:
+            For each feed the values by name.
+
+        Raises:
+            RuntimeFailure: ONNX Runtime does not load or run this part of the model.
+        """
         if not self._known:
             return
         known = set(self._known[0])
@@ -98,8 +114,11 @@ class Activations:
         if keep:
             self._known, self._done = kept, done
 
-    def pass_by(self, names: Sequence[str]) -> None:
-        """Goes on as `values` does for those who read them, as far as the model runs."""
+    def advance(self, names: Sequence[str]) -> None:
+        """Compute `names` without reading them: later values come from where they do after `values`.
+
+        Stops without an error where the model does not run.
+        """
         with contextlib.suppress(RuntimeFailure):
             for _ in self.values(names) if names else ():
                 pass

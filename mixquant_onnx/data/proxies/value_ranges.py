@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.runtime.incremental import Activations
+from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -130,7 +130,7 @@ _LOOKED_AT = 48
 def _statistics(model: ModelProto, first: _Beginning, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
     """Mean and deviation of each channel of the first layer's output; None where the model does not run."""
     try:
-        runs = Activations(model, [first.value], feeds).values([first.value])
+        runs = IncrementalExecutor(model, [first.value], feeds).values([first.value])
         found = [_some(np.moveaxis(run[first.value], first.channel, -1)) for run in runs]
     except RuntimeFailure:
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mixquant_onnx.config.parsing import FUSED_PAYS_FROM
 from mixquant_onnx.config.stages import FormOptions
+from mixquant_onnx.model.operators import is_fusable
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.scheme import Scheme
 
@@ -49,7 +50,7 @@ def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel
         return None
     if len(site.shape) != 2 or site.dtype != "float32":
         return None
-    if any(use.op not in ("MatMul", "Gemm") or use.input != 1 or not use.direct for use in site.uses):
+    if any(not use.direct or not is_fusable(use.op, use.input) for use in site.uses):
         return None
     k, n = matmul_shape(site)
     return matmul_kernel(k, n, scheme)

@@ -26,9 +26,10 @@ from mixquant_onnx.numerics.rounding_error import row_errors
 from mixquant_onnx.numerics.scheme import Scheme, dequantized
 from mixquant_onnx.planning.allocators.knapsack import relative_error
 from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+from mixquant_onnx.quantization.methods import surrogate
 from mixquant_onnx.quantization.ranges import minmax
-from mixquant_onnx.quantization.ranges.mse import code_bounds
-from mixquant_onnx.quantization.weight import output_error, output_rows, quantize_weight, quick
+from mixquant_onnx.quantization.ranges.nearest import code_bounds
+from mixquant_onnx.quantization.weight import output_error, output_rows, quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 Costs = Mapping[str, Mapping[Scheme, float]]
@@ -173,7 +174,7 @@ def _reaction(
     if own <= 0:
         return 0.0
     weight = weight_values(located)
-    replace_weight(replaced, quantize_weight(located.site, weight, quick(scheme), inputs))
+    replace_weight(replaced, quantize_weight(located.site, weight, surrogate(scheme), inputs))
     noise = relative_noise(reference, run_all(Session(current), held))
     put(replaced, weight)
     return noise / own if math.isfinite(noise) else 0.0

@@ -20,7 +20,8 @@ from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.sensitivity.costs import anchors, few
-from mixquant_onnx.quantization.weight import quantize_weight, quick
+from mixquant_onnx.quantization.methods import surrogate
+from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 Shares = Mapping[tuple[str, str], float]
@@ -60,14 +61,14 @@ class _Measured:
         self._table, self._sites = table, sites
         self._calibration = Calibration(model, {name: sites[name] for name in table}, fit)
         self._current, self._replaced = editable_copy(model)
-        self._own, self._changed = self._calibration.float_inputs(), self._calibration.watched(self._current)
+        self._own, self._changed = self._calibration.float_stream(), self._calibration.stream(self._current)
         self._held = few(held)
         self._reference = run_all(Session(model), self._held)
 
     def of(self, block: Block) -> dict[tuple[str, str], float]:
         members = [name for name in self._calibration.order if name in block.sites]
-        for watched in (self._own, self._changed):
-            self._calibration.pass_by(members[:1], watched)
+        for stream in (self._own, self._changed):
+            self._calibration.advance(members[:1], stream)
         coarse = {name: self._solved(name, 0) for name in members[:-1]}
         before = {name: self._noise({name: q}) for name, q in coarse.items()}
         alone = {name: self._noise({name: self._solved(name, -1)}) for name in members[1:]}
@@ -80,8 +81,8 @@ class _Measured:
 
     def _solved(self, name: str, anchor: int) -> Quantized:
         """At one of its anchor widths, on inputs as they now are."""
-        inputs = self._calibration.in_turn([name], self._own.fork(), self._changed.fork()).get(name)
-        located, scheme = self._sites[name], quick(anchors(self._table[name])[anchor])
+        inputs = self._calibration.collect([name], self._own.fork(), self._changed.fork()).get(name)
+        located, scheme = self._sites[name], surrogate(anchors(self._table[name])[anchor])
         return quantize_weight(located.site, weight_values(located), scheme, inputs)
 
     def _noise(self, quantized: Mapping[str, Quantized]) -> float:

@@ -1,4 +1,4 @@
-"""Exact squared errors of many candidates (scale, zero point) for every row, by whichever way is faster.
+"""Exact squared errors of many candidates (scale, zero point) for every row, in the faster of two ways.
 
 Either weight by weight or, where rows are long and levels few, from prefix sums of the sorted row: the sum over
 levels q of (sum x^2 - 2 q sum x + q^2 n) of the n weights x that are rounded to q.
@@ -32,10 +32,19 @@ class Candidates(Protocol):
     """Candidates for rows [N, M]."""
 
     def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
-        """Squared error of K candidates for each row [K, N]: scale and zero point [K, N], codes 0..top."""
+        """Squared error of candidates.
+
+        Args:
+            scale: [K, N], K candidates for each row.
+            zero: Zero points [K, N].
+            top: The highest code.
+
+        Returns:
+            [K, N], summed over the weights of each row.
+        """
 
     def innermost(self, error: Errors) -> Errors:
-        """[2, N]: how far from 0 the range must reach, below and above, for an error of at most `error` [N]."""
+        """How far from 0 a range must reach, below and above [2, N], for an error of at most `error` [N]."""
 
 
 class Direct:
@@ -46,6 +55,7 @@ class Direct:
         self.reach: Errors = np.abs(np.stack(row_range(rows))).astype(np.float64)
 
     def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
+        """See `Candidates`."""
         count, width = self.rows.shape
         at_once = max(1, CHUNK // width)
         result = np.empty(scale.shape)
@@ -89,6 +99,7 @@ class PrefixSums:
         self.clipping = self._clipping(squares)
 
     def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
+        """See `Candidates`."""
         result = np.empty(scale.shape)
         at_once = max(1, CHUNK // (len(self.row) * top))
         for k in range(0, len(scale), at_once):
@@ -122,7 +133,7 @@ class PrefixSums:
 
 
 class Choice:
-    """The faster of both for rows [N, M] at each width; sorts only if it must."""
+    """The faster of both for rows [N, M] at each width; they are sorted only where that is needed."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -137,7 +148,7 @@ class Choice:
 
 
 def stored_scale(scale: Rows, half: bool) -> Rows:
-    """`scale` of any shape, kept within what can be stored and rounded up to float16 if `half`: `storable_scale`."""
+    """`scale` of any shape, clipped to what can be stored; rounded up to float16 if `half`, as by `storable_scale`."""
     if not half:
         return np.clip(scale, np.finfo(np.float32).tiny, np.finfo(np.float32).max)
     dropped = np.int32((1 << 13) - 1)

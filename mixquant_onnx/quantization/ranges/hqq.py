@@ -12,16 +12,14 @@ When symmetric the zero point is fixed and the scale moves alone. Errors are in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.integers import levels, storable_scale
-from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors
+from mixquant_onnx.numerics.rounding_error import CHUNK
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.exact_errors import Errors, Rows, stored_scale
-from mixquant_onnx.quantization.ranges.mse import code_bounds
+from mixquant_onnx.quantization.ranges.nearest import code_bounds
 
 NORM = 0.7
 """The published p."""
@@ -78,7 +76,16 @@ def _solve(steps: Rows, zero: Rows, top: int, symmetric: bool) -> tuple[Rows, Ro
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
-    """Scale (as stored) and zero point of each row [N, M]: of min-max and the optimum, whichever has less l_p error."""
+    """Ranges by half-quadratic optimisation; those of min-max on rows where their l_p error is no larger.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric.
+    """
     start, zero = minmax.fit(rows, bits, symmetric)
     half = start.dtype == np.float16
     scale = start.astype(np.float32)
@@ -93,12 +100,3 @@ def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
         scale[part] = np.where(better, found, unit)
         zero[part] = np.where(better, offset, zero[part])
     return storable_scale(scale), zero[:1] if symmetric else zero
-
-
-def errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
-    """Sum of squared errors of `rows` [N, M] at each of `bits`."""
-    totals = []
-    for width in bits:
-        scale, zero = fit(rows, width, symmetric)
-        totals.append(float(row_errors(rows, scale, *code_bounds(zero, width, len(rows))).sum()))
-    return totals

@@ -1,4 +1,4 @@
-"""Weights that lie on a grid already (ternary, binary, quantized before): their own scale stores them without loss."""
+"""Weights on a lattice (ternary, binary, quantized before): multiples of a step, which store them without loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.integers import levels, storable_scale
-from mixquant_onnx.numerics.rounding_error import row_errors
 
 Rows = NDArray[np.float32]
 Fit = tuple[FloatArray, Codes]
@@ -16,13 +15,22 @@ _TOLERANCE = 0.02
 """Distance of a weight from its level, in steps: float32 sums and float16 scales leave under 0.01."""
 
 _LOOKED_AT = 4096
-"""Weights of the first row that tell most tensors from one on a grid."""
+"""Weights of the first row that tell most tensors from one on a lattice."""
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> Fit | None:
-    """Scale as stored and zero point of each row [N, M] that give `rows` back; None where `bits` are too few.
+    """Scales at which rows on a lattice are stored without loss.
 
     The step of a row is the smallest difference of its values, 0 among them; each must be a multiple of it.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric; None where a row is on no lattice, or `bits` are
+        too few for it.
     """
     if not _repeats(rows):
         return None
@@ -44,13 +52,6 @@ def fit(rows: Rows, bits: int, symmetric: bool) -> Fit | None:
     return scale, points[:1] if symmetric else points
 
 
-def error(rows: Rows, bits: int, found: Fit) -> float:
-    """Sum of squared errors of `rows` under `found`: what rounding of the scales leaves."""
-    scale, zero = found
-    offset = np.broadcast_to(zero.astype(np.float32), (len(rows),))
-    return float(row_errors(rows, scale.astype(np.float32), -offset, np.float32(levels(bits)) - offset).sum())
-
-
 def _repeats(rows: Rows) -> bool:
     """Whether the first row that is not all zero has few different values."""
     first = next((row for row in rows[:8] if row.any()), rows[0])[:_LOOKED_AT]
@@ -58,7 +59,7 @@ def _repeats(rows: Rows) -> bool:
 
 
 def _steps(rows: Rows) -> Rows | None:
-    """The step of each row; None where a row is on no grid of at most 256 levels."""
+    """The step of each row; None where a row is on no lattice of at most 256 levels."""
     steps = np.ones(len(rows), np.float32)
     for number, row in enumerate(rows):
         values = np.unique(np.append(row, np.float32(0)))

@@ -38,7 +38,16 @@ def zero_point_of(span: Range, scale: FloatArray, bits: int, symmetric: bool) ->
 
 
 def fit(rows: NDArray[np.float32], bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
-    """Scale (as stored) and zero point of each row [N, M]."""
+    """Ranges from the least to the greatest weight.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric.
+    """
     span = row_range(rows)
     scale = storable_scale(scale_of(span, bits, symmetric))
     return scale, zero_point_of(span, scale, bits, symmetric)
@@ -51,6 +60,6 @@ def errors(rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> l
 
 
 def baseline_error(tensor: NDArray[np.float32]) -> float:
-    """Sum of squared errors of vanilla int8: asymmetric, one float32 scale for the tensor."""
+    """Sum of squared errors of plain int8, the baseline of QEM: asymmetric, one float32 scale for the tensor."""
     rows = tensor.reshape(1, -1)
     return squared_errors(rows, [scale_of(row_range(rows), 8, False)])[0]

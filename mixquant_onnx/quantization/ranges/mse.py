@@ -1,8 +1,10 @@
-"""Ranges that minimise the squared error of rounding to nearest (Nagel et al. 2021, arXiv 2106.08295, section 3.1).
+"""Ranges that minimise the squared error of rounding to nearest.
 
-Both ends of the range are searched, coarse to fine: a grid over all that can be better than min-max, neighbours of
-the best, then its scale and zero point by themselves. Each candidate is judged by its exact error as stored, over all
+Both ends of the range are searched, coarse to fine: a grid over all that can be better than min-max, neighbours of the
+best, then its scale and zero point by themselves. Each candidate is judged by its exact error as stored, over all
 weights of the row.
+
+Source: Nagel et al. 2021, arXiv 2106.08295, section 3.1; the search is this project's.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from mixquant_onnx.numerics.rounding_error import row_errors
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.exact_errors import Candidates, Choice, Rows, stored_scale
 from mixquant_onnx.quantization.ranges.minmax import Range, row_range, scale_of, zero_point_of
+from mixquant_onnx.quantization.ranges.nearest import code_bounds
 
 _AT_ONCE = 1 << 18
 """Weights whose rows are searched together."""
@@ -38,12 +41,6 @@ _ROUNDS = 3
 
 Fit = tuple[FloatArray, Codes, float]
 """Scale as stored and zero point of each row, and the squared error of all rows."""
-
-
-def code_bounds(zero: Codes, bits: int, count: int) -> tuple[Rows, Rows]:
-    """Lowest and highest of code - zero point, for each of `count` rows."""
-    offset = np.broadcast_to(zero.astype(np.float32), (count,))
-    return -offset, np.float32(levels(bits)) - offset
 
 
 class _Search:
@@ -138,7 +135,16 @@ def _fits(rows: Rows, widths: Sequence[int], symmetric: bool) -> list[Fit]:
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
-    """Scale (as stored) and zero point of each row [N, M]."""
+    """Ranges with the least squared error found; on no row worse than min-max.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric.
+    """
     scale, zero, _ = _fits(rows, [bits], symmetric)[0]
     return scale, zero
 
@@ -149,10 +155,10 @@ def errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
 
 
 def estimated_errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
-    """About what `errors` gives, for budgets.
+    """Estimates of `errors`, for the comparison of plans.
 
-    Of a large tensor the rows of widest range are searched, and some of the others, whose gain over min-max is taken
-    for all others: at most 4 % from the full search on the fetched models, in a third of its time and less.
+    Of a large tensor the rows of widest range are searched, and a sample of the others, whose gain over min-max is
+    assumed for all others: at most 4 % from the full search on the fetched models, in at most a third of its time.
     """
     every = min(rows.size // _SAMPLE, len(rows) // _FEWEST_ROWS)
     if every < _WORTH_IT:

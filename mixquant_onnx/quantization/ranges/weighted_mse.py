@@ -11,7 +11,11 @@ from mixquant_onnx.numerics.rounding_error import CHUNK
 from mixquant_onnx.quantization.ranges.minmax import row_range, scale_of, zero_point_of
 
 _STEPS = 12
+"""Shares of the min-max range that are tried for both ends together."""
+
 _ROUNDS = 3
+"""How often the neighbours of the best are tried at each end, each time half as far away."""
+
 _SMALLEST = (0.3, 0.45, 0.55, 0.65, 0.75, 0.82, 0.88)
 """For 2..8 bits: the smallest share of the min-max range that is tried."""
 
@@ -19,9 +23,16 @@ _SMALLEST = (0.3, 0.45, 0.55, 0.65, 0.75, 0.82, 0.88)
 def fit(
     rows: NDArray[np.float32], weights: NDArray[np.float32], bits: int, symmetric: bool
 ) -> tuple[FloatArray, Codes]:
-    """Scale (as stored) and zero point of each row [N, M], for `weights` [N, M] >= 0 of the squared errors.
+    """Ranges with the least weighted squared error found: min-max is shrunk as a whole, then at each end.
 
-    Min-max is shrunk first as a whole, then at each end.
+    Args:
+        rows: Weights of the layer [N, M].
+        weights: Factors of their squared errors [N, M], at least 0.
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        Scale as stored [N] and zero point [N], or [1] when symmetric.
     """
     at_once = max(1, 8 * CHUNK // max(rows.shape[1], 1))
     parts = [

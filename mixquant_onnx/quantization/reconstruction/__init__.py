@@ -1,1 +1,6 @@
-"""Reconstruction of whole blocks by gradient descent. The only part that uses torch (extra `reconstruct`)."""
+"""Rounding of all weights of a block, learned together by gradient descent. Needs torch (extra `reconstruct`).
+
+In: a `ReconstructionTask` (blocks, calibration data) and codes to start from. Out: codes of each block's weights.
+One more method is a file here with a `Reconstructor`, and a row in `quantization/methods.py`. Only brecq, fisher,
+learning, soft_rounding and torch_operators import torch.
+"""

@@ -1,172 +1,165 @@
-"""The layers of a plan that are quantized block by block (method brecq), as the extra `reconstruct` does it."""
+"""The weights of a plan that are quantized block by block: which block each is in, and what became of the blocks."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from dataclasses import dataclass, field
 
-import numpy as np
 from onnx import ModelProto
 
-from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.calibration import Calibration
-from mixquant_onnx.errors import writing
 from mixquant_onnx.model.blocks import Block, find_blocks
-from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.quantization.reconstruction.outcome import Outcome
-from mixquant_onnx.quantization.weight import RECONSTRUCTED
+from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.quantization.methods import method
+from mixquant_onnx.quantization.reconstruction.checkpoints import Checkpoints, key_of
+from mixquant_onnx.quantization.reconstruction.reconstructor import (
+    Misfit,
+    Outcome,
+    ReconstructionTask,
+    Reconstructor,
+)
+from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
-_WAY = 3
-"""Counts up where blocks are reconstructed in another way, so that older ones are not taken up."""
 
-_PARTS = ("codes", "scale", "zero_point")
-
-
+@dataclass(kw_only=True, slots=True, eq=False)
 class Blockwise:
-    """Blocks in the order of the graph; what fits none, or cannot be reconstructed, is left to its single layers."""
+    """Blocks in the order of the graph. Weights in no block, or in one that fails, are left to layer-by-layer methods.
 
-    def __init__(
-        self, planned: Planned, current: ModelProto, calibration: Calibration, settings: RoundingOptions
-    ) -> None:
-        plan = planned.plan
-        wanted = [name for name, scheme in plan.sites.items() if scheme.method == RECONSTRUCTED]
-        self._planned, self._settings = planned, settings
-        self._blocks: dict[str, Block] = {}
-        self._failed: dict[str, str] = {}
-        self._losses: dict[str, Outcome] = {}
-        self._taken_up = 0
-        self._alone: list[str] = []
-        self._runner: Any = None
-        if not wanted:
-            return
-        from mixquant_onnx.quantization.reconstruction.brecq import Runner
+    Args:
+        blocks: The block of each weight in one, by the weight's name.
+        alone: Weights of a reconstruction method that are in no block.
+        reconstructor: Of the method of the plan; None where no weight has one.
+        checkpoints: Finished blocks on disk; None where no weight has such a method.
+        outcomes: Filled as blocks are reconstructed or loaded: the outcome by the block's exit.
+        failed: Filled: why a block could not be reconstructed, by its exit.
+        loaded: Filled: exits of blocks that are from an earlier run.
+    """
 
-        blocks = find_blocks(planned.loaded.model, planned.sites, wanted)
-        self._blocks = {name: block for block in blocks for name in block.sites}
-        self._alone = [name for name in wanted if name not in self._blocks]
-        self._runner = Runner(
-            planned.loaded.model, current, planned.sites, blocks, calibration.feeds, calibration.learned, settings
-        )
-        self._key = _key(planned, calibration, settings) if settings.resume is not None else ""
+    blocks: Mapping[str, Block] = field(default_factory=dict)
+    alone: tuple[str, ...] = ()
+    reconstructor: Reconstructor | None = None
+    checkpoints: Checkpoints | None = None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    loaded: set[str] = field(default_factory=set)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._blocks
+        return name in self.blocks
 
     def members(self, name: str) -> tuple[str, ...]:
-        """All weights of the block of `name`."""
-        return self._blocks[name].sites
+        """Names of all weights of the block of the weight `name`."""
+        return self.blocks[name].sites
 
-    def kept(self, name: str) -> dict[str, Quantized] | None:
-        """What an earlier run made of the block of `name`."""
-        file, block = self._file(name), self._blocks[name]
-        found = None if file is None else _read(file, block, self._planned)
+    def status(self, name: str) -> str:
+        """What became of the block of `name`, in a few words for the progress line."""
+        outcome = self.outcomes.get(self.blocks[name].exit)
+        return "" if outcome is None else f": error {outcome.before:.3g} -> {outcome.after:.3g}"
+
+    def load_checkpoint(self, name: str) -> dict[str, Quantized] | None:
+        """The weights of the block of `name` as an earlier run made them; None where it did not."""
+        block = self.blocks[name]
+        found = None if self.checkpoints is None else self.checkpoints.load(block)
         if found is None:
             return None
-        made, self._losses[block.exit] = found
-        self._taken_up += 1
-        self._runner.pass_by(block)
+        made, self.outcomes[block.exit] = found
+        self.loaded.add(block.exit)
+        if self.reconstructor is not None:
+            self.reconstructor.advance(block)
         return made
 
-    def told(self, name: str) -> str:
-        """What became of the block of `name`, in a few words."""
-        loss = self._losses.get(self._blocks[name].exit)
-        return "" if loss is None else f": error {loss.before:.3g} -> {loss.after:.3g}"
-
     def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized] | None:
-        """Codes for all weights of the block of `name`, from `starts`, which have not seen what is held back.
+        """Reconstruct the block of the weight `name`.
 
-        None where nothing is gained, or it cannot be done, with a note of why.
+        Args:
+            name: A weight of the block.
+            starts: All its weights, quantized layer by layer without the samples that judge.
+
+        Returns:
+            The weights by name. None where nothing is gained, or it cannot be done, which becomes a note.
         """
-        from mixquant_onnx.quantization.reconstruction.brecq import Misfit
-
-        block = self._blocks[name]
+        block = self.blocks[name]
+        assert self.reconstructor is not None
         try:
-            made, self._losses[block.exit] = self._runner.reconstruct(block, starts)
+            made, self.outcomes[block.exit] = self.reconstructor.reconstruct(block, starts)
         except Misfit as reason:
-            self._failed[block.exit] = str(reason)
+            self.failed[block.exit] = str(reason)
             return None
-        return None if made is None else dict(made)
+        return made
 
-    def keep(self, name: str, made: Mapping[str, Quantized]) -> None:
-        """What became of the block of `name`, for a later run."""
-        file, loss = self._file(name), self._losses.get(self._blocks[name].exit)
-        if file is not None and loss is not None:
-            _write(file, made, loss)
+    def save_checkpoint(self, name: str, made: Mapping[str, Quantized]) -> None:
+        """Save the finished block of `name`, where it was reconstructed or tried.
 
-    def _file(self, name: str) -> Path | None:
-        if self._settings.resume is None:
-            return None
-        place = hashlib.sha256(self._blocks[name].exit.encode()).hexdigest()[:12]
-        return self._settings.resume / f"{self._key}.{place}.npz"
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        block = self.blocks[name]
+        outcome = self.outcomes.get(block.exit)
+        if self.checkpoints is not None and outcome is not None:
+            self.checkpoints.save(block, made, outcome)
 
     def notes(self) -> tuple[str, ...]:
-        """What the user should know: losses before and after, weights left open, blocks that did not work."""
+        """What the user should know: errors before and after, weights left open, blocks that did not work."""
         notes = []
-        if self._alone:
+        if self.alone:
             notes.append(
-                f"{len(self._alone)} weights are in no block ('{self._alone[0]}'): reconstructed alone (adaround)"
+                f"{len(self.alone)} weights are in no block ('{self.alone[0]}'): reconstructed alone (adaround)"
             )
-        if self._taken_up:
+        if self.loaded and self.checkpoints is not None:
             notes.append(
-                f"{self._taken_up} of {len(set(self._blocks.values()))} blocks are those of an earlier run, "
-                f"from {self._settings.resume}"
+                f"{len(self.loaded)} of {len(set(self.blocks.values()))} blocks are those of an earlier run, "
+                f"from {self.checkpoints.task.settings.resume}"
             )
-        if self._losses:
-            losses = list(self._losses.values())
-            before, after = sum(loss.before for loss in losses), sum(loss.after for loss in losses)
-            place, worst = max(self._losses.items(), key=lambda item: item[1].after / max(item[1].before, 1e-30))
-            open_share = max(loss.still_open for loss in losses)
-            taken = sum(loss.after < loss.before for loss in losses)
-            notes.append(
-                f"{taken} of {len(losses)} blocks are better reconstructed than layer by layer: squared error "
-                f"{before:.4g} -> {after:.4g}; least gain at '{place}' ({worst.before:.4g} -> {worst.after:.4g}); "
-                f"at most {open_share:.2%} of a block's weights were left open"
-            )
-        for place, reason in self._failed.items():
+        if self.outcomes:
+            notes.append(_summary(self.outcomes))
+        for place, reason in self.failed.items():
             notes.append(f"the block that ends at '{place}' is quantized layer by layer: {reason}")
         return tuple(notes)
 
 
-def _key(planned: Planned, calibration: Calibration, settings: RoundingOptions) -> str:
-    """Of all that a block depends on: the model, the plan, the data and the settings."""
-    digest = hashlib.sha256(planned.loaded.model.SerializeToString(deterministic=True))
-    digest.update(repr(sorted((n, str(s)) for n, s in planned.plan.sites.items())).encode())
-    digest.update(f"{_WAY} {settings.seed} {settings.iterations} {calibration.learned}".encode())
-    for feed in calibration.feeds:
-        for name in sorted(feed):
-            digest.update(f"{name} {feed[name].dtype} {feed[name].shape}".encode())
-            digest.update(np.ascontiguousarray(feed[name]).tobytes())
-    return digest.hexdigest()[:16]
+def blockwise(
+    model: ModelProto, current: ModelProto, weights: Mapping[str, LocatedSite], schemes: Mapping[str, Scheme],
+    calibration: Calibration, settings: Reconstruction,
+) -> Blockwise:  # fmt: skip
+    """The blocks of the weights whose method reconstructs; empty where there is none.
+
+    A plan has one such method: that of the first weight with one makes the reconstructor.
+
+    Args:
+        model: The float model.
+        current: Its copy, in which weights are replaced as they are finished.
+        weights: All weights of `model` by name: where blocks end depends on all of them.
+        schemes: The plan, by name.
+        calibration: The data, with samples held back.
+        settings: Seed, iterations, folder of checkpoints.
+    """
+    makers = {name: method(scheme.method).reconstruction for name, scheme in schemes.items()}
+    wanted = [name for name, maker in makers.items() if maker is not None]
+    make = makers[wanted[0]] if wanted else None
+    if make is None:
+        return Blockwise()
+    found = find_blocks(model, weights, wanted)
+    blocks = {name: block for block in found for name in block.sites}
+    task = ReconstructionTask(
+        model=model, current=current, weights=weights, blocks=found, feeds=calibration.feeds,
+        learned=calibration.learned, settings=settings,
+    )  # fmt: skip
+    key = key_of(task, schemes) if settings.resume is not None else ""
+    return Blockwise(
+        blocks=blocks,
+        alone=tuple(name for name in wanted if name not in blocks),
+        reconstructor=make(task),
+        checkpoints=Checkpoints(task=task, schemes=schemes, key=key),
+    )
 
 
-def _write(file: Path, made: Mapping[str, Quantized], loss: Outcome) -> None:
-    parts = {f"{part}/{name}": getattr(q, part) for name, q in made.items() for part in _PARTS}
-    parts |= {f"loss/{name}": np.array(value) for name, value in asdict(loss).items()}
-    with writing(file):
-        unfinished = file.with_suffix(".part")
-        with unfinished.open("wb") as stream:
-            np.savez(stream, **parts)
-        unfinished.replace(file)
-
-
-def _read(file: Path, block: Block, planned: Planned) -> tuple[dict[str, Quantized], Outcome] | None:
-    """What `_write` kept of a block; None where there is nothing, or not all of it."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            found = {name: {part: kept[f"{part}/{name}"] for part in _PARTS} for name in block.sites}
-            loss = Outcome(**{field.name: kept[f"loss/{field.name}"].item() for field in fields(Outcome)})
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
-    sites, schemes = planned.sites, planned.plan.sites
-    if any(found[n]["codes"].shape != sites[n].site.shape for n in block.sites):
-        return None
-    made = {
-        name: Quantized(scheme=schemes[name], layout=sites[name].site.layout, dtype=sites[name].site.dtype, **parts)
-        for name, parts in found.items()
-    }
-    return made, loss
+def _summary(outcomes: Mapping[str, Outcome]) -> str:
+    found = list(outcomes.values())
+    before, after = sum(one.before for one in found), sum(one.after for one in found)
+    place, worst = max(outcomes.items(), key=lambda item: item[1].after / max(item[1].before, 1e-30))
+    better = sum(one.after < one.before for one in found)
+    return (
+        f"{better} of {len(found)} blocks are better reconstructed than layer by layer: squared error "
+        f"{before:.4g} -> {after:.4g}; least gain at '{place}' ({worst.before:.4g} -> {worst.after:.4g}); "
+        f"at most {max(one.still_open for one in found):.2%} of a block's weights were left open"
+    )

@@ -1,4 +1,7 @@
-"""One block after another: what it takes from the quantized prefix, what the float model makes of it, its rounding."""
+"""BRECQ: block after block, learn the rounding so that the block's output comes close to the float model's.
+
+The block's inputs are those of the partly quantized model. Source: Li et al. 2021, arXiv 2102.05426.
+"""
 
 from __future__ import annotations
 
@@ -11,89 +14,89 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
 
-from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.model.blocks import Block
-from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import Quantized, dequantized
 from mixquant_onnx.quantization.reconstruction.fisher import importances
-from mixquant_onnx.quantization.reconstruction.learning import Samples, learn
-from mixquant_onnx.quantization.reconstruction.outcome import Outcome
+from mixquant_onnx.quantization.reconstruction.learning import BlockLoss, Samples, learn
+from mixquant_onnx.quantization.reconstruction.reconstructor import Misfit, Outcome, ReconstructionTask
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
-from mixquant_onnx.runtime.incremental import Activations
-from mixquant_onnx.runtime.session import Feed, RuntimeFailure
+from mixquant_onnx.runtime.incremental import IncrementalExecutor
+from mixquant_onnx.runtime.session import RuntimeFailure
 
 FEWEST_ROWS = 16
-_TOLERANCE = 1e-3
-"""Largest difference of a block in torch to ONNX Runtime, as a share of its largest output."""
+"""Rows of data that a block needs: two of them judge."""
 
+_TOLERANCE = 1e-3
+"""Largest difference of a block in torch to ONNX Runtime, as a share of its largest output: well above float32 rounding
+of sums, well below the error of quantization."""
 
 _FEW_ROWS = 5
-"""Rows that show whether they can be taken apart."""
+"""Rows on which it is checked whether outputs of single rows are independent of the others."""
 
 
-class Misfit(Exception):
-    """A block that cannot be reconstructed; the message says why."""
+class Brecq:
+    """The `Reconstructor` of BRECQ."""
 
-
-class Runner:
-    """Reconstructs the blocks of `model` in order; `current` is its copy in which finished weights are replaced.
-
-    Learns from the first `learned` of `feeds` and judges by the others.
-    """
-
-    def __init__(
-        self, model: ModelProto, current: ModelProto, sites: Mapping[str, LocatedSite], blocks: Sequence[Block],
-        feeds: Sequence[Feed], learned: int, settings: RoundingOptions,
-    ) -> None:  # fmt: skip
-        names = list(dict.fromkeys(name for block in blocks for name in (*block.inputs, block.exit)))
-        self._model, self._current, self._sites, self._settings = model, current, sites, settings
-        self._learned = learned
-        self._own, self._changed = Activations(model, names, feeds), Activations(current, names, feeds)
-        self._importance = importances(model, [block.exit for block in blocks], feeds, settings.seed)
+    def __init__(self, task: ReconstructionTask) -> None:
+        names = list(dict.fromkeys(name for block in task.blocks for name in (*block.inputs, block.exit)))
+        self._task = task
+        self._float = IncrementalExecutor(task.model, names, task.feeds)
+        self._quantized = IncrementalExecutor(task.current, names, task.feeds)
+        exits = [block.exit for block in task.blocks]
+        self._importance = importances(task.model, exits, task.feeds, task.settings.seed)
 
     def reconstruct(self, block: Block, starts: Mapping[str, Quantized]) -> tuple[dict[str, Quantized] | None, Outcome]:
-        """Codes of the block's sites by name, from `starts`; None where nothing is gained. Raises Misfit."""
-        try:
-            program = Program([self._model.graph.node[k] for k in block.nodes])
-        except UnknownOperator as reason:
-            raise Misfit(str(reason)) from reason
-        unusual = [name for name in block.sites if self._sites[name].site.dtype != "float32"]
-        if unusual:
-            raise Misfit(f"'{unusual[0]}' is {self._sites[unusual[0]].site.dtype}")
+        """See `Reconstructor`."""
+        weights, settings = self._task.weights, self._task.settings
+        program = self._program(block)
         try:
             samples = self._samples(block, program)
         except RuntimeFailure as failure:
             raise Misfit(f"ONNX Runtime: {failure}") from failure
-        stored = {self._sites[name].source.name: name for name in block.sites}
+        stored = {weights[name].source.name: name for name in block.sites}
         soft = {
-            value: SoftWeight(np.asarray(weight_values(self._sites[name]), np.float32), starts[name])
+            value: SoftWeight(np.asarray(weight_values(weights[name]), np.float32), starts[name])
             for value, name in stored.items()
         }
         given = {v: torch.from_numpy(dequantized(starts[n], np.dtype(np.float32))) for v, n in stored.items()}
+        loss = BlockLoss(
+            program=program, output=block.exit, constants=_constants(self._task.current, program), samples=samples
+        )
         try:
-            outcome = learn(
-                program, block.exit, soft, given, self._constants(self._current, program), samples,
-                self._settings.iterations, self._settings.seed,
-            )  # fmt: skip
+            outcome = learn(loss, soft, given, settings.iterations, settings.seed)
         except RuntimeError as error:
             raise Misfit(f"torch: {str(error).splitlines()[0][:120]}") from error
         if not outcome.after < outcome.before:
             return None, replace(outcome, after=outcome.before)
         return {name: soft[value].hardened() for value, name in stored.items()}, outcome
 
-    def pass_by(self, block: Block) -> None:
-        """What comes after finds all as it is after `reconstruct`, though ONNX Runtime's sums depend on its path."""
-        self._own.pass_by([*block.inputs, block.exit])
-        self._changed.pass_by(block.inputs)
+    def advance(self, block: Block) -> None:
+        """See `Reconstructor`. The same runs as in `reconstruct`: ONNX Runtime's sums depend on how a graph is cut."""
+        self._float.advance([*block.inputs, block.exit])
+        self._quantized.advance(block.inputs)
+
+    def _program(self, block: Block) -> Program:
+        """The block in torch. Raises Misfit where it lacks an operator, or a weight is not float32."""
+        weights = self._task.weights
+        try:
+            program = Program([self._task.model.graph.node[k] for k in block.nodes])
+        except UnknownOperator as reason:
+            raise Misfit(str(reason)) from reason
+        unusual = [name for name in block.sites if weights[name].site.dtype != "float32"]
+        if unusual:
+            raise Misfit(f"'{unusual[0]}' is {weights[unusual[0]].site.dtype}")
+        return program
 
     def _samples(self, block: Block, program: Program) -> Samples:
-        own = list(self._own.values([*block.inputs, block.exit]))
-        constants = self._constants(self._model, program)
+        """Inputs of the block in the quantized model, and what the float model gives. Raises Misfit, RuntimeFailure."""
+        own = list(self._float.values([*block.inputs, block.exit]))
+        constants = _constants(self._task.model, program)
         first = {name: _tensor(own[0][name]) for name in (*block.inputs, block.exit)}
         _check(program, block.exit, constants, {n: first[n] for n in block.inputs}, first[block.exit])
-        changed = list(self._changed.values(block.inputs))
+        changed = list(self._quantized.values(block.inputs))
         targets = [feed[block.exit] for feed in own]
         if any(t.ndim < 2 or t.shape[1:] != targets[0].shape[1:] or t.dtype != np.float32 for t in targets):
             raise Misfit("its outputs differ in shape from feed to feed")
@@ -103,12 +106,14 @@ class Runner:
         weight = self._importance.get(block.exit)
         rows, fixed = _apart(block.inputs, changed, [len(target) for target in targets])
         target = torch.from_numpy(np.concatenate(targets))
-        learned = sum(map(len, targets[: self._learned]))
+        learned = sum(map(len, targets[: self._task.learned]))
         return Samples(rows=rows, fixed=fixed, target=target, learned=learned, importance=weight)
 
-    def _constants(self, model: ModelProto, program: Program) -> dict[str, Tensor]:
-        read = program.reads
-        return {t.name: torch.from_numpy(_values(t)) for t in model.graph.initializer if t.name in read}
+
+def _constants(model: ModelProto, program: Program) -> dict[str, Tensor]:
+    """Stored tensors of `model` that the block reads, by name."""
+    read = program.reads
+    return {t.name: torch.from_numpy(_values(t)) for t in model.graph.initializer if t.name in read}
 
 
 def _tensor(value: FloatArray) -> Tensor:
@@ -139,7 +144,7 @@ def _check(
 def _check_rows(
     block: Block, program: Program, constants: Mapping[str, Tensor], feeds: Sequence[Mapping[str, FloatArray]]
 ) -> None:
-    """Whether some rows alone, in another order, give what they give among all."""
+    """Raises Misfit where some rows alone, in another order, do not give what they give among all."""
     targets = [feed[block.exit] for feed in feeds]
     rows, fixed = _apart(block.inputs, feeds, [len(target) for target in targets])
     some = torch.arange(sum(map(len, targets))).flip(0)[::2]

@@ -1,4 +1,7 @@
-"""How strongly the network's output reacts to each value at the exits of the blocks (the Fisher weights of BRECQ)."""
+"""How strongly the network's output depends on each value at the exits of the blocks.
+
+Source: the Fisher weights of BRECQ, Li et al. 2021, arXiv 2102.05426.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,27 @@ from mixquant_onnx.quantization.reconstruction.torch_operators import Program, U
 from mixquant_onnx.runtime.session import Feed
 
 MOST_VALUES = 1 << 28
+"""Most importances kept, 1 GiB of float32; beyond, all count as 1."""
+
 _DRAWS = 4
+"""Random directions that derivatives are estimated from."""
 
 
 def importances(model: ModelProto, exits: Sequence[str], feeds: Sequence[Feed], seed: int) -> dict[str, Tensor]:
-    """(1 + |g| / mean |g|) / 2 for every value at `exits`, rows of all feeds along the first axis.
+    """Importance of each value at the exits of blocks: (1 + |g| / mean |g|) / 2.
 
-    g^2 is the diagonal of J^T J, J the derivative of the first output, drawn by random directions of it; raw squares
-    do harm (the largest few decide all). Empty where the model has an operator that torch lacks here.
+    g^2 is the diagonal of J^T J, J the derivative of the first output, estimated from random directions of it. Squares
+    themselves do harm: the largest few dominate the loss.
+
+    Args:
+        model: The float model.
+        exits: Names of values.
+        feeds: Inputs of the model by name.
+        seed: Of the directions.
+
+    Returns:
+        By name, with the rows of all feeds along the first axis. Empty where torch lacks an operator of the model, or
+        there are more than MOST_VALUES.
     """
     try:
         program = Program(list(model.graph.node))

@@ -1,4 +1,7 @@
-"""BRECQ (Li et al. 2021, arXiv 2102.05426): the rounding of all weights of a block, learned on the block's output."""
+"""The rounding of all weights of a block, learned together on the block's output.
+
+Source: BRECQ, Li et al. 2021, arXiv 2102.05426; the parametrisation of each weight is AdaRound's.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixquant_onnx.quantization.reconstruction.outcome import Outcome
+from mixquant_onnx.quantization.reconstruction.reconstructor import Outcome
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program
+from mixquant_onnx.quantization.rounding.adaround import RATE, annealed_exponent, warm_up
 
-_RATE = 0.1
-_WARM = 0.2
-"""Share of the iterations before the regulariser sets in."""
-_BETA = (20.0, 2.0)
 _STRENGTH = 1.0
 """Weight of the regulariser, in units of the loss's mean gradient at round to nearest."""
 
 _NEAR = (0.1, 1.0)
-"""Share of a change's own error that is added to the loss, so that weights of no effect stay as they are; the next one
-where what was learned does worse on other rows. Without it Adam turns every weight, and 300 steps on EfficientNet-Lite0
-end above what they started from, on the very rows that they learn from."""
+"""Strengths of a proximal term (a change's own error) in the loss, so that weights without effect stay as they are; the
+second is tried where the first does worse on other rows. Without it Adam moves every weight, and 300 steps on
+EfficientNet-Lite0 end above the loss that they started from, on the rows that they learn from."""
 
 _DRAWS = 16
+"""Random directions that the curvature is estimated from."""
 
 _HELD = 8
-"""Every how many rows one is kept from learning where none are held back: few rows are soon learned by heart."""
+"""Every how many rows one is kept from learning where none are held back, to detect overfitting."""
 
 _BATCH = (4, 16)
 """Fewest and most rows of a step."""
@@ -37,15 +38,19 @@ _VALUES = 1 << 19
 """Values that the rows of a step take and give, about."""
 
 _LOOK = 25
-"""Iterations after which it is looked whether all weights are decided: then nothing moves any more."""
+"""Iterations between checks whether all weights are at a level: then gradients are 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Samples:
-    """What a block takes and gives: rows along the first axis of all that is in `rows`; `fixed` is the same for all.
+    """Inputs and wanted outputs of a block.
 
-    `target` is the float model's output for the same rows; `importance` a factor for its squared errors, or None.
-    The first `learned` rows are to learn from, the others to judge what was learned.
+    Args:
+        rows: Inputs by name, with samples along the first axis.
+        fixed: Inputs that are the same for all samples.
+        target: The float model's output for the same samples [count, ...].
+        learned: The first samples are learned from, the others judge.
+        importance: A factor for each squared error, of the shape of `target`; None for 1.
     """
 
     rows: Mapping[str, Tensor]
@@ -56,15 +61,17 @@ class Samples:
 
     @property
     def count(self) -> int:
+        """Number of samples."""
         return int(self.target.shape[0])
 
     @property
     def at_once(self) -> int:
-        """Rows of a step, fewer where each holds much: an image of 112 x 112 is 12544 samples by itself."""
+        """Samples of a step, fewer where each is large: an image of 112 x 112 has 12544 positions by itself."""
         held = sum(value[0].numel() for value in self.rows.values()) + self.target[0].numel()
         return max(_BATCH[0], min(_BATCH[1], _VALUES // max(held, 1)))
 
     def batch(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Inputs by name, targets and importance of the samples `index`."""
         chosen = {name: value[index] for name, value in self.rows.items()}
         weight = None if self.importance is None else self.importance[index]
         return {**chosen, **self.fixed}, self.target[index], weight
@@ -75,36 +82,73 @@ def channel_axis(target: Tensor) -> int:
     return 1 if target.ndim == 4 else target.ndim - 1
 
 
-def _loss(found: Tensor, target: Tensor, importance: Tensor | None) -> Tensor:
-    error = (found - target) ** 2
-    if importance is not None:
-        error = error * importance
-    return error.sum(channel_axis(target)).mean()
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BlockLoss:
+    """The error of a block's output as a function of its weights.
+
+    Args:
+        program: The block's nodes.
+        output: Name of its output.
+        constants: Its stored tensors that are not learned, by name.
+        samples: Inputs and targets.
+    """
+
+    program: Program
+    output: str
+    constants: Mapping[str, Tensor]
+    samples: Samples
+
+    def found(self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Tensor:
+        """The output for the inputs `given`, with `weights` by tensor name."""
+        return self.program.run({**self.constants, **given, **weights}, [self.output])[0]
+
+    def on(self, weights: Mapping[str, Tensor], index: Tensor) -> Tensor:
+        """The mean squared error on the samples `index`, summed over channels; squares times the importance."""
+        given, target, importance = self.samples.batch(index)
+        error = (self.found(weights, given) - target) ** 2
+        if importance is not None:
+            error = error * importance
+        return error.sum(channel_axis(target)).mean()
+
+    def error(self, weights: Mapping[str, Tensor], rows: Tensor) -> float:
+        """The same as a number, over all of `rows`."""
+        total = 0.0
+        with torch.no_grad():
+            for index in torch.split(rows, self.samples.at_once):
+                total += float(self.on(weights, index)) * len(index)
+        return total / len(rows)
 
 
 def learn(
-    program: Program, output: str, soft: Mapping[str, SoftWeight], start: Mapping[str, Tensor],
-    constants: Mapping[str, Tensor], samples: Samples, iterations: int, seed: int,
-) -> Outcome:  # fmt: skip
-    """Learns the rounding of `soft` (by the names of their tensors) so that `output` comes close to the target.
+    loss: BlockLoss, soft: Mapping[str, SoftWeight], start: Mapping[str, Tensor], iterations: int, seed: int
+) -> Outcome:
+    """Learn the rounding of a block's weights so that its output comes close to the target.
 
-    `start`: the weights as they are quantized already, which the outcome is compared with.
+    Args:
+        loss: The error of the block's output.
+        soft: Its weights by tensor name; changed in place.
+        start: The weights as quantized already, which the outcome is compared with.
+        iterations: Steps of Adam, at most.
+        seed: Of the drawn rows and directions.
+
+    Returns:
+        The errors before and after, on samples that were not learned from.
+
+    Raises:
+        RuntimeError: From torch, or where a weight has no effect on the output.
     """
     random = torch.Generator().manual_seed(seed)
-    learned, judged = _rows(samples)
-    before = _error(program, output, start, constants, samples, judged)
-    _set_units(program, output, soft, constants, samples)
-    curvatures = _curvatures(program, output, start, constants, samples, learned, random)
-    steps = 0
+    learned, judged = _rows(loss.samples)
+    before = loss.error(start, judged)
+    _set_units(loss, soft)
+    curvatures = _curvatures(loss, start, learned, random)
+    steps, after = 0, before
     for near in _NEAR:
         for weight in soft.values():
             weight.begin()
-        steps += _descend(
-            program, output, soft, constants, samples, learned, iterations, random,
-            {name: near * curvature for name, curvature in curvatures.items()},
-        )  # fmt: skip
-        hard = {name: weight.at(weight.decided()) for name, weight in soft.items()}
-        after = _error(program, output, hard, constants, samples, judged)
+        proximal = {name: near * curvature for name, curvature in curvatures.items()}
+        steps += _descend(loss, soft, learned, iterations, random, proximal)
+        after = loss.error({name: weight.at(weight.decided()) for name, weight in soft.items()}, judged)
         if after < before:
             break
     still_open = float(np.mean([weight.open_share() for weight in soft.values()]))
@@ -112,25 +156,22 @@ def learn(
 
 
 def _descend(
-    program: Program, output: str, soft: Mapping[str, SoftWeight], constants: Mapping[str, Tensor], samples: Samples,
-    learned: Tensor, iterations: int, random: torch.Generator, curvatures: Mapping[str, Tensor],
+    loss: BlockLoss, soft: Mapping[str, SoftWeight], learned: Tensor, iterations: int, random: torch.Generator,
+    proximal: Mapping[str, Tensor],
 ) -> int:  # fmt: skip
-    """Learns from the rows `learned`; the iterations that it took."""
-    adam = torch.optim.Adam([weight.hidden for weight in soft.values()], lr=_RATE)
-    warm = int(_WARM * iterations)
+    """Adam on the rows `learned`, with `proximal` curvatures; the iterations that it took."""
+    adam = torch.optim.Adam([weight.hidden for weight in soft.values()], lr=RATE)
+    warm = warm_up(iterations)
     step = 0
     for step in range(iterations):
-        index = _drawn(learned, samples.at_once, random)
-        given, target, importance = samples.batch(index)
-        weights = {name: weight.at(weight.up()) for name, weight in soft.items()}
-        loss = _loss(program.run({**constants, **given, **weights}, [output])[0], target, importance)
-        loss = loss + sum((weight.away(curvatures[name]) for name, weight in soft.items()), torch.zeros(()))
+        index = _drawn(learned, loss.samples.at_once, random)
+        total = loss.on({name: weight.at(weight.up()) for name, weight in soft.items()}, index)
+        total = total + sum((weight.away(proximal[name]) for name, weight in soft.items()), torch.zeros(()))
         if step >= warm:
-            progress = (step - warm) / max(iterations - warm, 1)
-            beta = _BETA[1] + 0.5 * (_BETA[0] - _BETA[1]) * (1 + np.cos(np.pi * progress))
-            loss = loss + sum((weight.indecision(beta) for weight in soft.values()), torch.zeros(()))
+            beta = annealed_exponent(step, iterations)
+            total = total + sum((weight.indecision(beta) for weight in soft.values()), torch.zeros(()))
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         adam.step()
         if step >= warm and step % _LOOK == 0 and all(weight.open_share() == 0 for weight in soft.values()):
             break
@@ -142,16 +183,17 @@ def _drawn(rows: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 
 def _curvatures(
-    program: Program, output: str, start: Mapping[str, Tensor], constants: Mapping[str, Tensor], samples: Samples,
-    learned: Tensor, random: torch.Generator,
-) -> dict[str, Tensor]:  # fmt: skip
-    """How fast the loss grows with the square of each weight's change alone: the diagonal of J^T J, J the derivative
-    of the output, drawn by random directions of it."""
+    loss: BlockLoss, start: Mapping[str, Tensor], learned: Tensor, random: torch.Generator
+) -> dict[str, Tensor]:
+    """How fast the loss grows with the square of each weight's change alone, by name.
+
+    The diagonal of J^T J, J the derivative of the output, estimated from random directions of it.
+    """
     total = {name: torch.zeros_like(value) for name, value in start.items()}
     for _ in range(_DRAWS):
-        given, _, importance = samples.batch(_drawn(learned, samples.at_once, random))
+        given, _, importance = loss.samples.batch(_drawn(learned, loss.samples.at_once, random))
         weights = {name: value.clone().requires_grad_(True) for name, value in start.items()}
-        found = program.run({**constants, **given, **weights}, [output])[0]
+        found = loss.found(weights, given)
         direction = torch.randn(found.shape, generator=random)
         if importance is not None:
             direction = direction * importance.sqrt()
@@ -169,27 +211,11 @@ def _rows(samples: Samples) -> tuple[Tensor, Tensor]:
     return every[~held], every[held]
 
 
-def _error(
-    program: Program, output: str, weights: Mapping[str, Tensor], constants: Mapping[str, Tensor], samples: Samples,
-    rows: Tensor,
-) -> float:  # fmt: skip
-    total = 0.0
-    with torch.no_grad():
-        for index in torch.split(rows, samples.at_once):
-            given, target, importance = samples.batch(index)
-            found = program.run({**constants, **given, **weights}, [output])[0]
-            total += float(_loss(found, target, importance)) * len(index)
-    return total / len(rows)
-
-
-def _set_units(
-    program: Program, output: str, soft: Mapping[str, SoftWeight], constants: Mapping[str, Tensor], samples: Samples,
-) -> None:  # fmt: skip
+def _set_units(loss: BlockLoss, soft: Mapping[str, SoftWeight]) -> None:
     """The unit of each regulariser: the mean derivative by the rounding, where all weights are at a level."""
     ups = {name: (weight.up().detach() > 0.5).float().requires_grad_(True) for name, weight in soft.items()}
-    given, target, importance = samples.batch(torch.arange(min(4 * samples.at_once, samples.count)))
-    weights = {name: soft[name].at(up) for name, up in ups.items()}
-    _loss(program.run({**constants, **given, **weights}, [output])[0], target, importance).backward()  # type: ignore[no-untyped-call]
+    index = torch.arange(min(4 * loss.samples.at_once, loss.samples.count))
+    loss.on({name: soft[name].at(up) for name, up in ups.items()}, index).backward()  # type: ignore[no-untyped-call]
     for name, up in ups.items():
         if up.grad is None:
             raise RuntimeError(f"'{name}' does not reach what the block gives")

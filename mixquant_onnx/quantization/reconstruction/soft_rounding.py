@@ -1,4 +1,7 @@
-"""A weight whose rounding, up or down, is being learned (AdaRound, Nagel et al. 2020, arXiv 2004.10568)."""
+"""A weight whose rounding, up or down, is being learned.
+
+Source: AdaRound, Nagel et al. 2020, arXiv 2004.10568, equations 22 to 24.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,19 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.granularity import effective_grid, expand_params
 from mixquant_onnx.numerics.integers import levels
 from mixquant_onnx.numerics.scheme import Quantized
-
-_STRETCH = (-0.1, 1.1)
-"""The rectified sigmoid of the paper, equations 22 to 24."""
-
+from mixquant_onnx.quantization.rounding.adaround import STRETCH
 
 _DECIDED = 0.5
 """How far a weight starts towards the level it has, from its own place between the two."""
 
 
 class SoftWeight:
-    """Each of `weight` between the level that `q` gives it and the next one towards its own value."""
+    """Each element between two neighbouring levels: the one that it has, and the next one towards its float value.
+
+    Args:
+        weight: The float weight.
+        q: The same weight quantized; gives scales, zero points and the levels to start from.
+    """
 
     def __init__(self, weight: NDArray[np.float32], q: Quantized) -> None:
         grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
@@ -40,27 +45,27 @@ class SoftWeight:
         above = ((own >= code) & (code < self._highest)) | (code == 0)
         self._code, self._floor = code, torch.where(above, code, code - 1)
         place = (own - self._floor).clamp(0, 1)
-        low, high = _STRETCH
+        low, high = STRETCH
         start = (_DECIDED * (~above).float() + (1 - _DECIDED) * place).clamp(0.01, 0.99)
         self._start = torch.logit((start - low) / (high - low))
         self.unit = 1.0
         self.begin()
 
     def begin(self) -> None:
-        """Undecided again, as nothing was learned."""
+        """Back to the start: nothing learned."""
         self.hidden = self._start.clone().requires_grad_(True)
 
     def up(self) -> Tensor:
-        """Share of the way to the upper level, 0 to 1."""
-        low, high = _STRETCH
+        """Share of the way to the upper level, 0 to 1, of the weight's shape (the rectified sigmoid)."""
+        low, high = STRETCH
         return (torch.sigmoid(self.hidden) * (high - low) + low).clamp(0, 1)
 
     def at(self, up: Tensor) -> Tensor:
-        """The weight where it is `up` of the way."""
+        """The weight where each element is the share `up` of the way to its upper level."""
         return ((self._floor + up).clamp(max=self._highest) - self._zero) * self._scale
 
     def away(self, curvature: Tensor) -> Tensor:
-        """Squared distance from the weight it started as, each element's times its `curvature`."""
+        """Sum of `curvature` x squared distance from the weight that it started as."""
         return (curvature * ((self._floor + self.up() - self._code) * self._scale) ** 2).sum()
 
     def indecision(self, beta: float) -> Tensor:
@@ -77,5 +82,6 @@ class SoftWeight:
         return (self.hidden.detach() > 0).float()
 
     def hardened(self) -> Quantized:
+        """The weight with the codes that were learned."""
         codes = (self._floor + self.decided()).clamp(max=self._highest).to(torch.uint8)
         return replace(self._q, codes=codes.numpy())

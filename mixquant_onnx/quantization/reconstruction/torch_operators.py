@@ -1,7 +1,8 @@
-"""ONNX operators as differentiable torch functions: (attributes, inputs) -> output or outputs. One row an operator.
+"""ONNX operators as differentiable torch functions: (attributes, inputs) -> output or outputs.
 
-Written here because the converters of the index (onnx2pytorch 0.6, onnx2torch 1.5) do not import without torchvision,
-and take weights as parameters of modules; here they are tensors that the caller computes.
+Which function computes an operator is in its row of `model/operators.py`; here are those that torch does not have under
+that name. Written here because the converters of the package index (onnx2pytorch 0.6, onnx2torch 1.5) do not import
+without torchvision, and take weights as parameters of modules; here they are tensors that the caller computes.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import NodeProto, numpy_helper
 from torch import Tensor
 
-from mixquant_onnx.model.operators import attributes
+from mixquant_onnx.model.operators import attributes, operator_of
 from mixquant_onnx.quantization.reconstruction.supported import is_known
 
 At = Mapping[str, Any]
-Operator = Callable[[At, Sequence[Any]], Any]
+Function = Callable[[At, Sequence[Any]], Any]
 
 _TYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
 
@@ -80,7 +81,7 @@ def _axes(at: At, inputs: Sequence[Any], position: int = 1) -> list[int] | None:
     return [int(v) for v in at["axes"]] if "axes" in at else None
 
 
-def _reduce(kind: str) -> Operator:
+def _reduce(kind: str) -> Function:
     def run(at: At, inputs: Sequence[Any]) -> Any:
         x = inputs[0]
         axes = _axes(at, inputs)
@@ -109,7 +110,7 @@ def _batch_norm(at: At, inputs: Sequence[Any]) -> Tensor:
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, at.get("epsilon", 1e-5))
 
 
-def _pool(kind: str) -> Operator:
+def _pool(kind: str) -> Function:
     def run(at: At, inputs: Sequence[Any]) -> Any:
         kernel = [int(v) for v in at["kernel_shape"]]
         rank = len(kernel)
@@ -187,64 +188,106 @@ def _constant(at: At, inputs: Sequence[Any]) -> Tensor:
     raise UnknownOperator("Constant of another kind")
 
 
-def _one(run: Callable[..., Any]) -> Operator:
-    """An operator of tensors alone."""
+def _tensors(run: Callable[..., Any]) -> Function:
+    """A function of tensors alone, without attributes."""
     return lambda at, inputs: run(*inputs)
 
 
-OPERATORS: dict[str, Operator] = {
-    "Conv": _conv, "Gemm": _gemm, "MatMul": _one(torch.matmul),
-    "Add": _one(torch.add), "Sub": _one(torch.sub), "Mul": _one(torch.mul), "Div": _one(torch.div),
-    "Pow": _one(lambda x, y: torch.pow(x, y.to(x.dtype))), "Sqrt": _one(torch.sqrt), "Neg": _one(torch.neg),
-    "Exp": _one(torch.exp), "Log": _one(torch.log), "Abs": _one(torch.abs), "Erf": _one(torch.erf),
-    "Reciprocal": _one(torch.reciprocal), "Tanh": _one(torch.tanh), "Sigmoid": _one(torch.sigmoid),
-    "Relu": _one(torch.relu), "Min": _one(torch.minimum), "Max": _one(torch.maximum), "Where": _one(torch.where),
-    "Identity": _one(lambda x: x), "Clip": _clip,
-    "HardSigmoid": lambda at, i: torch.clamp(i[0] * at.get("alpha", 0.2) + at.get("beta", 0.5), 0, 1),
-    "HardSwish": _one(F.hardswish), "LeakyRelu": lambda at, i: F.leaky_relu(i[0], at.get("alpha", 0.01)),
-    "Gelu": lambda at, i: F.gelu(i[0], approximate=bytes(at.get("approximate", b"none")).decode()),
-    "Softmax": lambda at, i: torch.softmax(i[0], int(at.get("axis", -1))),
-    "LayerNormalization": _layer_norm, "BatchNormalization": _batch_norm,
-    "GlobalAveragePool": _one(lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)),
-    "AveragePool": _pool("avg"), "MaxPool": _pool("max"),
-    "ReduceMean": _reduce("mean"), "ReduceSum": _reduce("sum"), "ReduceMax": _reduce("amax"),
-    "Reshape": _reshape, "Flatten": lambda at, i: i[0].reshape(math.prod(i[0].shape[: int(at.get("axis", 1))]), -1),
-    "Transpose": lambda at, i: i[0].permute(*at.get("perm", range(i[0].ndim - 1, -1, -1))),
-    "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Concat": lambda at, i: torch.cat(list(i), int(at["axis"])),
-    "Split": _split, "Slice": _slice, "Pad": _pad, "Gather": _gather, "Constant": _constant,
-    "Cast": lambda at, i: i[0].to(_TYPES[int(at["to"])]), "Shape": _one(lambda x: torch.tensor(x.shape)),
-    "Expand": lambda at, i: i[0] * torch.ones([int(v) for v in i[1]], dtype=i[0].dtype),
-}  # fmt: skip
+FUNCTIONS: dict[str, Function] = {
+    "avg_pool": _pool("avg"),
+    "batch_norm": _batch_norm,
+    "cast": lambda at, i: i[0].to(_TYPES[int(at["to"])]),
+    "cat": lambda at, i: torch.cat(list(i), int(at["axis"])),
+    "clip": _clip,
+    "constant": _constant,
+    "conv": _conv,
+    "expand": lambda at, i: i[0] * torch.ones([int(v) for v in i[1]], dtype=i[0].dtype),
+    "flatten": lambda at, i: i[0].reshape(math.prod(i[0].shape[: int(at.get("axis", 1))]), -1),
+    "gather": _gather,
+    "gelu": lambda at, i: F.gelu(i[0], approximate=bytes(at.get("approximate", b"none")).decode()),
+    "gemm": _gemm,
+    "global_avg_pool": _tensors(lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)),
+    "hard_sigmoid": lambda at, i: torch.clamp(i[0] * at.get("alpha", 0.2) + at.get("beta", 0.5), 0, 1),
+    "hard_swish": _tensors(F.hardswish),
+    "identity": _tensors(lambda x: x),
+    "layer_norm": _layer_norm,
+    "leaky_relu": lambda at, i: F.leaky_relu(i[0], at.get("alpha", 0.01)),
+    "max_pool": _pool("max"),
+    "pad": _pad,
+    "permute": lambda at, i: i[0].permute(*at.get("perm", range(i[0].ndim - 1, -1, -1))),
+    "pow": _tensors(lambda x, y: torch.pow(x, y.to(x.dtype))),
+    "reduce_max": _reduce("amax"),
+    "reduce_mean": _reduce("mean"),
+    "reduce_sum": _reduce("sum"),
+    "reshape": _reshape,
+    "shape": _tensors(lambda x: torch.tensor(x.shape)),
+    "slice": _slice,
+    "softmax": lambda at, i: torch.softmax(i[0], int(at.get("axis", -1))),
+    "split": _split,
+    "squeeze": _squeeze,
+    "unsqueeze": _unsqueeze,
+}
+"""By the name in the operator's row. Other names are functions of torch that take the inputs and no attributes."""
+
+
+def function_of(name: str) -> Function:
+    """The function of the name in an operator's row.
+
+    Raises:
+        UnknownOperator: Neither this module nor torch has it.
+    """
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    if not name or not hasattr(torch, name):
+        raise UnknownOperator(f"torch function '{name}'")
+    return _tensors(getattr(torch, name))
 
 
 Tap = Callable[[str, Tensor], Tensor]
 
 
 class Program:
-    """Nodes in order, run on tensors by name."""
+    """A part of a graph that runs in torch.
+
+    Args:
+        nodes: Nodes in the order of the graph.
+
+    Raises:
+        UnknownOperator: torch does not compute a node here.
+    """
 
     def __init__(self, nodes: Sequence[NodeProto]) -> None:
-        """Raises UnknownOperator for a node that is not in the table."""
         self._nodes = list(nodes)
         unknown = [node.op_type for node in nodes if not is_known(node)]
         if unknown:
             raise UnknownOperator(f"operator {unknown[0]}")
+        self._functions = [function_of(operator_of(node).torch) for node in nodes]
         self._attributes = [attributes(node) for node in nodes]
         self.reads = {name for node in nodes for name in node.input if name}
 
     def run(
         self, values: Mapping[str, Tensor], wanted: Sequence[str], taps: Mapping[str, Tap] | None = None
     ) -> list[Tensor]:
-        """The values `wanted`, from those given; what is given is not computed. Raises UnknownOperator.
+        """Compute values.
 
-        `taps` are called with the values of their names, and what they return goes on instead.
+        Args:
+            values: Inputs, stored tensors and weights by name; nodes whose outputs are given are not run.
+            wanted: Names of the values to compute.
+            taps: Functions (name, value) -> value, called with the values of their names; what they return takes the
+                value's place.
+
+        Returns:
+            The values, in the order of `wanted`.
+
+        Raises:
+            UnknownOperator: A form of an operator that torch does not compute here.
         """
         known: dict[str, Any] = dict(values)
-        for node, at in zip(self._nodes, self._attributes, strict=True):
+        for node, at, function in zip(self._nodes, self._attributes, self._functions, strict=True):
             if all(name in known for name in node.output):
                 continue
             inputs = [known[name] if name else None for name in node.input]
-            found = OPERATORS[node.op_type](at, inputs)
+            found = function(at, inputs)
             outputs = found if isinstance(found, list) else [found]
             for name, value in zip(node.output, outputs, strict=False):
                 known[name] = taps[name](name, value) if taps and name in taps else value

@@ -1,5 +1,6 @@
-"""Codes of a weight on a fixed grid of scales and zero points, given the second moments of its inputs.
+"""Codes of a weight on given scales and zero points.
 
-All minimise tr((Q - W) M (Q - W)^T), the layer's mean squared output error, with M = E[x x^T]; rows with
-different inputs (the groups of a Conv) are one batch. Data, images and autodiff are not needed for that.
+In: a `Problem` (second moments of the inputs), or moments for `bias_corrected`. Out: levels or codes. Rows with
+different inputs (the groups of a Conv) are one batch. One more method is a file here with `solve(problem)`, and a row
+in `quantization/methods.py`.
 """

@@ -1,23 +1,36 @@
 """Coordinate descent: each weight in turn takes the level that is best given all others of its row.
 
-As QuantEase (Behdin et al. 2023, arXiv 2309.01885); started from GPTQ's answer it removes what GPTQ could no
-longer change.
+As QuantEase (Behdin et al. 2023, arXiv 2309.01885). Started from GPTQ's codes it lowers the error that is left in
+columns which GPTQ had already fixed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from mixquant_onnx.quantization.rounding.objective import Problem, Rows
+from mixquant_onnx.quantization.rounding.objective import Problem, Rounding, Rows
 
 _BATCH = 64
+"""Columns after which slopes are computed anew; does not change the result."""
+
 _SWEEPS = 10
+"""Most sweeps over all columns."""
+
 _SETTLED = 1e-3
-"""Share of weights changed in a sweep below which it ends."""
+"""Share of weights changed in a sweep below which it ends: later sweeps hardly lower the error."""
 
 
 def solve(problem: Problem, start: Rows, sweeps: int = _SWEEPS) -> Rows:
-    """Levels [groups, n, K] whose loss is at most that of `start`."""
+    """Improve a solution of `problem`.
+
+    Args:
+        problem: The rounding problem.
+        start: Levels [groups, n, K].
+        sweeps: Most sweeps over all columns.
+
+    Returns:
+        Levels [groups, n, K] whose loss is at most that of `start`.
+    """
     width = problem.matrix.shape[2]
     target = problem.target
     scale = np.broadcast_to(problem.scale, target.shape)
@@ -43,3 +56,8 @@ def solve(problem: Problem, start: Rows, sweeps: int = _SWEEPS) -> Rows:
         if changed <= _SETTLED * error.size:
             break
     return np.asarray(target + error, np.float32)
+
+
+def after(rounding: Rounding) -> Rounding:
+    """`rounding`, improved by coordinate descent."""
+    return lambda problem: solve(problem, rounding(problem))

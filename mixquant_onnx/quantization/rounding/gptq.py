@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al. 2023, arXiv 2210.17323): column after column, the error handed on to those that follow."""
+"""GPTQ: columns are rounded one after another, and later columns are adjusted to compensate the error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ _BATCH = 64
 
 
 def solve(problem: Problem) -> Rows:
-    """Levels [groups, n, K]. Columns go by falling E[x_j^2], summed over groups (act-order)."""
+    """Round by GPTQ, columns in order of falling E[x_j^2], summed over groups (act-order).
+
+    Returns:
+        Levels [groups, n, K].
+
+    Source:
+        Frantar et al. 2023, arXiv 2210.17323, algorithm 1; act-order is of the authors' code.
+    """
     width = problem.matrix.shape[2]
     diagonal = np.einsum("gjj->j", problem.matrix)
     order = np.argsort(-diagonal, kind="stable")

@@ -1,7 +1,8 @@
-"""The common form of a rounding problem."""
+"""The common form of a rounding problem: a layer's mean squared output error over codes on given scales."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,14 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Problem:
-    """Weights `target` [groups, n, K] to be levels `scale` x (code - `zero_point`), codes 0..`highest`.
+    """Find levels Q = scale x (code - zero point) that minimise tr((Q - W) M (Q - W)^T).
 
-    `scale` and `zero_point` broadcast against target; `matrix` [groups, K, K] is positive definite.
+    Args:
+        target: The weights W [groups, n, K].
+        scale: Broadcasts against `target`.
+        zero_point: Broadcasts against `target`.
+        highest: The highest code, 2^bits - 1; the lowest is 0.
+        matrix: M = E[x x^T] [groups, K, K], positive definite.
     """
 
     target: Rows
@@ -26,13 +32,18 @@ class Problem:
     matrix: Rows
 
     def nearest(self, values: Rows, scale: Rows, zero_point: Rows) -> Rows:
-        """The level nearest to each of `values` (round half to even, then saturate)."""
+        """The level nearest to each of `values`, which broadcasts with both others (half to even, then saturated)."""
         codes = np.rint(values / scale) + zero_point
         return np.asarray((np.clip(codes, 0, self.highest) - zero_point) * scale, np.float32)
 
     def rounded(self) -> Rows:
+        """The target rounded to nearest [groups, n, K]."""
         return self.nearest(self.target, self.scale, self.zero_point)
 
     def loss(self, levels: Rows) -> float:
-        """tr((Q - W) M (Q - W)^T)."""
+        """tr((Q - W) M (Q - W)^T) of `levels` Q [groups, n, K]: the output error, summed over outputs."""
         return quadratic_error(levels - self.target, self.matrix)
+
+
+Rounding = Callable[[Problem], Rows]
+"""What a rounding method is: the levels [groups, n, K] of a problem."""

@@ -1,7 +1,7 @@
-"""How far the second moments of a weight's inputs are to be trusted, found on samples held back.
+"""How strongly the second moments of a layer's inputs are shrunk, chosen by cross-validation between two halves.
 
-Positions of one image or tokens of one text are no independent samples, and how much less they tell differs from model
-to model: what is best for a language model ruins a CNN calibrated on 63 photos by 0.8 dB, and the other way round.
+Positions of one image or tokens of one text are not independent samples, and how much less they tell differs from model
+to model: what is best for a language model costs a CNN calibrated on 63 photos 0.8 dB, and the reverse.
 """
 
 from __future__ import annotations
@@ -14,39 +14,63 @@ from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 
-_FACTORS = (1.0, 4.0, 1 / 8)
-"""As how many independent samples each may count; the first where there is nothing to choose by."""
+_SAMPLE_WEIGHTS = (1.0, 4.0, 1 / 8)
+"""Candidates: as how many independent samples each sample counts; the first wins a tie. One for all models would cost
+up to 0.8 dB (docs/accuracy.md)."""
 
-_NO_DOUBT = 0.05
-"""Share of the moments dropped at the least of `_FACTORS`, below which nothing is tried."""
+_NO_SHRINKAGE = 0.05
+"""Share of the moments dropped at the least of `_SAMPLE_WEIGHTS`, below which nothing is tried: all would give nearly
+the same codes."""
 
 _MOST_ROWS = 64
-"""Outputs of a layer that are quantized to find out."""
+"""Outputs of a layer that are quantized to compare the candidates: a matter of time."""
 
 
-def trusted(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
-    """`problem`, of repeating on `inputs` what the weights `rows` [groups, n, K] gave, with `inputs` trusted as far as
-    does best."""
-    factor = trust(problem, rows, inputs)
-    return problem if factor == inputs.trust else posed(problem, rows, replace(inputs, trust=factor))
+def with_best_shrinkage(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
+    """`problem` with the shrinkage of its inputs' second moments that does best.
+
+    Args:
+        problem: The rounding of `rows` for `inputs`.
+        rows: The float weights [groups, n, K].
+        inputs: Second moments, with halves where they can be cross-validated.
+
+    Returns:
+        `problem`, or one with another matrix and target.
+    """
+    best = best_sample_weight(problem, rows, inputs)
+    if best == inputs.sample_weight:
+        return problem
+    return for_inputs(problem, rows, replace(inputs, sample_weight=best))
 
 
-def posed(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
-    """`problem` on the same grid, for `inputs`."""
+def for_inputs(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
+    """`problem`, the rounding of the float weights `rows` [groups, n, K], restated for `inputs`; the same scales."""
     return replace(problem, target=inputs.target(rows), matrix=inputs.shrunk())
 
 
-def trust(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
-    """As how many independent samples each of `inputs` counts: what does best on one half, learned from the other."""
-    if inputs.halves is None or inputs.width < _NO_DOUBT * inputs.samples * min(_FACTORS):
-        return inputs.trust
+def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
+    """As how many independent samples each sample should count: the weight with the least error across halves.
+
+    Each candidate quantizes some rows on one half of the data and is judged on the other.
+
+    Args:
+        problem: The rounding of `rows` for `inputs`.
+        rows: The float weights [groups, n, K].
+        inputs: Second moments.
+
+    Returns:
+        One of `_SAMPLE_WEIGHTS`; that of `inputs` where there are no halves, or samples enough that it does not matter.
+    """
+    least = inputs.samples * min(_SAMPLE_WEIGHTS)
+    if inputs.halves is None or inputs.width < _NO_SHRINKAGE * least:
+        return inputs.sample_weight
     fit, held = inputs.halves
     every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
     some = rows[:, ::every]
     scale, zero = (np.broadcast_to(part, rows.shape)[:, ::every] for part in (problem.scale, problem.zero_point))
     fewer = replace(problem, target=some, scale=scale, zero_point=zero)
     losses = {}
-    for factor in _FACTORS:
-        levels = gptq.solve(posed(fewer, some, replace(fit, trust=factor)))
-        losses[factor] = held.output_loss(some, levels)
-    return min(losses, key=lambda factor: losses[factor])
+    for weight in _SAMPLE_WEIGHTS:
+        levels = gptq.solve(for_inputs(fewer, some, replace(fit, sample_weight=weight)))
+        losses[weight] = held.output_loss(some, levels)
+    return min(losses, key=lambda weight: losses[weight])

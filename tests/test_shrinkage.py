@@ -1,4 +1,4 @@
-"""How far the second moments of a layer's inputs are trusted."""
+"""The shrinkage of second moments, cross-validated between halves of the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.quadratic import quadratic_error
 from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
-from mixquant_onnx.quantization.rounding.shrinkage import posed, trust
+from mixquant_onnx.quantization.rounding.shrinkage import best_sample_weight, for_inputs
 
 WIDTH = 96
 
@@ -49,20 +49,20 @@ def question(seed: int) -> tuple[Problem, Rows]:
     return Problem(target=rows, scale=scale, zero_point=zero_point, highest=15, matrix=matrix), rows
 
 
-def test_repeated_samples_are_trusted_less_and_that_helps_on_others() -> None:
+def test_repeated_samples_count_less_and_that_helps_on_others() -> None:
     problem, rows = question(1)
     inputs = moments_of(inputs_of(repeats=64, kinds=8, seed=2))
-    assert trust(problem, rows, inputs) < 1
+    assert best_sample_weight(problem, rows, inputs) < 1
     others = moments_of(inputs_of(repeats=1, kinds=4000, seed=3)).matrix
     errors = [
-        quadratic_error(gptq.solve(posed(problem, rows, replace(inputs, trust=t))) - rows, others)
-        for t in (trust(problem, rows, inputs), 1.0)
+        quadratic_error(gptq.solve(for_inputs(problem, rows, replace(inputs, sample_weight=t))) - rows, others)
+        for t in (best_sample_weight(problem, rows, inputs), 1.0)
     ]
     assert errors[0] < 0.95 * errors[1]
 
 
-def test_samples_that_owe_nothing_to_each_other_are_trusted_more() -> None:
-    assert trust(*question(1), moments_of(inputs_of(repeats=1, kinds=24, seed=2))) > 1
+def test_independent_samples_count_more() -> None:
+    assert best_sample_weight(*question(1), moments_of(inputs_of(repeats=1, kinds=24, seed=2))) > 1
 
 
 @pytest.mark.parametrize("feeds", [1, 2, 5])
@@ -81,10 +81,12 @@ def test_halves_are_what_the_whole_is_made_of(feeds: int) -> None:
         assert not np.allclose(one.matrix, two.matrix)
 
 
-def test_without_halves_or_doubt_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_halves_or_with_many_samples_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = moments_of(inputs_of(repeats=1, kinds=3000, seed=2))
     monkeypatch.setattr(gptq, "solve", None)
-    assert trust(*question(1), inputs) == trust(*question(1), replace(inputs, halves=None)) == 1
+    assert (
+        best_sample_weight(*question(1), inputs) == best_sample_weight(*question(1), replace(inputs, halves=None)) == 1
+    )
 
 
 def test_data_in_one_batch_is_cut_so_that_there_are_halves() -> None:
@@ -94,8 +96,8 @@ def test_data_in_one_batch_is_cut_so_that_there_are_halves() -> None:
     rows = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float32)
     calibration = Calibration(model, find(model, 1).sites, Data(feeds=({"x": rows},), labels=None, axes={"x": 0}))
     assert [len(feed["x"]) for feed in calibration.feeds] == [11, 10]
-    own = calibration.float_inputs()
-    halves = calibration.in_turn(["w"], own, own.fork())["w"].halves
+    own = calibration.float_stream()
+    halves = calibration.collect(["w"], own, own.fork())["w"].halves
     assert halves is not None and [half.samples for half in halves] == [11, 10]
 
 

@@ -1,0 +1,80 @@
+"""What every method of block reconstruction is given, and what it gives back. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from onnx import ModelProto
+
+from mixquant_onnx.model.blocks import Block
+from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
+from mixquant_onnx.runtime.session import Feed
+
+
+class Misfit(Exception):
+    """A block that cannot be reconstructed; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """Result of one block.
+
+    Args:
+        before: Squared error of the block's output, quantized layer by layer, on rows that were not learned from.
+        after: The same once reconstructed.
+        still_open: Share of the weights that ended between two levels.
+        iterations: Steps of the optimizer.
+    """
+
+    before: float
+    after: float
+    still_open: float
+    iterations: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReconstructionTask:
+    """What is to be reconstructed.
+
+    Args:
+        model: The float model.
+        current: Its copy, in which the weights of finished blocks and layers have been replaced.
+        weights: All weights of `model` by name.
+        blocks: The blocks in the order of the graph.
+        feeds: Calibration data: inputs of the model by name.
+        learned: How many of the first `feeds` are learned from; the others judge what was learned.
+        settings: Seed and iterations.
+    """
+
+    model: ModelProto
+    current: ModelProto
+    weights: Mapping[str, LocatedSite]
+    blocks: Sequence[Block]
+    feeds: Sequence[Feed]
+    learned: int
+    settings: Reconstruction
+
+
+class Reconstructor(Protocol):
+    """Reconstructs the blocks of a task, in their order."""
+
+    def reconstruct(self, block: Block, starts: Mapping[str, Quantized]) -> tuple[dict[str, Quantized] | None, Outcome]:
+        """Learn the rounding of a block's weights.
+
+        Args:
+            block: The next block.
+            starts: Its weights by name, as quantized layer by layer.
+
+        Returns:
+            The weights by name, None where nothing is gained; and the outcome.
+
+        Raises:
+            Misfit: The block cannot be reconstructed.
+        """
+
+    def advance(self, block: Block) -> None:
+        """Go on behind `block`, whose weights are known from an earlier run, as `reconstruct` would."""
