@@ -13,6 +13,7 @@ from cases import Array, Fails, classifier, decibels, run, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
+from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, batched
 from mixquant_onnx.data.outputs import run_all
@@ -20,7 +21,7 @@ from mixquant_onnx.data.split import evaluation_rows, halves, held_out, split_da
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.planning import selection as contest
 from mixquant_onnx.planning.sensitivity import costs, interactions
-from mixquant_onnx.verification import prove as proof
+from mixquant_onnx.verification.verify import verify
 
 MODEL = classifier()
 
@@ -156,7 +157,7 @@ class Seen:
         self.fitted: list[set[int]] = []
         self.selected: list[set[int]] = []
         self.told: set[int] = set()
-        plain, proved = Calibration.__init__, proof.prove
+        plain, proved = Calibration.__init__, verify
 
         def calibrates(own: Calibration, model: Any, sites: Any, data: Data, **given: Any) -> None:
             self.fitted.append(set(numbers(data)))
@@ -173,7 +174,7 @@ class Seen:
         monkeypatch.setattr(Calibration, "__init__", calibrates)
         for module in (contest, costs, interactions):
             monkeypatch.setattr(module, "run_all", selects)
-        monkeypatch.setattr("mixquant_onnx.pipeline.prove", tells)
+        monkeypatch.setattr("mixquant_onnx.pipeline.verify", tells)
 
 
 @pytest.mark.parametrize("goal", [{}, {"avg_bits": 4}, {"max_size": "30%"}, {"min_sqnr": 5.0}])
@@ -243,7 +244,7 @@ def test_a_promise_is_judged_by_rows_of_ones_own(with_data: bool, tmp_path: Path
     judge = saved(tmp_path, "judge.npz", x=rows(30), labels=np.arange(30) % 10)
     data = ["--data", str(saved(tmp_path, "data.npz", x=rows(10)))] if with_data else []
     given = [str(tmp_path / "model.onnx"), str(output), "--min-sqnr", "10", "--eval-data", str(judge), *data]
-    assert mq.cli.main([*given, "--json", str(tmp_path / "run.json")]) == 0
+    assert main([*given, "--json", str(tmp_path / "run.json")]) == 0
     assert '"samples": 30' in (tmp_path / "run.json").read_text(encoding="utf8")
     assert '"accuracy": null' not in (tmp_path / "run.json").read_text(encoding="utf8")
 

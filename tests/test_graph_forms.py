@@ -104,7 +104,7 @@ def test_a_weight_behind_a_scale_is_quantized(case: str, granularity: str, targe
     result = quantize(model, target=target, granularity=granularity)
     assert set(result.plan.sites) == {"v", "u"} & set(SCALED[case][1])
     assert float_tensors(result.model) <= {"s"}
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
     if target == "ort":
         assert sorted(optimized(result.model, tmp_path)) == sorted(optimized(model, tmp_path))
 
@@ -173,8 +173,8 @@ def test_floats_in_an_attribute_of_a_constant_are_quantized(bits: int, target: s
     result = mq.quantize(model, target=target, bits=[bits])
     assert model.SerializeToString(deterministic=True) == before
     assert list(result.plan.sites) == ["f"]
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
-    assert result.verification.oracle_sqnr_db > 100
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
+    assert result.verification.reference_sqnr_db > 100
     assert agreement(model, result.model) > 6 * bits - 10
     assert not any(a.name == "value_floats" for node in nodes(result.model) for a in node.attribute)
 

@@ -156,7 +156,7 @@ def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: str) -
     assert set(result.plan.sites) == wanted
     assert float_tensors(result.model) <= STAYS.get(case, set())
     proof = result.verification
-    assert proof is not None and proof.oracle_sqnr_db is not None and proof.deployed is not None
+    assert proof is not None and proof.reference_sqnr_db is not None and proof.deployed is not None
     assert (proof.deployed.sqnr_db or 0) > 25
 
 
@@ -209,7 +209,7 @@ def test_a_large_weight_behind_quantized_activations_is_not_fused(activations: s
                  s=np.array(0.03, np.float32), z=np.array(128, np.uint8), v=weight(512, 512))  # fmt: skip
     result = mq.quantize(model, bits=[bits], fused="always")
     assert result.rewritten.forms == {"v": "folded"}
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
 
 
 SEQUENCES = {

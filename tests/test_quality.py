@@ -16,7 +16,8 @@ from onnx import ModelProto, TensorProto, helper
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.noise import Data
-from mixquant_onnx.numerics.metrics import relative_noise, sqnr_db
+from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.noise import sqnr_db
 from mixquant_onnx.numerics.outputs import arrays_of
 from mixquant_onnx.numerics.parts import parts_of
 from mixquant_onnx.report.quality import title
@@ -25,10 +26,11 @@ from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.divergence import first_divergence
-from mixquant_onnx.verification.prove import prove
+from mixquant_onnx.verification.equivalence import check_equivalence
+from mixquant_onnx.verification.labels import accuracy
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import share_of, wilson
-from mixquant_onnx.verification.verify import check_oracle
+from mixquant_onnx.verification.verify import verify
 from mixquant_onnx.verification.warnings import Origin, warnings_of
 
 
@@ -44,7 +46,7 @@ def data_file(folder: Path, values: Array, **more: Array) -> Path:
 
 def measured(reference: Array, other: Array, axis: int | None = None, name: str = "y") -> Quality:
     axes = {} if axis is None else {name: axis}
-    return qualities.measure("deployed", [[reference]], [[other]], [name], axes)
+    return qualities.quality_of("deployed", [[reference]], [[other]], [name], axes)
 
 
 def sklearn_like() -> ModelProto:
@@ -265,7 +267,7 @@ def test_nan_is_no_decision() -> None:
 def test_rows_of_an_output_that_are_no_rows_of_data_are_counted_by_feed() -> None:
     found = np.arange(150).reshape(50, 3)
     for rows, counted in ((1, 1), (50, 50)):
-        quality = qualities.measure("deployed", [[found]], [[found]], ["y"], {}, rows=[rows])
+        quality = qualities.quality_of("deployed", [[found]], [[found]], ["y"], {}, rows=[rows])
         assert quality.agreement is not None and (quality.agreement.rows, quality.agreement.count) == (counted, 150)
 
 
@@ -429,7 +431,7 @@ def test_figures_in_sample_are_called_so() -> None:
     planned = mq.inspect(classifier())
     result = mq.quantize(classifier())
     data = Data(feeds=({"x": normal(30, 64)},), labels=None)
-    proof = prove(
+    proof = verify(
         planned.loaded.model, planned.loaded.model, {}, {}, result.rewritten, planned.loaded.model, data,
         in_sample=True, optimism_db=6.25,
     )  # fmt: skip
@@ -461,11 +463,11 @@ def test_a_decision_that_rounding_turns_does_not_fail_the_proof_and_a_wrong_valu
     reference = thresholded(1.0, rows)
     rounded = thresholded(1 + 1e-6, rows)
     assert np.any(Session(reference).run({"x": rows})[0] != Session(rounded).run({"x": rows})[0])
-    found = check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"})
+    found = check_equivalence(rounded, reference, Session(rounded, "exact"), data, {"float32"})
     assert found is not None and 100 < found < 140
     wrong = thresholded(1.1, rows)
     with pytest.raises(mq.ProofError, match=r"other decisions or shapes .* first different at 'scaled'"):
-        check_oracle(wrong, reference, Session(wrong, "exact"), data, {"float32"})
+        check_equivalence(wrong, reference, Session(wrong, "exact"), data, {"float32"})
 
 
 def test_a_wrong_value_behind_a_decision_is_found_in_another_feed() -> None:
@@ -491,13 +493,13 @@ def test_a_flip_that_only_the_plain_run_shows_is_believed_where_the_graph_decide
 ) -> None:
     rows = normal(1, 64)
     data = Data(feeds=({"x": rows},), labels=None)
-    monkeypatch.setattr("mixquant_onnx.verification.verify.first_divergence", lambda *_: None)
+    monkeypatch.setattr("mixquant_onnx.verification.equivalence.first_divergence", lambda *_: None)
     reference, rounded = thresholded(1.0, rows), thresholded(1 + 1e-6, rows)
-    assert check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"}) == math.inf
+    assert check_equivalence(rounded, reference, Session(rounded, "exact"), data, {"float32"}) == math.inf
     plain, scaled = classifier(), classifier()
     scaled.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(1.1 * weight(64, 64), "v"))
     with pytest.raises(mq.ProofError, match="subgraph"):
-        check_oracle(scaled, plain, Session(scaled, "exact"), data, {"float32"})
+        check_equivalence(scaled, plain, Session(scaled, "exact"), data, {"float32"})
 
 
 def test_a_detector_with_nms_keeps_a_promise_only_where_its_shapes_are_floats(tmp_path: Path, fails: Fails) -> None:
@@ -511,8 +513,8 @@ def test_a_detector_with_nms_keeps_a_promise_only_where_its_shapes_are_floats(tm
 def risk(reference: Array, other: Array, origin: Origin, axis: int | None = None, labels: Array | None = None) -> str:
     """The warnings, as one text."""
     axes = {} if axis is None else {"y": axis}
-    quality = qualities.measure("deployed", [[reference]], [[other]], ["y"], axes, labels)
-    right = qualities.accuracy([[reference]], ["y"], axes, labels)
+    quality = qualities.quality_of("deployed", [[reference]], [[other]], ["y"], axes, labels)
+    right = accuracy([[reference]], ["y"], axes, labels)
     return "; ".join(warnings_of([quality], right, origin))
 
 

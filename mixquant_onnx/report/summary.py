@@ -21,8 +21,8 @@ from mixquant_onnx.planning.plan import Planned
 from mixquant_onnx.quantization.reconstruction.supported import is_known
 from mixquant_onnx.runtime.session import version
 from mixquant_onnx.verification.quality import OutputQuality, Quality
+from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.statistics import Share
-from mixquant_onnx.verification.verify import Verification
 
 SUMMARY_FORMAT = 1
 
@@ -146,7 +146,7 @@ def _verification(proof: Verification) -> dict[str, Any]:
     return {
         "codes": proof.codes,
         "decoder": proof.decoder,
-        "oracle_sqnr_db": finite(proof.oracle_sqnr_db),
+        "oracle_sqnr_db": finite(proof.reference_sqnr_db),
         "samples": proof.samples,
         "synthetic": proof.synthetic,
         "origin": proof.origin if proof.samples else None,
