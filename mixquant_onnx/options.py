@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mixquant_onnx.data.dataset import Data, DataSplit, Origin
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import OptionError, first_line
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.numerics.arrays import ALL_BITS, FloatArray
 from mixquant_onnx.planning.error_table import SearchOptions
@@ -181,9 +181,9 @@ def need_torch() -> None:
     try:
         import_module("torch")
     except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OptionError(
-            f"--method {RECONSTRUCTED}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
+            f"--method {RECONSTRUCTED}: torch does not import ({first_line(error)}); "
+            f"pip install 'mixquant-onnx[reconstruct]' anew"
         ) from error
 
 
