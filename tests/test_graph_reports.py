@@ -12,7 +12,8 @@ from cases import Array, decibels, float_tensors, put, quantize, run, text, weig
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.report.summary import plan_summary
+from mixquant_onnx.report.inputs import Run
+from mixquant_onnx.report.summary import summarize
 
 TARGETS = pytest.mark.parametrize("target", ["ort", "qdq"])
 LOCAL = ', "local" : 1, "com.microsoft" : 1'
@@ -272,7 +273,7 @@ def test_a_sparse_initializer_beside_weights_is_listed_with_its_bytes(target: st
     places = numpy_helper.from_array(np.arange(0, 3600, 6, dtype=np.int64), "places")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [64, 64]))
     quantize(model, target=target)
-    summary = plan_summary(mq.inspect(model))
+    summary = summarize(Run(planned=mq.inspect(model)))
     assert summary["skipped"] == [{"name": "s", "reason": "sparse initializer", "nbytes": 2400}]
     assert summary["left_float"]["nbytes"] == 2400
 

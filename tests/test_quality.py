@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -20,8 +21,9 @@ from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.noise import sqnr_db
 from mixquant_onnx.numerics.outputs import arrays_of
 from mixquant_onnx.numerics.parts import parts_of
-from mixquant_onnx.report.quality import title
-from mixquant_onnx.report.summary import run_summary
+from mixquant_onnx.report.inputs import Run
+from mixquant_onnx.report.sections.verification import VerificationData, title
+from mixquant_onnx.report.summary import summarize
 from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
@@ -424,7 +426,7 @@ def test_noise_tells_nothing_of_accuracy_and_the_title_says_so(
     assert main([str(model), str(output), "--json", str(summary)]) == 0
     assert json.loads(summary.read_text())["verification"]["quality"][1]["top1_agreement"] is None
     printed = " ".join(capsys.readouterr().out.split())
-    assert "4 rows of noise: tells that the rewrite is right, nothing of accuracy" in printed
+    assert "4 rows of noise: shows that the rewrite is right, says nothing about accuracy" in printed
 
 
 def test_figures_in_sample_are_called_so() -> None:
@@ -435,18 +437,20 @@ def test_figures_in_sample_are_called_so() -> None:
         planned.loaded.model, planned.loaded.model, {}, {}, result.rewritten, planned.loaded.model, data,
         in_sample=True, optimism_db=6.25,
     )  # fmt: skip
-    summary = run_summary(replace(result, verification=proof), planned)["verification"]
+    summary = summarize(Run(planned=planned, result=replace(result, verification=proof)))["verification"]
+    other = summarize(Run(planned=planned, result=result))["verification"]
+    assert summary is not None and other is not None
     assert (summary["in_sample"], summary["optimism_db"], summary["samples"]) == (True, 6.25, 30)
     assert title(summary).endswith(
-        "in-sample: the weights were fitted to these rows, expect about 6.2 dB less on others"
+        "in-sample: the weights were fitted to these rows, expect about 6.2 dB less on other rows"
     )
-    assert "in-sample" not in title(summary | {"in_sample": False})
-    assert "in-sample" not in title(run_summary(result, planned)["verification"])
+    assert "in-sample" not in title({**summary, "in_sample": False})
+    assert "in-sample" not in title(other)
 
 
 def test_proxy_rows_are_named_and_counted_once() -> None:
     proof = {"samples": 32, "data": "32 proxy photographs", "origin": "proxy", "in_sample": False}
-    assert title(proof) == "against the float model, 32 proxy photographs (not your data)"
+    assert title(cast(VerificationData, proof)) == "against the float model, 32 proxy photographs (not your data)"
 
 
 def thresholded(factor: float, rows: Array) -> ModelProto:

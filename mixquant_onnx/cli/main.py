@@ -207,8 +207,10 @@ def _run(args: argparse.Namespace) -> int:
     from mixquant_onnx.model.files import load
     from mixquant_onnx.pipeline import execute
     from mixquant_onnx.planning.plan import fit_plan
-    from mixquant_onnx.report.summary import block_summary, plan_summary, run_summary
-    from mixquant_onnx.report.terminal import show_blocks, show_notes, show_plan, show_run
+    from mixquant_onnx.report.inputs import Run
+    from mixquant_onnx.report.sections import parts_of
+    from mixquant_onnx.report.summary import summary_of
+    from mixquant_onnx.report.terminal import show
 
     console = Console(highlight=False)
     chosen = options_of(**options)
@@ -230,21 +232,10 @@ def _run(args: argparse.Namespace) -> int:
             planned, result = goals.run(loaded, chosen, output, str(source), progress, console.print)
     if args.plan is not None:
         _write(args.plan, (planned if result is None else result).plan.to_json())
-    if result is None:
-        summary = plan_summary(planned)
-        show_plan(summary, console)
-        show_notes(summary, console)
-        if planned.plan.allocator == "safe":
-            console.print("note: a run may give weights more bits, where calibration or the outputs ask for them")
-        if args.blocks:
-            summary["blocks"] = block_summary(planned)
-            show_blocks(summary["blocks"], console)
-    else:
-        summary = run_summary(result, planned)
-        show_run(summary, console)
-        console.print(f"wrote {', '.join(map(str, result.files))}")
+    parts = parts_of(Run(planned=planned, result=result, blocks=args.blocks))
+    show(parts, console)
     if args.json is not None:
-        _write(args.json, summary)
+        _write(args.json, summary_of(parts))
     return 0
 
 

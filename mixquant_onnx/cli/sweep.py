@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from mixquant_onnx.events import Progress
     from mixquant_onnx.options import Options
     from mixquant_onnx.planning.allocation import Priced
-    from mixquant_onnx.tradeoff import Point
 
 _STEP = 0.5
 
@@ -69,7 +67,9 @@ def run_sweep(
     from mixquant_onnx.api import options_of, read_json
     from mixquant_onnx.model.files import check_writable, load
     from mixquant_onnx.planning.allocation import price, with_data
-    from mixquant_onnx.report.terminal import show_sweep
+    from mixquant_onnx.report.inputs import Sweep
+    from mixquant_onnx.report.sections import parts_of, tradeoff
+    from mixquant_onnx.report.terminal import show
     from mixquant_onnx.tradeoff import sweep, table_from_json, table_to_json
 
     if any(options.get(goal) is not None for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement")):
@@ -95,13 +95,15 @@ def run_sweep(
             priced = price(loaded, chosen, progress)
             settings = {name: options[name] for name in _MEASURED}
         points = sweep(priced, chosen, qems, bits, str(source), progress, _note)
-    show_sweep(points, loaded.nbytes, Console(highlight=False))
+    made = Sweep(points=points, nbytes_before=loaded.nbytes)
+    show(parts_of(made), Console(highlight=False))
+    rows = tradeoff.data(made)["points"]
     if own.table is not None:
         write_text(own.table, json.dumps(table_to_json(priced, settings)) + "\n")
     if own.json is not None:
-        write_text(own.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
+        write_text(own.json, json.dumps(rows, indent=1) + "\n")
     if own.csv is not None:
-        write_text(own.csv, _csv(points))
+        write_text(own.csv, _csv(rows))
     return 0
 
 
@@ -146,15 +148,8 @@ def _note(line: str) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 
-def _plain(point: Point) -> dict[str, Any]:
-    from mixquant_onnx.report.summary import finite
-
-    return {key: finite(v) if isinstance(v, float) else v for key, v in asdict(point).items()}
-
-
-def _csv(points: Sequence[Point]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    rows = [_plain(point) for point in points]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
