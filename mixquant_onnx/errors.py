@@ -77,3 +77,9 @@ def check_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
         raise OutputError(f"{path}: is not writable; choose another folder")
+
+
+def first_line(error: Exception, most: int = 300) -> str:
+    """The first line of an error's message that is not blank, cut to `most` characters; without one, its class."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:most] if lines else type(error).__name__

@@ -29,8 +29,8 @@ from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
-from mixquant_onnx.verification import verify
-from mixquant_onnx.verification.prove import prove
+from mixquant_onnx.verification.result import Verification
+from mixquant_onnx.verification.verify import verify
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -46,7 +46,7 @@ class RunResult:
     sites: Mapping[str, LocatedSite]
     rewritten: Rewritten
     form: FormOptions
-    verification: verify.Verification | None
+    verification: Verification | None
     nbytes_before: int
     nbytes_after: int
     qe: Mapping[str, float]
@@ -106,7 +106,7 @@ def execute(
         lost = left_float(planned, dict.fromkeys(plan.sites, reason))
         return execute(lost, execution, output, name, progress)
     qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
-    proof: verify.Verification | None = None
+    proof: Verification | None = None
     if output is None:
         size = model.ByteSize()
         if execution.checks.verify:
@@ -187,9 +187,9 @@ def _prove(
     planned: Planned, saved: ModelProto, quantized: Mapping[str, Quantized], rewritten: Rewritten,
     source: ModelProto | Path, split: DataSplit | None, refusal: str | None, optimism: float | None,
     progress: Progress,
-) -> verify.Verification:  # fmt: skip
+) -> Verification:  # fmt: skip
     """The proof, on the rows for evaluation."""
-    return prove(
+    return verify(
         planned.loaded.model, saved, planned.sites, quantized, rewritten, source,
         None if split is None else split.evaluation, refusal, progress,
         in_sample=split is not None and split.in_sample, optimism_db=optimism,
@@ -244,7 +244,7 @@ def _write(
     refusal: str | None,
     optimism: float | None,
     progress: Progress,
-) -> tuple[tuple[Path, ...], int, verify.Verification | None]:
+) -> tuple[tuple[Path, ...], int, Verification | None]:
     """Save beside `output` under a temporary name, prove what was saved, then rename."""
     model_io.check_writable(output)
     output = output.resolve()

@@ -221,7 +221,7 @@ def test_an_interrupt_leaves_nothing(
     assert main([str(model), str(output)]) == 130
     assert files_under(tmp_path) == before
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "prove", interrupted)
+    monkeypatch.setattr(pipeline, "verify", interrupted)
     assert main([str(model), str(output)]) == 130
     assert files_under(tmp_path) == before and list(tmp_path.iterdir()) == [model]
     assert "interrupted" in capsys.readouterr().err

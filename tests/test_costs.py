@@ -152,7 +152,7 @@ def test_calibrated_methods_beat_ranges_alone_on_rows_that_they_did_not_see(meth
 
 
 def _sqnr(original: Path, model: ModelProto, data: Path) -> float:
-    from mixquant_onnx.numerics.metrics import sqnr_db
+    from mixquant_onnx.numerics.noise import sqnr_db
     from mixquant_onnx.runtime.session import Session
 
     with np.load(data) as archive:

@@ -21,7 +21,7 @@ from mixquant_onnx.data.split import evaluation_rows, halves, held_out, split_da
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.planning import selection as contest
 from mixquant_onnx.planning.sensitivity import costs, interactions
-from mixquant_onnx.verification import prove as proof
+from mixquant_onnx.verification.verify import verify
 
 MODEL = classifier()
 
@@ -157,7 +157,7 @@ class Seen:
         self.fitted: list[set[int]] = []
         self.selected: list[set[int]] = []
         self.told: set[int] = set()
-        plain, proved = Calibration.__init__, proof.prove
+        plain, proved = Calibration.__init__, verify
 
         def calibrates(own: Calibration, model: Any, sites: Any, data: Data, **given: Any) -> None:
             self.fitted.append(set(numbers(data)))
@@ -174,7 +174,7 @@ class Seen:
         monkeypatch.setattr(Calibration, "__init__", calibrates)
         for module in (contest, costs, interactions):
             monkeypatch.setattr(module, "run_all", selects)
-        monkeypatch.setattr("mixquant_onnx.pipeline.prove", tells)
+        monkeypatch.setattr("mixquant_onnx.pipeline.verify", tells)
 
 
 @pytest.mark.parametrize("goal", [{}, {"avg_bits": 4}, {"max_size": "30%"}, {"min_sqnr": 5.0}])

@@ -33,7 +33,7 @@ def test_every_width_granularity_and_target_passes_its_proof(
     result = mq.quantize(model_path, bits=[bits], **options)
     assert result.verification is not None
     assert result.verification.codes == len(result.plan.sites) > 10
-    assert result.verification.oracle_sqnr_db is not None
+    assert result.verification.reference_sqnr_db is not None
     for name, scheme in result.plan.sites.items():
         assert scheme.bits == bits
         assert result.rewritten.nbytes[name] >= result.sites[name].site.elements * bits / 8

@@ -15,7 +15,7 @@ from mixquant_onnx.config.stages import Target
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification import verify
+from mixquant_onnx.verification.equivalence import check_equivalence
 
 WEIGHTS: Mapping[str, Array] = {
     "v": weight(8, 8, 3, 3),
@@ -40,18 +40,18 @@ def quantized_before(**changed: Any) -> ModelProto:
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_a_graph_with_quantized_activations_is_proved(target: Target, symmetric: bool) -> None:
-    """ONNX Runtime rounds the float weight of the oracle to 8 bits by itself, and not the 8-bit weight of the file."""
+    """ONNX Runtime rounds the reference's float weight to 8 bits by itself, and not the 8-bit weight of the file."""
     result = mq.quantize(quantized_before(), target=target, symmetric=symmetric, bits=[8])
     assert list(result.plan.sites) == ["v"]
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
-    assert result.verification.oracle_sqnr_db > 70
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
+    assert result.verification.reference_sqnr_db > 70
     assert result.verification.deployed is not None and (result.verification.deployed.sqnr_db or 0) > 30
 
 
 def checked(reference: ModelProto, saved: ModelProto, ran: ModelProto) -> float | None:
-    """`verify.check_oracle` where ONNX Runtime computes `ran` under the options that are to be explained."""
+    """`check_equivalence` where ONNX Runtime computes `ran` under the options that are to be explained."""
     data = Data(feeds=(feed_for(reference),), labels=None, origin="noise")
-    return verify.check_oracle(saved, reference, Session(ran, "exact"), data, {"float32"})
+    return check_equivalence(saved, reference, Session(ran, "exact"), data, {"float32"})
 
 
 @pytest.mark.parametrize("shift", [0.02, 0.001])

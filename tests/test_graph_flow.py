@@ -96,7 +96,7 @@ def test_a_weight_is_followed_to_where_it_is_read(case: str, granularity: str, t
     result = quantize(model, target=target, granularity=granularity)
     assert set(result.plan.sites) == set(FLOW[case][1])
     assert not float_tensors(result.model)
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
     if target == "ort":
         left, before = (sorted(set(optimized(m, tmp_path)) - {"Constant"}) for m in (result.model, model))
         assert left == before

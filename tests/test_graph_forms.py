@@ -16,8 +16,10 @@ import mixquant_onnx as mq
 from mixquant_onnx.config.stages import Target
 from mixquant_onnx.model.layer_inputs import feature_of
 from mixquant_onnx.model.weights import find
-from mixquant_onnx.report.summary import plan_summary
-from mixquant_onnx.report.terminal import show_plan
+from mixquant_onnx.report.inputs import Run
+from mixquant_onnx.report.sections import parts_of
+from mixquant_onnx.report.summary import summary_of
+from mixquant_onnx.report.terminal import show
 
 TARGETS = pytest.mark.parametrize("target", ["ort", "qdq"])
 
@@ -105,7 +107,7 @@ def test_a_weight_behind_a_scale_is_quantized(case: str, granularity: str, targe
     result = quantize(model, target=target, granularity=granularity)
     assert set(result.plan.sites) == {"v", "u"} & set(SCALED[case][1])
     assert float_tensors(result.model) <= {"s"}
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
     if target == "ort":
         assert sorted(optimized(result.model, tmp_path)) == sorted(optimized(model, tmp_path))
 
@@ -174,8 +176,8 @@ def test_floats_in_an_attribute_of_a_constant_are_quantized(bits: int, target: T
     result = mq.quantize(model, target=target, bits=[bits])
     assert model.SerializeToString(deterministic=True) == before
     assert list(result.plan.sites) == ["f"]
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
-    assert result.verification.oracle_sqnr_db > 100
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
+    assert result.verification.reference_sqnr_db > 100
     assert agreement(model, result.model) > 6 * bits - 10
     assert not any(a.name == "value_floats" for node in nodes(result.model) for a in node.attribute)
 
@@ -190,9 +192,10 @@ def test_floats_in_an_attribute_of_a_constant_that_are_no_weight_are_listed() ->
 def test_the_summary_says_how_many_bytes_stay_float() -> None:
     model = text("""g (float[N,64] x, float[64,512] w, float[512] b) => (float[N,512] y)
         { h = MatMul (x, w) y = Add (h, b) }""", w=weight(64, 512), b=weight(512))  # fmt: skip
-    summary = plan_summary(mq.inspect(model))
+    parts = parts_of(Run(planned=mq.inspect(model)))
+    summary = summary_of(parts)
     assert summary["skipped"] == [{"name": "b", "reason": "input 1 of Add is not a weight", "nbytes": 2048}]
     assert summary["left_float"] == {"nbytes": 2048, "share": 2048 / model.ByteSize()}
     shown = StringIO()
-    show_plan(summary, Console(file=shown, width=120))
+    show(parts, Console(file=shown, width=120))
     assert f"left as float: {2048 / model.ByteSize():.1%} of the file's bytes" in shown.getvalue()

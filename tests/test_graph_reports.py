@@ -13,7 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
 from mixquant_onnx.config.stages import Target
-from mixquant_onnx.report.summary import plan_summary
+from mixquant_onnx.report.inputs import Run
+from mixquant_onnx.report.summary import summarize
 
 TARGETS = pytest.mark.parametrize("target", ["ort", "qdq"])
 LOCAL = ', "local" : 1, "com.microsoft" : 1'
@@ -157,7 +158,7 @@ def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: Target
     assert set(result.plan.sites) == wanted
     assert float_tensors(result.model) <= STAYS.get(case, set())
     proof = result.verification
-    assert proof is not None and proof.oracle_sqnr_db is not None and proof.deployed is not None
+    assert proof is not None and proof.reference_sqnr_db is not None and proof.deployed is not None
     assert (proof.deployed.sqnr_db or 0) > 25
 
 
@@ -210,7 +211,7 @@ def test_a_large_weight_behind_quantized_activations_is_not_fused(activations: s
                  s=np.array(0.03, np.float32), z=np.array(128, np.uint8), v=weight(512, 512))  # fmt: skip
     result = mq.quantize(model, bits=[bits], fused="always")
     assert result.rewritten.forms == {"v": "folded"}
-    assert result.verification is not None and result.verification.oracle_sqnr_db is not None
+    assert result.verification is not None and result.verification.reference_sqnr_db is not None
 
 
 SEQUENCES = {
@@ -273,7 +274,7 @@ def test_a_sparse_initializer_beside_weights_is_listed_with_its_bytes(target: Ta
     places = numpy_helper.from_array(np.arange(0, 3600, 6, dtype=np.int64), "places")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [64, 64]))
     quantize(model, target=target)
-    summary = plan_summary(mq.inspect(model))
+    summary = summarize(Run(planned=mq.inspect(model)))
     assert summary["skipped"] == [{"name": "s", "reason": "sparse initializer", "nbytes": 2400}]
     assert summary["left_float"]["nbytes"] == 2400
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -16,19 +17,22 @@ from onnx import ModelProto, TensorProto, helper
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.noise import Data
-from mixquant_onnx.numerics.metrics import relative_noise, sqnr_db
+from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.noise import sqnr_db
 from mixquant_onnx.numerics.outputs import arrays_of
 from mixquant_onnx.numerics.parts import parts_of
-from mixquant_onnx.report.quality import title
-from mixquant_onnx.report.summary import run_summary
+from mixquant_onnx.report.inputs import Run
+from mixquant_onnx.report.sections.verification import VerificationData, title
+from mixquant_onnx.report.summary import summarize
 from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification import quality as qualities
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.divergence import first_divergence
-from mixquant_onnx.verification.prove import prove
+from mixquant_onnx.verification.equivalence import check_equivalence
+from mixquant_onnx.verification.labels import accuracy
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import share_of, wilson
-from mixquant_onnx.verification.verify import check_oracle
+from mixquant_onnx.verification.verify import verify
 from mixquant_onnx.verification.warnings import Origin, warnings_of
 
 
@@ -44,7 +48,7 @@ def data_file(folder: Path, values: Array, **more: Array) -> Path:
 
 def measured(reference: Array, other: Array, axis: int | None = None, name: str = "y") -> Quality:
     axes = {} if axis is None else {name: axis}
-    return qualities.measure("deployed", [[reference]], [[other]], [name], axes)
+    return qualities.quality_of("deployed", [[reference]], [[other]], [name], axes)
 
 
 def sklearn_like() -> ModelProto:
@@ -265,7 +269,7 @@ def test_nan_is_no_decision() -> None:
 def test_rows_of_an_output_that_are_no_rows_of_data_are_counted_by_feed() -> None:
     found = np.arange(150).reshape(50, 3)
     for rows, counted in ((1, 1), (50, 50)):
-        quality = qualities.measure("deployed", [[found]], [[found]], ["y"], {}, rows=[rows])
+        quality = qualities.quality_of("deployed", [[found]], [[found]], ["y"], {}, rows=[rows])
         assert quality.agreement is not None and (quality.agreement.rows, quality.agreement.count) == (counted, 150)
 
 
@@ -422,29 +426,31 @@ def test_noise_tells_nothing_of_accuracy_and_the_title_says_so(
     assert main([str(model), str(output), "--json", str(summary)]) == 0
     assert json.loads(summary.read_text())["verification"]["quality"][1]["top1_agreement"] is None
     printed = " ".join(capsys.readouterr().out.split())
-    assert "4 rows of noise: tells that the rewrite is right, nothing of accuracy" in printed
+    assert "4 rows of noise: shows that the rewrite is right, says nothing about accuracy" in printed
 
 
 def test_figures_in_sample_are_called_so() -> None:
     planned = mq.inspect(classifier())
     result = mq.quantize(classifier())
     data = Data(feeds=({"x": normal(30, 64)},), labels=None)
-    proof = prove(
+    proof = verify(
         planned.loaded.model, planned.loaded.model, {}, {}, result.rewritten, planned.loaded.model, data,
         in_sample=True, optimism_db=6.25,
     )  # fmt: skip
-    summary = run_summary(replace(result, verification=proof), planned)["verification"]
+    summary = summarize(Run(planned=planned, result=replace(result, verification=proof)))["verification"]
+    other = summarize(Run(planned=planned, result=result))["verification"]
+    assert summary is not None and other is not None
     assert (summary["in_sample"], summary["optimism_db"], summary["samples"]) == (True, 6.25, 30)
     assert title(summary).endswith(
-        "in-sample: the weights were fitted to these rows, expect about 6.2 dB less on others"
+        "in-sample: the weights were fitted to these rows, expect about 6.2 dB less on other rows"
     )
-    assert "in-sample" not in title(summary | {"in_sample": False})
-    assert "in-sample" not in title(run_summary(result, planned)["verification"])
+    assert "in-sample" not in title({**summary, "in_sample": False})
+    assert "in-sample" not in title(other)
 
 
 def test_proxy_rows_are_named_and_counted_once() -> None:
     proof = {"samples": 32, "data": "32 proxy photographs", "origin": "proxy", "in_sample": False}
-    assert title(proof) == "against the float model, 32 proxy photographs (not your data)"
+    assert title(cast(VerificationData, proof)) == "against the float model, 32 proxy photographs (not your data)"
 
 
 def thresholded(factor: float, rows: Array) -> ModelProto:
@@ -461,11 +467,11 @@ def test_a_decision_that_rounding_turns_does_not_fail_the_proof_and_a_wrong_valu
     reference = thresholded(1.0, rows)
     rounded = thresholded(1 + 1e-6, rows)
     assert np.any(Session(reference).run({"x": rows})[0] != Session(rounded).run({"x": rows})[0])
-    found = check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"})
+    found = check_equivalence(rounded, reference, Session(rounded, "exact"), data, {"float32"})
     assert found is not None and 100 < found < 140
     wrong = thresholded(1.1, rows)
     with pytest.raises(mq.ProofError, match=r"other decisions or shapes .* first different at 'scaled'"):
-        check_oracle(wrong, reference, Session(wrong, "exact"), data, {"float32"})
+        check_equivalence(wrong, reference, Session(wrong, "exact"), data, {"float32"})
 
 
 def test_a_wrong_value_behind_a_decision_is_found_in_another_feed() -> None:
@@ -491,13 +497,13 @@ def test_a_flip_that_only_the_plain_run_shows_is_believed_where_the_graph_decide
 ) -> None:
     rows = normal(1, 64)
     data = Data(feeds=({"x": rows},), labels=None)
-    monkeypatch.setattr("mixquant_onnx.verification.verify.first_divergence", lambda *_: None)
+    monkeypatch.setattr("mixquant_onnx.verification.equivalence.first_divergence", lambda *_: None)
     reference, rounded = thresholded(1.0, rows), thresholded(1 + 1e-6, rows)
-    assert check_oracle(rounded, reference, Session(rounded, "exact"), data, {"float32"}) == math.inf
+    assert check_equivalence(rounded, reference, Session(rounded, "exact"), data, {"float32"}) == math.inf
     plain, scaled = classifier(), classifier()
     scaled.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(1.1 * weight(64, 64), "v"))
     with pytest.raises(mq.ProofError, match="subgraph"):
-        check_oracle(scaled, plain, Session(scaled, "exact"), data, {"float32"})
+        check_equivalence(scaled, plain, Session(scaled, "exact"), data, {"float32"})
 
 
 def test_a_detector_with_nms_keeps_a_promise_only_where_its_shapes_are_floats(tmp_path: Path, fails: Fails) -> None:
@@ -511,8 +517,8 @@ def test_a_detector_with_nms_keeps_a_promise_only_where_its_shapes_are_floats(tm
 def risk(reference: Array, other: Array, origin: Origin, axis: int | None = None, labels: Array | None = None) -> str:
     """The warnings, as one text."""
     axes = {} if axis is None else {"y": axis}
-    quality = qualities.measure("deployed", [[reference]], [[other]], ["y"], axes, labels)
-    right = qualities.accuracy([[reference]], ["y"], axes, labels)
+    quality = qualities.quality_of("deployed", [[reference]], [[other]], ["y"], axes, labels)
+    right = accuracy([[reference]], ["y"], axes, labels)
     return "; ".join(warnings_of([quality], right, origin))
 
 

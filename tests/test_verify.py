@@ -22,18 +22,19 @@ from mixquant_onnx.export.encodings import dequantize_linear as native
 from mixquant_onnx.export.encodings.encoder import Outline, encode_folded
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.granularity import Layout
-from mixquant_onnx.numerics.metrics import cosine, sqnr_db, top1_agreement
+from mixquant_onnx.numerics.noise import sqnr_db
 from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification import codes as decoding
-from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.divergence import closeness
+from mixquant_onnx.verification.equivalence import check_equivalence, dequantized_weights
+from mixquant_onnx.verification.quality import quality_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A rewritten model with what its proof needs. `original` becomes the oracle."""
+    """A rewritten model with what its proof needs. `original` becomes the reference."""
 
     original: ModelProto
     saved: ModelProto
@@ -41,13 +42,13 @@ class Case:
     quantized: dict[str, Quantized]
     done: rewriting.Rewritten
 
-    def prove_codes(self) -> str:
-        return decoding.prove_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
+    def verify_codes(self) -> str:
+        return decoding.verify_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
 
-    def check_oracle(self) -> float:
+    def check_equivalence(self) -> float:
         data = next(synthetic(self.original))
-        with verify.oracle(self.sites, self.quantized):
-            found = verify.check_oracle(self.saved, self.original, Session(self.saved, "exact"), data, {"float32"})
+        with dequantized_weights(self.sites, self.quantized):
+            found = check_equivalence(self.saved, self.original, Session(self.saved, "exact"), data, {"float32"})
         assert found is not None
         return found
 
@@ -104,16 +105,16 @@ def flip(tensor: TensorProto, position: int) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_one_wrong_bit_in_anything_stored_is_noticed(form: str) -> None:
     case = FORMS[form]()
-    assert case.prove_codes() == "ONNX Runtime"
+    assert case.verify_codes() == "ONNX Runtime"
     assert len(parts(case)) >= 3
     for tensor in parts(case):
         whole = tensor.raw_data
         for position in (0, len(whole) // 2 & ~1):
             flip(tensor, position)
             with pytest.raises(mq.ProofError, match="'w'"):
-                case.prove_codes()
+                case.verify_codes()
             tensor.raw_data = whole
-    assert case.prove_codes() == "ONNX Runtime"
+    assert case.verify_codes() == "ONNX Runtime"
 
 
 @pytest.mark.parametrize("form", ["folded, 3 bits", "folded, last block short", "DequantizeLinear"])
@@ -123,11 +124,11 @@ def test_numpy_decodes_where_the_runtime_cannot(form: str, monkeypatch: pytest.M
 
     case = FORMS[form]()
     monkeypatch.setattr(decoding, "decode_with_runtime", no_kernel)
-    assert case.prove_codes() == "NumPy"
+    assert case.verify_codes() == "NumPy"
     for tensor in parts(case):
         flip(tensor, 0)
         with pytest.raises(mq.ProofError, match="'w'"):
-            case.prove_codes()
+            case.verify_codes()
         flip(tensor, 0)
 
 
@@ -169,18 +170,18 @@ def test_a_graph_that_computes_something_else_is_noticed_where_it_starts(
     name: str, damage: Callable[[onnx.NodeProto], None]
 ) -> None:
     case = rewritten(network(), bits=[6])
-    assert case.check_oracle() > 95
+    assert case.check_equivalence() > 95
     damage(named(case, name))
-    case.prove_codes()
+    case.verify_codes()
     with pytest.raises(mq.ProofError, match=f"first different at '{name}'"):
-        case.check_oracle()
+        case.check_equivalence()
 
 
 def test_a_graph_that_lost_a_layer_is_noticed() -> None:
     case = rewritten(network(), bits=[8])
     named(case, "last").input[0] = named(case, "less").output[0]
     with pytest.raises(mq.ProofError, match="first different at 'last'"):
-        case.check_oracle()
+        case.check_equivalence()
 
 
 def test_an_output_that_should_be_zero_and_is_not_is_noticed() -> None:
@@ -277,13 +278,23 @@ def test_metrics_are_those_of_the_textbook() -> None:
     reference, other = np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[3.0, 3.0], [0.0, 0.0]])
     assert sqnr_db(reference, other) == pytest.approx(10 * np.log10(25))
     assert sqnr_db(reference, reference) == float("inf")
-    assert cosine(reference, other) == pytest.approx(21 / (5 * np.sqrt(18)))
-    assert top1_agreement(np.eye(4), np.eye(4)[[0, 1, 3, 2]]) == 0.5
-    for metric in (sqnr_db, cosine, top1_agreement):
-        with pytest.raises(ValueError, match="NaN"):
-            metric(reference, np.array([[np.nan, 1], [0, 0]]))
+    assert sqnr_db(reference, np.array([[np.nan, 1], [0, 0]])) == float("-inf")
+    with pytest.raises(ValueError, match="shapes differ"):
+        sqnr_db(reference, other[:1])
+    found = quality_of("exact", [[reference]], [[other]], ["y"], {})
+    assert found.cosine == pytest.approx(21 / (5 * np.sqrt(18)))
+    found = quality_of("exact", [[np.eye(4)]], [[np.eye(4)[[0, 1, 3, 2]]]], ["y"], {"y": 1})
+    assert found.top1_agreement == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_in_both_cancels_and_in_one_alone_is_an_infinite_error(value: float) -> None:
+    reference, other = np.array([value, 3.0, 4.0]), np.array([value, 3.0, 3.0])
+    assert sqnr_db(reference, other) == pytest.approx(10 * np.log10(25))
+    assert sqnr_db(np.array([1.0, 3.0, 4.0]), other) == float("-inf")
+    assert sqnr_db(reference, np.array([1.0, 3.0, 3.0])) == float("-inf")
 
 
 def test_samples_are_rows_of_the_first_input() -> None:
     feeds = ({"x": np.zeros((3, 2))}, {"x": np.zeros((4, 2))})
-    assert verify.sample_count(Data(feeds=feeds, labels=None, origin="noise")) == 7
+    assert Data(feeds=feeds, labels=None, origin="noise").rows == 7

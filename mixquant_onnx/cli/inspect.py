@@ -34,8 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load
     from mixquant_onnx.planning.planned import fit_plan
-    from mixquant_onnx.report.summary import block_summary, plan_summary
-    from mixquant_onnx.report.terminal import show_blocks, show_notes, show_plan
+    from mixquant_onnx.report.inputs import Run
+    from mixquant_onnx.report.sections import parts_of
+    from mixquant_onnx.report.summary import summary_of
+    from mixquant_onnx.report.terminal import show
 
     console = Console(highlight=False)
     config = checked_config(**keywords)
@@ -48,14 +50,8 @@ def main(arguments: Sequence[str]) -> int:
             planned = run.plan(loaded, config, progress)
     if args.plan is not None:
         write_json(args.plan, planned.plan.to_json())
-    summary = plan_summary(planned)
-    show_plan(summary, console)
-    show_notes(summary, console)
-    if planned.plan.allocator == "safe":
-        console.print("note: a run may give weights more bits, where calibration or the outputs ask for them")
-    if args.blocks:
-        summary["blocks"] = block_summary(planned)
-        show_blocks(summary["blocks"], console)
+    parts = parts_of(Run(planned=planned, blocks=args.blocks))
+    show(parts, console)
     if args.json is not None:
-        write_json(args.json, summary)
+        write_json(args.json, summary_of(parts))
     return 0

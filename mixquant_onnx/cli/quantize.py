@@ -61,8 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx import run
     from mixquant_onnx.api import check_data, checked_config, replayed
     from mixquant_onnx.model.files import load
-    from mixquant_onnx.report.summary import run_summary
-    from mixquant_onnx.report.terminal import show_run
+    from mixquant_onnx.report.inputs import Run
+    from mixquant_onnx.report.sections import parts_of
+    from mixquant_onnx.report.summary import summary_of
+    from mixquant_onnx.report.terminal import show
 
     console = Console(highlight=False)
     config = checked_config(**keywords)
@@ -77,11 +79,10 @@ def main(arguments: Sequence[str]) -> int:
             planned, result = run.run(loaded, config, output, str(source), progress, console.print)
     if args.plan is not None:
         write_json(args.plan, result.plan.to_json())
-    summary = run_summary(result, planned)
-    show_run(summary, console)
-    console.print(f"wrote {', '.join(map(str, result.files))}")
+    parts = parts_of(Run(planned=planned, result=result))
+    show(parts, console)
     if args.json is not None:
-        write_json(args.json, summary)
+        write_json(args.json, summary_of(parts))
     return 0
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mixquant_onnx.events import Progress
     from mixquant_onnx.planning.allocation import Priced
     from mixquant_onnx.run import Job
-    from mixquant_onnx.tradeoff import Point
 
 _STEP = 0.5
 
@@ -75,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load
-    from mixquant_onnx.report.terminal import show_sweep
+    from mixquant_onnx.report.inputs import Sweep
+    from mixquant_onnx.report.sections import parts_of, tradeoff
+    from mixquant_onnx.report.terminal import show
     from mixquant_onnx.tradeoff import sweep, table_to_json
 
     keywords = keywords_in(args)
@@ -88,13 +89,15 @@ def main(arguments: Sequence[str]) -> int:
     with progress_bar() as progress:
         priced, settings = _measured(args.from_table, job, keywords, progress)
         points = sweep(priced, config.budget, job.execution, qems, bits, source, progress, _note)
-    show_sweep(points, loaded.nbytes, Console(highlight=False))
+    made = Sweep(points=points, nbytes_before=loaded.nbytes)
+    show(parts_of(made), Console(highlight=False))
+    rows = tradeoff.data(made)["points"]
     if args.table is not None:
         write_text(args.table, json.dumps(table_to_json(priced, settings)) + "\n")
     if args.json is not None:
-        write_text(args.json, json.dumps([_plain(point) for point in points], indent=1) + "\n")
+        write_text(args.json, json.dumps(rows, indent=1) + "\n")
     if args.csv is not None:
-        write_text(args.csv, _csv(points))
+        write_text(args.csv, _csv(rows))
     return 0
 
 
@@ -171,15 +174,8 @@ def _note(line: str) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 
-def _plain(point: Point) -> dict[str, Any]:
-    from mixquant_onnx.report.summary import finite
-
-    return {key: finite(v) if isinstance(v, float) else v for key, v in asdict(point).items()}
-
-
-def _csv(points: Sequence[Point]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    rows = [_plain(point) for point in points]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -16,7 +16,7 @@ from onnx.external_data_helper import (
     uses_external_data,
 )
 
-from mixquant_onnx.errors import ModelError, OutputError, writing
+from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
 
@@ -67,7 +67,7 @@ def load(path: Path) -> Loaded:
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises ValueError, OSError and checker errors for bad offsets and paths
-        raise ModelError(f"{path}: its external data cannot be read ({_first_line(error)})") from error
+        raise ModelError(f"{path}: its external data cannot be read ({first_line(error, 200)})") from error
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
     check_complete(model, str(path))
     outside = tuple((path.parent / name).resolve() for name in files)
@@ -88,10 +88,6 @@ def check_complete(model: ModelProto, name: str) -> None:
             packed = tensor.data_type >= TensorProto.UINT4
             if not packed and len(tensor.raw_data) != count * width:
                 raise ModelError(f"{name}: tensor '{tensor.name}' is cut short; export or copy the model again")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def as_loaded(model: Any) -> Loaded:

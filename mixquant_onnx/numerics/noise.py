@@ -23,9 +23,7 @@ class PartNoise:
     @property
     def share(self) -> float:
         """Noise over signal; infinite where only the signal is zero."""
-        if self.noise == 0:
-            return 0.0
-        return self.noise / self.signal if self.signal > 0 else math.inf
+        return noise_share(self.noise, self.signal)
 
     @property
     def sqnr_db(self) -> float:
@@ -33,8 +31,15 @@ class PartNoise:
         return decibels(self.share)
 
 
+def noise_share(noise: float, signal: float) -> float:
+    """Noise over signal, both sums of squares: 0 where there is no noise, infinite where only the signal is zero."""
+    if noise == 0:
+        return 0.0
+    return noise / signal if signal > 0 else math.inf
+
+
 def decibels(share: float) -> float:
-    """What noise of this share of the signal is in dB."""
+    """SQNR in dB of noise that is this share of the signal: -10 log10(share)."""
     return math.inf if share == 0 else -10 * math.log10(share) if math.isfinite(share) else -math.inf
 
 
@@ -51,8 +56,7 @@ def _noise(pair: Pair, part: Slices) -> PartNoise:
     signal = noise = largest = 0.0
     for a, b in zip(pair.reference, pair.other, strict=True):
         mine = part.of(a)
-        power = _power(mine)
-        power = power if math.isfinite(power) else _power(finite_or_zero(mine))
+        power = _finite_power(mine)
         signal += power
         if b is None or a.shape != b.shape:
             noise += power if power > 0 else 1.0
@@ -61,6 +65,23 @@ def _noise(pair: Pair, part: Slices) -> PartNoise:
         noise += _power(change)
         largest = max(largest, float(change.max(initial=0.0)), -float(change.min(initial=0.0)))
     return PartNoise(part=part, signal=signal, noise=noise, largest=largest)
+
+
+def sqnr_db(reference: Array, other: Array) -> float:
+    """SQNR in dB of one array: 10 log10(sum reference^2 / sum (other - reference)^2).
+
+    Infinite where the two are equal; equal infinities and NaN cancel (`difference`). Minus infinity where one of the
+    two alone is not finite, or where only the reference is all zero. Raises ValueError where the shapes differ.
+    """
+    if reference.shape != other.shape:
+        raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
+    return decibels(noise_share(_power(difference(reference, other)), _finite_power(reference)))
+
+
+def _finite_power(array: Array) -> float:
+    """The sum of squares of the finite values."""
+    power = _power(array)
+    return power if math.isfinite(power) else _power(finite_or_zero(array))
 
 
 def _power(array: Array) -> float:

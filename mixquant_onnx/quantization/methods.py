@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import OptionError, first_line
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.ranges import hqq, lattice, minmax, mse
@@ -155,9 +155,9 @@ def check_torch(name: str) -> None:
     try:
         import_module("torch")
     except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OptionError(
-            f"--method {name}: torch does not import ({reason}); pip install 'mixquant-onnx[reconstruct]' anew"
+            f"--method {name}: torch does not import ({first_line(error)}); "
+            f"pip install 'mixquant-onnx[reconstruct]' anew"
         ) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import onnx
 from onnx import ModelProto
 
+from mixquant_onnx.errors import first_line
 from mixquant_onnx.numerics.arrays import FloatArray
 
 Profile = Literal["exact", "deployed", "as_written"]
@@ -95,8 +96,3 @@ def dequantized_at_every_run(model: ModelProto) -> set[str]:
         for attribute in node.attribute:
             nodes.extend(attribute.g.node)
     return found
-
-
-def first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

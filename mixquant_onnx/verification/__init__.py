@@ -1,4 +1,5 @@
-"""How close a quantized model is to the float one, in figures and words.
+"""Verification of a written model: its codes, its graph, and how close its outputs are to the float model's.
 
-In: outputs of both models on the same feeds. Out: `Quality`. A new figure goes to quality.py.
+In: the float model, the written file and the quantized weights. Out: `result.Verification`, or ProofError.
+A new metric of output quality goes to quality.py, a new check of the file to a file of its own, called by verify.py.
 """

@@ -1,8 +1,8 @@
-"""Which axis of an output holds classes, so that the largest entry along it is a decision.
+"""The axis of an output that holds classes: the largest entry along it is a decision.
 
-An output counts as classes where it sums to 1 along an axis (of a Softmax; or its exponential does), where an ArgMax of
-the graph reads it, where its name says so, where it is [rows, classes], or where the last layer tells: a matrix product
-that widens, a 1x1 Conv behind which only a Resize follows. Embeddings and hidden states do not.
+An output counts as classes where it, or its exponential, sums to 1 along an axis; where an ArgMax of the graph reads
+it; by its name; where it is [rows, classes]; or by its last layer: a matrix product with more columns than rows, or a
+1x1 Conv behind which only a Resize follows. Embeddings and hidden states do not.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ _NO_CLASSES = re.compile(
     re.IGNORECASE,
 )
 _SUM = 2e-3
-"""Deviation from 1 of a sum of probabilities: float16 leaves up to 1e-3."""
+"""Tolerance of a sum of probabilities, which is 1: float16 leaves up to 1e-3."""
 
 _UNIT = 1e-3
-"""Relative deviation from 1 of the norm of rows that were normalized."""
+"""Tolerance of the norm of normalized rows, which is 1: float16 leaves up to 1e-3."""
 
 _PASSES = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Add", "Dropout"})
-"""Operators between the last layer and the output."""
+"""Operators that may stand between the last layer and the output."""
 
 _CHECKED = 1 << 22
-"""Values of an output that are looked at."""
+"""Most values of an output that are looked at, to save time; four million are thousands of rows of classes."""
 
 
 def class_axes(model: ModelProto | None, reference: Outputs, names: Sequence[str]) -> dict[str, int]:
-    """The axis of the classes of each output of numbers that has one, by name; from the first feed.
+    """The axis of the classes of each output of numbers that has one, by name of the output.
 
-    `names`: of the outputs of `model`, in order. Without `model`, the values and names alone decide.
+    Args:
+        model: The float model; without it values and names alone decide.
+        reference: Its outputs, of which those of the first feed are looked at.
+        names: Names of the outputs, in order.
     """
     graph = _Graph(model) if model is not None else None
     found = {}
@@ -49,13 +52,17 @@ def class_axes(model: ModelProto | None, reference: Outputs, names: Sequence[str
 
 
 def has_decisions(model: ModelProto | None, reference: Outputs, names: Sequence[str]) -> bool:
-    """Whether an output is of classes, labels, or other integers or strings."""
+    """Whether an output holds classes, labels, or other integers or strings. Arguments as of `class_axes`."""
     arrays = arrays_of(reference[0], names).values()
     return any(a.size and not is_numbers(a) for a in arrays) or bool(class_axes(model, reference, names))
 
 
 def check_classes(model: ModelProto | None, reference: Outputs, names: Sequence[str]) -> None:
-    """Raises DataError where nothing in the outputs of one feed is a decision that could agree."""
+    """Check that `--min-agreement` can be judged. Arguments as of `class_axes`.
+
+    Raises:
+        DataError: No output holds decisions.
+    """
     if not has_decisions(model, reference, names):
         shapes = ", ".join(f"'{n}' {list(a.shape)}" for n, a in arrays_of(reference[0], names).items())
         raise DataError(
@@ -64,6 +71,7 @@ def check_classes(model: ModelProto | None, reference: Outputs, names: Sequence[
 
 
 def _axis(name: str, array: Array, graph: _Graph | None) -> int | None:
+    """The axis of the classes of one output of numbers of rank 2 or more; None where it has none."""
     some = array[: max(1, _CHECKED * len(array) // max(array.size, 1))]
     values = some.astype(np.float32)
     for axis in _likely(array.ndim):
@@ -128,7 +136,7 @@ def _unit_rows(values: Array) -> bool:
 
 
 class _Graph:
-    """What the main graph says of its outputs."""
+    """Where the outputs of the main graph come from."""
 
     def __init__(self, model: ModelProto) -> None:
         self._maker: Mapping[str, NodeProto] = {o: n for n in model.graph.node for o in n.output if o}
@@ -142,7 +150,7 @@ class _Graph:
 
     @property
     def counts_rows(self) -> bool:
-        """Whether rows of outputs may be detections."""
+        """Whether an operator makes a number of rows that depends on the data, such as detections."""
         return bool(self._operators & {"NonMaxSuppression", "NonZero"})
 
     def argmax_axis(self, name: str, rank: int) -> int | None:
@@ -151,7 +159,7 @@ class _Graph:
         return None if axis is None or not -rank <= axis < rank else axis % rank
 
     def last_layer(self, name: str) -> tuple[NodeProto, list[int], bool] | None:
-        """(node, shape of its weight, whether a Resize follows) of the layer that makes the output `name`."""
+        """(node, shape of its weight, whether a Resize follows) of the last layer in front of the output `name`."""
         resized = False
         for _ in range(len(self._maker)):
             node = self._maker.get(name)

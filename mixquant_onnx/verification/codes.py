@@ -1,8 +1,9 @@
-"""The codes of a written model, decoded as a runtime would: they must be exactly what was meant."""
+"""The stored codes of a written model, decoded as a runtime does: they must give exactly the dequantized weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -17,32 +18,101 @@ from mixquant_onnx.numerics.scheme import Quantized, dequantized
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 _AT_ONCE = 32_000_000
+"""Weights decoded by one session: 128 MB in float32. More sessions would be slower, larger ones take more memory."""
 
 
-def _producers(scope: Scope) -> dict[str, NodeProto]:
-    return {output: node for node in scope.body.node for output in node.output}
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Stored:
+    """One weight of the written model: the graph or function that holds it, and the value there that is it."""
+
+    name: str
+    scope: Scope
+    value: str
+    quantized: Quantized
+    transposed: bool
+
+    @property
+    def expected(self) -> FloatArray:
+        """What the value must decode to, in float32."""
+        weight = dequantized(self.quantized, numpy_type(self.quantized.dtype)).astype(np.float32)
+        return weight.T if self.transposed else weight
+
+
+def verify_codes(
+    saved: ModelProto,
+    sites: Mapping[str, LocatedSite],
+    quantized: Mapping[str, Quantized],
+    values: Mapping[str, str],
+    transposed: frozenset[str] = frozenset(),
+) -> str:
+    """Decode every stored weight and compare it with its dequantized codes, bit by bit.
+
+    Args:
+        saved: The written model.
+        sites: Weights of the float model, by name.
+        quantized: The quantized weights, by name.
+        values: For each of them, the name of the value in `saved` that is the weight.
+        transposed: Names of the weights that are stored with their axes exchanged.
+
+    Returns:
+        Who decoded them: "ONNX Runtime", or "NumPy" where ONNX Runtime has no kernel for a type on this machine.
+
+    Raises:
+        ProofError: A stored weight differs; the message names the first one.
+    """
+    scopes = {scope.path: scope for scope in walk(saved)}
+    stored = [
+        _Stored(name=n, scope=scopes[sites[n].site.scope], value=values[n], quantized=q, transposed=n in transposed)
+        for n, q in quantized.items()
+    ]
+    try:
+        for batch in _batches(stored):
+            _compare(batch, decode_with_runtime(saved, batch[0].scope, [one.value for one in batch]))
+    except RuntimeFailure:
+        for one in stored:
+            _compare([one], decode_with_numpy(saved, one.scope, [one.value]))
+        return "NumPy"
+    return "ONNX Runtime"
+
+
+def decode_with_runtime(model: ModelProto, scope: Scope, names: Sequence[str]) -> list[FloatArray]:
+    """What ONNX Runtime computes for the values `names` of `scope`, as float32. Raises RuntimeFailure."""
+    return list(Session(_decoder_model(model, scope, names)).run({}))
+
+
+def decode_with_numpy(model: ModelProto, scope: Scope, names: Sequence[str]) -> list[FloatArray]:
+    """The same by onnx's reference implementation, which knows every type."""
+    from onnx.reference import ReferenceEvaluator
+
+    return cast(list[FloatArray], ReferenceEvaluator(_decoder_model(model, scope, names)).run(None, {}))
+
+
+def _batches(stored: Sequence[_Stored]) -> Iterator[list[_Stored]]:
+    """Neighbours of one scope, up to `_AT_ONCE` weights and one more."""
+    batch: list[_Stored] = []
+    size = 0
+    for one in stored:
+        if batch and (size > _AT_ONCE or one.scope.path != batch[0].scope.path):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += one.quantized.codes.size
+    if batch:
+        yield batch
+
+
+def _compare(batch: Sequence[_Stored], decoded: Sequence[FloatArray]) -> None:
+    """Raises ProofError for the first weight that was decoded to something else."""
+    for one, value in zip(batch, decoded, strict=True):
+        if not np.array_equal(value, one.expected):
+            raise ProofError(
+                f"proof failed at '{one.name}' ({one.quantized.scheme}): its stored codes do not decode to its weights"
+            )
 
 
 def _decoder_model(model: ModelProto, scope: Scope, names: Sequence[str]) -> ModelProto:
-    """The nodes and tensors that compute `names` (in `scope`) from nothing, as a model that outputs them."""
-    producers = _producers(scope)
-    stored: dict[str, TensorProto] = {}
-    if isinstance(scope.body, GraphProto):
-        stored = {tensor.name: tensor for tensor in scope.body.initializer}
-    wanted, nodes, tensors, seen = list(names), [], [], set()
-    while wanted:
-        name = wanted.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in stored:
-            tensors.append(stored[name])
-        elif name in producers:
-            nodes.append(producers[name])
-            wanted.extend(producers[name].input)
-    order = {id(node): position for position, node in enumerate(scope.body.node)}
-    position_of = {output: order.get(id(node), 0) for output, node in producers.items()}
-    nodes.sort(key=lambda node: position_of[node.output[0]])
+    """A model without inputs that outputs the values `names` of `scope` as float32."""
+    nodes, tensors = _needed(scope, names)
     outputs = []
     for name in names:
         nodes.append(helper.make_node("Cast", [name], [f"{name}.as_float32"], to=TensorProto.FLOAT))
@@ -54,86 +124,20 @@ def _decoder_model(model: ModelProto, scope: Scope, names: Sequence[str]) -> Mod
     return small
 
 
-def decode_with_runtime(model: ModelProto, scope: Scope, names: Sequence[str]) -> list[FloatArray]:
-    """What ONNX Runtime makes of the stored codes behind `names`, as float32. Raises RuntimeFailure."""
-    return list(Session(_decoder_model(model, scope, names)).run({}))
-
-
-def check_codes(
-    model: ModelProto,
-    outputs: Mapping[str, tuple[str, str]],
-    quantized: Mapping[str, Quantized],
-    transposed: frozenset[str] = frozenset(),
-) -> None:
-    """Raises ProofError for the first site whose stored tensor is not exactly its dequantized codes.
-
-    `outputs`: for each site the path of its scope and the name of the value. Raises RuntimeFailure where this
-    machine has no kernel for the type.
-    """
-    scopes = {scope.path: scope for scope in walk(model)}
-    batch: list[str] = []
-    size = 0
-    for name in outputs:
-        if batch and (size > _AT_ONCE or outputs[name][0] != outputs[batch[0]][0]):
-            _check_batch(model, scopes[outputs[batch[0]][0]], batch, outputs, quantized, transposed)
-            batch, size = [], 0
-        batch.append(name)
-        size += quantized[name].codes.size
-    if batch:
-        _check_batch(model, scopes[outputs[batch[0]][0]], batch, outputs, quantized, transposed)
-
-
-def _check_batch(
-    model: ModelProto,
-    scope: Scope,
-    batch: Sequence[str],
-    outputs: Mapping[str, tuple[str, str]],
-    quantized: Mapping[str, Quantized],
-    transposed: frozenset[str],
-) -> None:
-    got = decode_with_runtime(model, scope, [outputs[name][1] for name in batch])
-    for name, value in zip(batch, got, strict=True):
-        q = quantized[name]
-        want = dequantized(q, numpy_type(q.dtype)).astype(np.float32)
-        if not np.array_equal(value, want.T if name in transposed else want):
-            raise ProofError(f"proof failed at '{name}' ({q.scheme}): its stored codes do not decode to its weights")
-
-
-def prove_codes(
-    saved: ModelProto,
-    sites: Mapping[str, LocatedSite],
-    quantized: Mapping[str, Quantized],
-    values: Mapping[str, str],
-    transposed: frozenset[str] = frozenset(),
-) -> str:
-    """Decode every stored tensor; who did it. `values`: the name that holds each site's weight.
-    `transposed`: the sites that are stored with their axes swapped.
-
-    Raises ProofError. NumPy decodes where ONNX Runtime has no kernel for a type.
-    """
-    outputs = {name: (sites[name].site.scope, values[name]) for name in quantized}
-    try:
-        check_codes(saved, outputs, quantized, transposed)
-    except RuntimeFailure:
-        decode_in_numpy(saved, outputs, quantized, transposed)
-        return "NumPy"
-    return "ONNX Runtime"
-
-
-def decode_in_numpy(
-    saved: ModelProto,
-    outputs: Mapping[str, tuple[str, str]],
-    quantized: Mapping[str, Quantized],
-    transposed: frozenset[str] = frozenset(),
-) -> None:
-    """`check_codes` through onnx's reference implementation, which has every type. Raises ProofError."""
-    from onnx.reference import ReferenceEvaluator
-
-    scopes = {scope.path: scope for scope in walk(saved)}
-    for name, (path, value) in outputs.items():
-        model = _decoder_model(saved, scopes[path], [value])
-        got = cast(list[FloatArray], ReferenceEvaluator(model).run(None, {}))[0]
-        q = quantized[name]
-        want = dequantized(q, numpy_type(q.dtype)).astype(np.float32)
-        if not np.array_equal(got, want.T if name in transposed else want):
-            raise ProofError(f"proof failed at '{name}' ({q.scheme}): its stored codes do not decode to its weights")
+def _needed(scope: Scope, names: Sequence[str]) -> tuple[list[NodeProto], list[TensorProto]]:
+    """The nodes and tensors of `scope` that `names` are computed from, nodes in their order there."""
+    order = {output: position for position, node in enumerate(scope.body.node) for output in node.output}
+    stored = {t.name: t for t in scope.body.initializer} if isinstance(scope.body, GraphProto) else {}
+    wanted, seen = list(names), set[str]()
+    positions, tensors = set[int](), []
+    while wanted:
+        name = wanted.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in stored:
+            tensors.append(stored[name])
+        elif name in order:
+            positions.add(order[name])
+            wanted.extend(scope.body.node[order[name]].input)
+    return [scope.body.node[position] for position in sorted(positions)], tensors

@@ -1,4 +1,4 @@
-"""Where two models that should compute the same first do not."""
+"""The first value inside of two models, which should compute the same, that differs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from mixquant_onnx.numerics.metrics import sqnr_db
-from mixquant_onnx.numerics.noise import decibels, noises_of
+from mixquant_onnx.numerics.noise import decibels, noise_share, noises_of, sqnr_db
 from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, is_numbers, pairs_of
 from mixquant_onnx.runtime.session import Feed, Session
 
@@ -20,15 +19,18 @@ _DECIDE = frozenset(
         "TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier",
     }
 )  # fmt: skip
-"""Operators whose output jumps where their input moves by a unit of rounding."""
+"""Operators that are not continuous: a change of the input by float rounding may change the output by any amount."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Divergence:
     """The first value, in graph order, that differs.
 
-    `decision`: it is an integer, a truth value, a shape, or of an operator that jumps, so that rounding explains it.
-    `before`: the lowest SQNR of the values in front of it.
+    Attributes:
+        where: Name and operator of the node that computes it.
+        decision: Whether float rounding explains the difference: the value is an integer or a truth value, its shape
+            differs, or its operator is not continuous.
+        before: The lowest SQNR in dB of the values in front of it.
     """
 
     where: str
@@ -57,18 +59,27 @@ def _closeness(pair: Pair) -> tuple[float, bool]:
     if not pair.numbers:
         return float("inf"), all(bool(np.all(a == b)) for a, b in pair.same_shape)
     noises = noises_of(pair)
-    noise, signal = sum(n.noise for n in noises), sum(n.signal for n in noises)
-    share = 0.0 if noise == 0 else noise / signal if signal > 0 else float("inf")
-    return decibels(share), True
+    return decibels(noise_share(sum(n.noise for n in noises), sum(n.signal for n in noises))), True
 
 
 def first_divergence(
     saved: ModelProto, reference: ModelProto, feeds: Sequence[Feed], limit: float
 ) -> Divergence | None:
-    """What both models compute in their main graph and is not within `limit` dB; None where that is nothing.
+    """Find the first value of the main graph whose SQNR is below a limit.
 
-    A feed in which a decision comes first tells nothing of what follows, so the next one is looked at, too. Raises
-    RuntimeFailure where the values inside cannot be asked for.
+    Behind a decision nothing can be compared, so the search goes on with the next feed.
+
+    Args:
+        saved: The written model.
+        reference: The float graph with dequantized weights.
+        feeds: Inputs to run both on.
+        limit: Least SQNR in dB of two values that are the same.
+
+    Returns:
+        The first value that no decision explains, else the first decision; None where nothing differs.
+
+    Raises:
+        RuntimeFailure: ONNX Runtime does not give values inside of a model.
     """
     present = {o for node in saved.graph.node for o in node.output}
     names = [o for node in reference.graph.node for o in node.output if o in present and o]
@@ -101,20 +112,18 @@ def _first(
 
 
 def has_decisions_inside(model: ModelProto) -> bool:
-    """Whether the main graph holds an operator whose output jumps."""
+    """Whether the main graph holds an operator that is not continuous."""
     return any(node.op_type in _DECIDE - {"Cast"} for node in model.graph.node)
 
 
 def _ratio(a: Array, b: Array) -> float:
+    """SQNR in dB of one value inside; infinite where it is all zero, minus infinity where it has another shape."""
     if a.shape != b.shape:
         return float("-inf")
     if not is_numbers(a):
         return float("inf") if bool(np.all(a == b)) else float("-inf")
-    same = np.isnan(a) & np.isnan(b)
-    x, y = (np.where(same, 0, v) for v in (a, b))
-    if np.isnan(x).any() or np.isnan(y).any():
-        return float("-inf")
-    return sqnr_db(x, y) if x.any() else float("inf")
+    ratio = sqnr_db(a, b)
+    return ratio if a.any() or np.isnan(b).any() else float("inf")
 
 
 def _wider(model: ModelProto, names: Sequence[str]) -> ModelProto:

@@ -1,4 +1,4 @@
-"""One model against the float model on the same feeds, output by output."""
+"""Quality: the outputs of a written model against the float model's on the same feeds, output by output."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from typing import Literal
 
 import numpy as np
 
+from mixquant_onnx.data.dataset import Data, rows_of
+from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.numerics.noise import PartNoise, decibels, noises_of
-from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, arrays_of, is_numbers, pairs_of
-from mixquant_onnx.runtime.session import Profile
+from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, pairs_of
+from mixquant_onnx.runtime.session import Profile, Session
+from mixquant_onnx.verification.labels import accuracy
 from mixquant_onnx.verification.statistics import Share, share_of
 
 THRESHOLD = 0.5
-"""A score above it is taken as a detection."""
+"""Scores above it count as detections: the usual threshold of detectors and segmentation maps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """A part of an output with a scale of its own (`numerics.parts`).
 
-    `slices`: which, such as `[:, 4-83]`, empty for the whole. `peak`: the largest magnitude in float. `largest_change`:
-    of one value. `scores`: those above 0.5 in either model that are so in both, where all values are from 0 to 1.
+    Attributes:
+        slices: Which part, such as `[:, 4-83]`; empty for the whole output.
+        sqnr_db: SQNR in dB.
+        peak: The largest magnitude in the float model.
+        largest_change: The largest change of one value.
+        scores: Of the values above `THRESHOLD` in either model, the share that is so in both; only where all values
+            are from 0 to 1.
     """
 
     slices: str
@@ -35,10 +43,17 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputQuality:
-    """One output. `parts`: of numbers, compared in dB; `decisions`: of classes or labels, compared one by one.
+    """One output.
 
-    `changed_shapes`: feeds in which the shape differs, of `feeds`. `invalid`: values that are NaN where float's are
-    not. `compared`: whether anything was.
+    Attributes:
+        name: Name of the output.
+        parts: Its parts, where it is of numbers.
+        decisions: Share of equal decisions, where it holds classes or labels.
+        what: What the decisions are: classes ("top-1"), or integers and strings ("values").
+        cosine: Cosine similarity to the float output, over all feeds.
+        changed_shapes: Number of feeds in which the shape differs.
+        feeds: Number of feeds.
+        invalid: Number of values that are NaN where the float model's are not.
     """
 
     name: str
@@ -52,7 +67,7 @@ class OutputQuality:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Of the worst part; None where it is not of numbers or all are zero; -inf where shapes differ, or for NaN."""
+        """Lowest SQNR in dB of the parts; None without numbers, or where all are zero; -inf where a shape differs."""
         if self.what == "values":
             return None
         if self.changed_shapes:
@@ -62,7 +77,13 @@ class OutputQuality:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """The written model against the float model in one profile."""
+    """The written model against the float model.
+
+    Attributes:
+        profile: Options of the runtime (`runtime.session`).
+        outputs: Each output.
+        accuracy_share: Top-1 accuracy of the written model, where there are labels.
+    """
 
     profile: Profile
     outputs: tuple[OutputQuality, ...]
@@ -70,12 +91,12 @@ class Quality:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Of the worst part of the worst output; None where no output is of numbers; -inf where a shape differs."""
+        """Lowest SQNR in dB of the outputs; None where no output is of numbers."""
         return min((o.sqnr_db for o in self.outputs if o.sqnr_db is not None), default=None)
 
     @property
     def mean_sqnr_db(self) -> float | None:
-        """Of the noise as a share of each part's own signal, averaged over the parts of each output, then outputs."""
+        """SQNR in dB of the noise share, averaged over the parts of an output and then over the outputs."""
         means = []
         for output in self.outputs:
             if output.sqnr_db is not None:
@@ -85,7 +106,7 @@ class Quality:
 
     @property
     def cosine(self) -> float | None:
-        """The lowest over the outputs of numbers."""
+        """Lowest cosine similarity of the outputs of numbers."""
         return min((o.cosine for o in self.outputs if o.cosine is not None), default=None)
 
     @property
@@ -96,23 +117,39 @@ class Quality:
 
     @property
     def top1_agreement(self) -> float | None:
-        """The share of `agreement`, from however few rows."""
+        """Value of `agreement`, from 0 to 1, however few the rows."""
         return None if self.agreement is None else self.agreement.value
 
     @property
     def accuracy(self) -> float | None:
+        """Top-1 accuracy, from 0 to 1; None without labels."""
         return None if self.accuracy_share is None else self.accuracy_share.value
 
     @property
     def changed_shapes(self) -> tuple[OutputQuality, ...]:
+        """The outputs whose shape differs in some feed."""
         return tuple(o for o in self.outputs if o.changed_shapes)
 
     @property
     def invalid(self) -> tuple[OutputQuality, ...]:
+        """The outputs with NaN where the float model has none."""
         return tuple(o for o in self.outputs if o.invalid)
 
 
-def measure(
+def session_quality(reference: Outputs, session: Session, data: Data, axes: Mapping[str, int]) -> Quality:
+    """Outputs of `session` against the float model's outputs `reference`, both on `data`.
+
+    Args:
+        reference: Outputs of the float model, for each feed in order.
+        session: The written model; its profile is that of the result.
+        data: The rows.
+        axes: Axis of the classes, by name of the output (`classes.class_axes`).
+    """
+    rows = [rows_of(feed, data.axes) for feed in data.feeds]
+    return quality_of(session.profile, reference, run_all(session, data), session.outputs, axes, data.labels, rows)
+
+
+def quality_of(
     profile: Profile,
     reference: Outputs,
     other: Outputs,
@@ -121,9 +158,16 @@ def measure(
     labels: Array | None = None,
     rows: Sequence[int] | None = None,
 ) -> Quality:
-    """`other` against the float outputs `reference`. `axes`: where classes are (`classes.class_axes`).
+    """Outputs `other` against the float model's outputs `reference`.
 
-    `rows`: of each feed. An output with another first dimension is one row a feed where its decisions are counted.
+    Args:
+        profile: Options of the runtime that `other` was computed under.
+        reference: Outputs of the float model, for each feed in order.
+        other: Outputs of the written model on the same feeds.
+        names: Names of the outputs, in order.
+        axes: Axis of the classes, by name of the output (`classes.class_axes`).
+        labels: Class of each row, [N].
+        rows: Rows of each feed. An output whose first dimension is another counts as one row a feed.
     """
     outputs = tuple(_output(pair, axes.get(pair.name), rows) for pair in pairs_of(reference, other, names))
     return Quality(profile=profile, outputs=outputs, accuracy_share=accuracy(other, names, axes, labels))
@@ -173,20 +217,21 @@ def _part(noise: PartNoise, pair: Pair, rows: Sequence[int] | None) -> Part:
 
 
 class _Counted:
-    """Decisions by row: `hits` of `counts`."""
+    """Counts decisions row by row: how many there are, and how many are equal."""
 
     def __init__(self) -> None:
         self._hits: list[int] = []
         self._counts: list[int] = []
 
     def add(self, hits: Array, decisions: Array, rows: int | None) -> None:
-        """Of one feed of `rows` rows; all of it is one row where the first dimension is another."""
+        """Add one feed of `rows` rows; it counts as one row where the first dimension is another."""
         by_row = hits.ndim > 0 and len(hits) > 0 and rows in (None, len(hits))
         shape = (len(hits), -1) if by_row else (1, -1)
         self._hits += [int(n) for n in hits.reshape(shape).sum(1)]
         self._counts += [int(n) for n in decisions.reshape(shape).sum(1)]
 
     def share(self) -> Share:
+        """The share of equal decisions over all rows added."""
         return share_of(self._hits, self._counts)
 
 
@@ -206,7 +251,7 @@ def _top1(pair: Pair, axis: int, rows: Sequence[int] | None) -> Share:
 
 
 def _by_row(pair: Pair, rows: Sequence[int] | None) -> Share | None:
-    """Equal values; a feed in which the shape differs has none."""
+    """Share of equal values; in a feed in which the shape differs none is. None where there are no values."""
     counted = _Counted()
     for k, (a, b) in enumerate(zip(pair.reference, pair.other, strict=True)):
         hits = np.asarray(a == b) if b is not None and a.shape == b.shape else np.zeros(a.shape, np.bool_)
@@ -221,38 +266,3 @@ def _cosine(pair: Pair) -> float | None:
         x, y = (np.where(np.isfinite(v), v, 0).astype(np.float64).reshape(-1) for v in (a, b))
         dot, first, second = dot + float(x @ y), first + float(x @ x), second + float(y @ y)
     return dot / math.sqrt(first * second) if first * second > 0 else None
-
-
-def accuracy(outputs: Outputs, names: Sequence[str], axes: Mapping[str, int], labels: Array | None) -> Share | None:
-    """How many of `labels` are met by the first output with one decision a row, or, where none is known, [N, classes].
-
-    None without labels or such an output.
-    """
-    if labels is None:
-        return None
-    found = decided(outputs, names, axes)
-    if found is None or len(found) != len(labels):
-        return None
-    return share_of([int(hit) for hit in found == labels], [1] * len(labels))
-
-
-def decided(outputs: Outputs, names: Sequence[str], axes: Mapping[str, int]) -> Array | None:
-    """The class of each row: of the first output [N, classes], or of integers [N]; None where there is none."""
-    feeds = [arrays_of(feed, names) for feed in outputs]
-    by_axis = [name for name, axis in axes.items() if axis == 1]
-    others = [name for name in feeds[0] if name not in by_axis]
-    for name in [*by_axis, *others]:
-        arrays = [feed[name] for feed in feeds if name in feed]
-        if len(arrays) == len(feeds):
-            rows = [_classes(a) for a in arrays]
-            found = [r for r in rows if r is not None]
-            if len(found) == len(rows):
-                return np.concatenate(found)
-    return None
-
-
-def _classes(array: Array) -> Array | None:
-    if is_numbers(array):
-        return array.argmax(1) if array.ndim == 2 and array.shape[1] > 1 else None
-    single = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
-    return array.reshape(-1) if single and array.dtype.kind in "iu" else None

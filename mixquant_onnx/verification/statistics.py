@@ -1,4 +1,4 @@
-"""Shares with what is known of them."""
+"""Shares and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEW_ROWS = 20
-"""Rows below which a share is not told: of 20 rows that all agree, the true share may still be 84 % (Wilson, 95 %)."""
+"""Rows below which no share is reported: where 20 rows of 20 agree, the true share may be 84 % (Wilson, 95 %)."""
 
 _Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a share seen in `count` independent trials (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4).
+    """The 95 % score interval of a proportion.
 
-    (0, 1) where there were none.
+    Args:
+        share: Observed share of successes, from 0 to 1.
+        count: Number of independent trials; need not be whole.
+
+    Returns:
+        Lower and upper end, from 0 to 1; (0, 1) where there were no trials.
+
+    Source:
+        Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference; Brown, Cai and DasGupta
+        (2001), Interval Estimation for a Binomial Proportion, equation 4.
     """
     if count <= 0:
         return 0.0, 1.0
@@ -30,7 +39,7 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """`hits` of `count` decisions in `rows` rows, and the 95 % interval of the share."""
+    """`hits` of `count` decisions in `rows` rows, and the 95 % interval `low` to `high` of the share."""
 
     hits: int
     count: int
@@ -40,19 +49,27 @@ class Share:
 
     @property
     def value(self) -> float:
+        """The share, from 0 to 1; 0 of no decisions."""
         return self.hits / self.count if self.count else 0.0
 
     @property
     def few(self) -> bool:
-        """Whether there are too few rows to tell a share."""
+        """Whether there are too few rows to report a share."""
         return self.rows < FEW_ROWS
 
 
 def share_of(hits: Sequence[int], counts: Sequence[int]) -> Share:
-    """The share over rows, the k-th with `hits[k]` of `counts[k]` decisions.
+    """The share over rows whose decisions may depend on each other (frames of a recording, pixels of a map).
 
-    Decisions of one row (frames of a recording, pixels of a map) are not independent: the interval is that of as many
-    independent ones as the spread between rows shows (Kish 1965, design effect), at least one a row.
+    The interval is that of the effective number of independent decisions, which is estimated from the variance between
+    rows and is at least one a row.
+
+    Args:
+        hits: Successes in each row.
+        counts: Decisions in each row.
+
+    Source:
+        Kish (1965), Survey Sampling: the design effect of cluster samples.
     """
     h, c = (np.asarray(v, np.float64) for v in (hits, counts))
     rows, total = len(h), float(c.sum())
@@ -64,6 +81,7 @@ def share_of(hits: Sequence[int], counts: Sequence[int]) -> Share:
 
 
 def _independent(hits: NDArray[np.float64], counts: NDArray[np.float64], value: float) -> float:
+    """The effective number of independent decisions."""
     rows, total = len(counts), float(counts.sum())
     if rows == total or rows < 2:
         return float(rows)

@@ -1,4 +1,4 @@
-"""Where quality is at risk, in a line with what to do."""
+"""Warnings: where quality is at risk, each a line with what to do."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mixquant_onnx.verification.quality import OutputQuality, Quality
 from mixquant_onnx.verification.statistics import Share
 
 LOW_DB = 20.0
-"""SQNR below which depthwise, recurrent and detection networks lost 2 % and more; many others bear it."""
+"""SQNR below which depthwise, recurrent and detection networks lost 2 % and more; many other networks did not."""
 
 MOST_LOST = 0.02
-"""Share of decisions, or of the float accuracy, whose loss is told as a risk."""
+"""Share of decisions, or of the float accuracy, whose loss makes a warning."""
 
 Origin = Literal["user", "proxy", "noise"]
 
@@ -21,7 +21,13 @@ _JUDGE = "judge with --data (a few dozen inputs of yours)"
 
 
 def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin: Origin | None) -> tuple[str, ...]:
-    """One line for each thing that puts quality at risk, the worst profile's; nothing where nothing was compared."""
+    """The warnings of a written model, one line each.
+
+    Args:
+        quality: Its outputs against the float model's, for each profile. Low quality is that of the worst profile.
+        float_accuracy: Top-1 accuracy of the float model, where there are labels.
+        origin: Where the rows compared come from; None where there were none.
+    """
     if not quality or origin is None:
         return ()
     worst = min(quality, key=_order)
@@ -29,6 +35,7 @@ def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin
 
 
 def _order(quality: Quality) -> float:
+    """SQNR in dB; infinite where there is none."""
     return float("inf") if quality.sqnr_db is None else quality.sqnr_db
 
 
@@ -47,6 +54,7 @@ def _broken(quality: Sequence[Quality]) -> Iterator[str]:
 
 
 def _low(worst: Quality, float_accuracy: Share | None, origin: Origin) -> Iterator[str]:
+    """Accuracy where there are labels, else decisions where there are enough of them, else the SQNR."""
     where = {"user": "your data", "proxy": "proxy inputs", "noise": "noise"}[origin]
     to_do = f"; {_MORE_BITS}" if origin == "user" else f"; {_JUDGE}, or {_MORE_BITS}"
     if worst.accuracy is not None and float_accuracy is not None and float_accuracy.value > 0:
@@ -68,7 +76,7 @@ def _low(worst: Quality, float_accuracy: Share | None, origin: Origin) -> Iterat
 
 
 def _few_change(output: OutputQuality) -> bool:
-    """Whether scores above the threshold show that a low SQNR misleads: there are some, and few of them change."""
+    """Whether the SQNR is low although nearly all scores above the threshold stay above it."""
     low = [part for part in output.parts if part.sqnr_db < LOW_DB]
     scores = [part.scores for part in low]
     return all(s is not None and not s.few and s.count > 0 and s.value >= 1 - MOST_LOST for s in scores)

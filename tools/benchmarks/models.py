@@ -97,13 +97,13 @@ def main(arguments: list[str]) -> int:
             figures = [figure(name, file, data_root) for file in (path, out)]
             proof = result.verification
             assert proof is not None
-            oracle = "-" if proof.oracle_sqnr_db is None else f"{proof.oracle_sqnr_db:.0f}"
+            reference = "-" if proof.reference_sqnr_db is None else f"{proof.reference_sqnr_db:.0f}"
             rows.append(
                 [name, f"{result.nbytes_before / 1e6:.2f}", f"{result.nbytes_after / 1e6:.2f}",
                  f"{result.nbytes_after / result.nbytes_before:.1%}", f"{result.average_bits:.2f}",
-                 *(["-" if not proof.quality else f"{proof.quality[k].sqnr_db or 0:.1f}" for k in (0, 1)]), oracle,
+                 *(["-" if not proof.quality else f"{proof.quality[k].sqnr_db or 0:.1f}" for k in (0, 1)]), reference,
                  *("-" if f is None else f"{f:.4f}" for f in figures), f"{share:.2f}", f"{seconds:.1f} s"]
             )  # fmt: skip
-    header = ["model", "MB", "MB after", "size", "bits", "SQNR exact, dB", "SQNR deployed, dB", "oracle, dB"]
+    header = ["model", "MB", "MB after", "size", "bits", "SQNR exact, dB", "SQNR deployed, dB", "reference, dB"]
     print(table([*header, "float figure", "figure", "time / float", "run"], rows))
     return 0

@@ -20,7 +20,7 @@ from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.files import load_data
 from mixquant_onnx.model.signature import model_inputs
 from mixquant_onnx.runtime.session import Feed, Session
-from mixquant_onnx.verification.quality import Quality, measure
+from mixquant_onnx.verification.quality import Quality, quality_of
 
 
 class _Recorder:
@@ -64,7 +64,7 @@ def _count(data: Data) -> int:
 def _true(before: Session, after: Session, feeds: list[Feed], told: Quality) -> float | None:
     axes = {o.name: 1 for o in told.outputs if o.decisions is not None}
     outputs = [[session.run(feed) for feed in feeds] for session in (before, after)]
-    return measure("deployed", *outputs, before.outputs, axes).sqnr_db
+    return quality_of("deployed", *outputs, before.outputs, axes).sqnr_db
 
 
 def _row(name: str, path: Path, data: Data, count: int, bits: int, draws: int, evaluated: list[Feed]) -> list[object]:

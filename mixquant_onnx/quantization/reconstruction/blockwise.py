@@ -13,12 +13,7 @@ from mixquant_onnx.model.weights import LocatedSite
 from mixquant_onnx.numerics.scheme import Quantized, Scheme
 from mixquant_onnx.quantization.methods import method
 from mixquant_onnx.quantization.reconstruction.checkpoints import Checkpoints, key_of
-from mixquant_onnx.quantization.reconstruction.reconstructor import (
-    Misfit,
-    Outcome,
-    ReconstructionTask,
-    Reconstructor,
-)
+from mixquant_onnx.quantization.reconstruction.reconstructor import Misfit, Outcome, ReconstructionTask, Reconstructor
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
 
+from mixquant_onnx.errors import first_line
 from mixquant_onnx.model.blocks import Block
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
@@ -68,7 +69,7 @@ class Brecq:
         try:
             outcome = learn(loss, soft, given, settings.iterations, settings.seed)
         except RuntimeError as error:
-            raise Misfit(f"torch: {str(error).splitlines()[0][:120]}") from error
+            raise Misfit(f"torch: {first_line(error, 120)}") from error
         if not outcome.after < outcome.before:
             return None, replace(outcome, after=outcome.before)
         return {name: soft[value].hardened() for value, name in stored.items()}, outcome
@@ -132,7 +133,7 @@ def _check(
         with torch.no_grad():
             found = program.run({**constants, **given}, [output])[0]
     except (UnknownOperator, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise Misfit(f"it does not run in torch: {str(error).splitlines()[0][:120]}") from error
+        raise Misfit(f"it does not run in torch: {first_line(error, 120)}") from error
     if found.shape != wanted.shape:
         raise Misfit(f"torch gives shape {tuple(found.shape)}, ONNX Runtime {tuple(wanted.shape)}")
     largest = max(float(wanted.abs().max()), 1e-30) if wanted.numel() else 1.0

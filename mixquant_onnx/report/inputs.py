@@ -1,0 +1,39 @@
+"""What reports are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixquant_onnx.pipeline import RunResult
+from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.tradeoff import Point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Run:
+    """A plan, and what came of it.
+
+    Attributes:
+        planned: The plan with the weights and their errors.
+        result: The written model; None where the plan was not executed (`inspect`).
+        blocks: Whether the blocks of the graph are asked for (`inspect --blocks`).
+    """
+
+    planned: Planned
+    result: RunResult | None = None
+    blocks: bool = False
+
+    @property
+    def plan(self) -> BitPlan:
+        """The plan as executed, which may give weights more bits than planned."""
+        return self.planned.plan if self.result is None else self.result.plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sweep:
+    """Many plans of one model. `nbytes_before`: bytes of the float model."""
+
+    points: Sequence[Point]
+    nbytes_before: int

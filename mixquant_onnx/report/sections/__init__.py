@@ -1,0 +1,73 @@
+"""The sections of a report, in the order in which a terminal shows them.
+
+A section is a module with `data(run)`, which gives its keys of the summary (None where it has nothing to report), and
+`render(console, data)`, which prints them. A new one is such a module, and its name in the table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+
+from mixquant_onnx.report.inputs import Run, Sweep
+from mixquant_onnx.report.sections import (
+    blocks,
+    compatibility,
+    files,
+    header,
+    left_float,
+    notes,
+    size,
+    tradeoff,
+    verification,
+    weights,
+    widening,
+)
+
+Subject = TypeVar("Subject", contravariant=True)
+
+
+class Section(Protocol[Subject]):
+    """What the table holds."""
+
+    def data(self, subject: Subject, /) -> Mapping[str, Any] | None:
+        """Keys of the summary, with values that JSON has; None where the section is left out."""
+
+    def render(self, console: Console, data: Any, /) -> None:
+        """Print what `data` gave."""
+
+
+SECTIONS: tuple[Section[Run], ...] = (
+    header,
+    weights,
+    left_float,
+    size,
+    compatibility,
+    notes,
+    widening,
+    verification,
+    blocks,
+    files,
+)
+"""Of a run, and of a plan that is inspected."""
+
+SWEEP_SECTIONS: tuple[Section[Sweep], ...] = (tradeoff,)
+"""Of a sweep."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """A section of one report, and its data there."""
+
+    section: Section[Any]
+    data: Mapping[str, Any]
+
+
+def parts_of(subject: Run | Sweep) -> list[Part]:
+    """The sections that have something to report on `subject`, in order."""
+    table: tuple[Section[Any], ...] = SWEEP_SECTIONS if isinstance(subject, Sweep) else SECTIONS
+    made = [(section, section.data(subject)) for section in table]
+    return [Part(section=section, data=data) for section, data in made if data is not None]

@@ -1,0 +1,53 @@
+"""Section: the releases of ONNX Runtime that load the file, and its opset."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from rich.console import Console
+
+from mixquant_onnx.export.targets.releases import releases_of
+from mixquant_onnx.report.inputs import Run
+
+
+class Opset(TypedDict):
+    """Version of the default domain before and after."""
+
+    before: int
+    after: int
+
+
+class Releases(TypedDict):
+    """Oldest release that loads the file, and oldest on which it is not slower than the float model."""
+
+    loads_from: str
+    not_slower_from: str
+
+
+class Compatibility(TypedDict):
+    """The keys of this section."""
+
+    opset: Opset
+    releases: Releases
+
+
+def data(run: Run) -> Compatibility | None:
+    """Of the written model; None without one."""
+    if run.result is None:
+        return None
+    rewritten = run.result.rewritten
+    bits = {name: scheme.bits for name, scheme in run.plan.sites.items()}
+    releases = releases_of(rewritten.forms, bits, rewritten.opset[1], run.result.form)
+    return {
+        "opset": {"before": rewritten.opset[0], "after": rewritten.opset[1]},
+        "releases": {"loads_from": releases.loads_from, "not_slower_from": releases.not_slower_from},
+    }
+
+
+def render(console: Console, data: Compatibility) -> None:
+    """Releases and opset in one line."""
+    releases, opset = data["releases"], data["opset"]
+    console.print(
+        f"onnxruntime: loads from {releases['loads_from']}, not slower than float from {releases['not_slower_from']}"
+        f"; opset {opset['before']} -> {opset['after']}"
+    )

@@ -1,0 +1,67 @@
+"""Section of a sweep: size against quality of many plans."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TypedDict, cast
+
+from rich.console import Console
+
+from mixquant_onnx.report.formats import decibels, finite, size, table
+from mixquant_onnx.report.inputs import Sweep
+from mixquant_onnx.tradeoff import Point
+from mixquant_onnx.verification.statistics import FEW_ROWS
+
+
+class PointData(TypedDict):
+    """A `tradeoff.Point`. Infinite numbers are "inf" and "-inf"."""
+
+    setting: str
+    nbytes: int
+    average_bits: float
+    cost: float | str | None
+    sqnr_db: float | str | None
+    top1_agreement: float | None
+    accuracy: float | None
+    rows: int
+    data: str
+    pareto: bool
+
+
+class Tradeoff(TypedDict):
+    """`points`: one a plan, smallest first; `nbytes_before`: bytes of the float model."""
+
+    points: list[PointData]
+    nbytes_before: int
+
+
+def data(sweep: Sweep) -> Tradeoff:
+    """The points of a sweep. --json and --csv hold `points` alone."""
+    return {"points": [_point(point) for point in sweep.points], "nbytes_before": sweep.nbytes_before}
+
+
+def render(console: Console, data: Tradeoff) -> None:
+    """One row a plan, smallest first; a star marks the Pareto front."""
+    made = table("size against quality")
+    for name in ("", "plan", "size", "of input", "bits", "SQNR", "agreement", "accuracy"):
+        made.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
+    for p in data["points"]:
+        agreement = None if p["rows"] < FEW_ROWS else p["top1_agreement"]
+        shares = ["-" if share is None else f"{share:.2%}" for share in (agreement, p["accuracy"])]
+        ratio = f"{p['nbytes'] / data['nbytes_before']:.1%}"
+        made.add_row(
+            "*" if p["pareto"] else "", p["setting"], size(p["nbytes"]), ratio, f"{p['average_bits']:.2f}",
+            decibels(p["sqnr_db"]), *shares,
+        )  # fmt: skip
+    console.print(made)
+    console.print("* no other plan is both smaller and better")
+    rows, name = max(((p["rows"], p["data"]) for p in data["points"]), default=(0, ""))
+    if rows:
+        console.print(f"quality: deployed, on {rows} {name or 'rows'}")
+    if 0 < rows < FEW_ROWS:
+        console.print(f"agreement is shown for {FEW_ROWS} rows of --data or more")
+
+
+def _point(point: Point) -> PointData:
+    plain = {key: finite(value) if isinstance(value, float) else value for key, value in asdict(point).items()}
+    return cast(PointData, plain)

@@ -1,0 +1,151 @@
+"""Section: the quantized weights with their scheme and error, and how many are stored at each width."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.report.formats import SHOWN, decibels, finite, print_rest, short, table
+from mixquant_onnx.report.inputs import Run
+
+
+class PlannedTensor(TypedDict):
+    """A weight tensor. `qe`: mean squared error; `baseline_qe`: that of the baseline; `nbytes`: as stored."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    ops: list[str]
+    nodes: list[str]
+    scheme: str
+    bits: int
+    nbytes: int
+    qe: float
+    baseline_qe: float
+    sqnr_db: float | str | None
+    qe_by_bits: dict[str, float]
+
+
+class TensorData(PlannedTensor, total=False):
+    """A weight tensor of a run: `form` is how it is stored."""
+
+    form: str
+
+
+class Weights(TypedDict):
+    """`weights`: number of quantized weights. `average_bits`: of one, with scales and zero points. `bits`: tensors at
+    each width."""
+
+    weights: int
+    average_bits: float
+    bits: dict[str, int]
+    tensors: list[TensorData]
+
+
+def data(run: Run) -> Weights:
+    """The weights as planned, or as written where there is a result."""
+    tensors = [_tensor(run, name, scheme) for name, scheme in run.plan.sites.items()]
+    total = sum(int(np.prod(t["shape"])) for t in tensors)
+    counted = Counter(t["bits"] for t in tensors)
+    return {
+        "weights": total,
+        "average_bits": 8 * sum(t["nbytes"] for t in tensors) / total if total else 0.0,
+        "bits": {str(bits): counted[bits] for bits in sorted(counted)},
+        "tensors": tensors,
+    }
+
+
+def render(console: Console, data: Weights) -> None:
+    """The tensors, lowest SQNR first, and the widths."""
+    tensors = data["tensors"]
+    if not tensors:
+        return
+    console.print(_table(tensors, console.width))
+    print_rest(console, len(tensors), "tensors")
+    spread = ", ".join(f"{count} at {bits} bits" for bits, count in data["bits"].items())
+    console.print(f"bits: {spread}; {data['average_bits']:.2f} bits a weight on average with scales and zero points")
+
+
+def _tensor(run: Run, name: str, scheme: Scheme) -> TensorData:
+    site, errors = run.planned.sites[name].site, run.planned.table[name]
+    cell = next(c for c in errors.cells if c.scheme == scheme)
+    qe = cell.qe if run.result is None else run.result.qe[name]
+    made: TensorData = {
+        "name": name,
+        "shape": list(site.shape),
+        "dtype": site.dtype,
+        "ops": sorted({use.op for use in site.uses}),
+        "nodes": [use.node for use in site.uses],
+        "scheme": str(scheme),
+        "bits": scheme.bits,
+        "nbytes": cell.nbytes if run.result is None else run.result.rewritten.nbytes[name],
+        "qe": qe,
+        "baseline_qe": errors.baseline,
+        "sqnr_db": finite(_sqnr(errors.power, qe)),
+        "qe_by_bits": {str(c.scheme.bits): c.qe for c in errors.cells},
+    }
+    if run.result is not None:
+        made["form"] = run.result.rewritten.forms[name]
+    return made
+
+
+def _sqnr(power: float, qe: float) -> float:
+    """SQNR in dB of mean squares. By a difference of logarithms, so that a tiny `qe` does not overflow."""
+    if qe == 0:
+        return math.inf
+    return 10 * (math.log10(power) - math.log10(qe)) if power > 0 else -math.inf
+
+
+def _table(tensors: Sequence[TensorData], width: int) -> Table:
+    made = table(f"{len(tensors)} weight tensors, worst SQNR first")
+    fixed = [
+        ("shape", "left", max(5, *(len(_shape(t)) for t in tensors))),
+        ("scheme", "left", max(6, *(len(_bits_and_granularity(t)) for t in tensors))),
+        ("QE", "right", 7),
+        ("/ int8", "right", 6),
+        ("SQNR", "right", max(7, *(len(decibels(t["sqnr_db"])) for t in tensors))),
+    ]
+    room = width - sum(4 + size for _, _, size in fixed) - 4
+    made.add_column("tensor", overflow="ellipsis", no_wrap=True, width=min(40, max(12, room)))
+    for name, justify, size in fixed:
+        made.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True, width=size)
+    for t in sorted(tensors, key=_order)[:SHOWN]:
+        made.add_row(
+            escape(short(t["name"])),
+            _shape(t),
+            _bits_and_granularity(t),
+            f"{t['qe']:.1e}",
+            _ratio(t),
+            decibels(t["sqnr_db"]),
+        )
+    return made
+
+
+def _order(tensor: TensorData) -> float:
+    ends: Mapping[float | str | None, float] = {"-inf": -math.inf, "inf": math.inf}
+    value = tensor["sqnr_db"]
+    return value if isinstance(value, (int, float)) else ends.get(value, math.inf)
+
+
+def _shape(tensor: TensorData) -> str:
+    return "x".join(map(str, tensor["shape"]))
+
+
+def _bits_and_granularity(tensor: TensorData) -> str:
+    return ".".join(tensor["scheme"].split(".")[:2])
+
+
+def _ratio(tensor: TensorData) -> str:
+    """The error as a multiple of the baseline's, in at most 6 characters up to a million."""
+    if not tensor["baseline_qe"]:
+        return "-"
+    ratio = tensor["qe"] / tensor["baseline_qe"]
+    return f"{ratio:.2f}" if ratio < 999.995 else f"{ratio:.0f}"
