@@ -37,7 +37,7 @@ def test_bytes_decide_between_granularities_and_bits_where_bytes_are_equal() -> 
 
 
 def test_an_error_at_the_limit_qualifies() -> None:
-    both = errors(cell(4, 2.0, 40), cell(5, 0.5, 50))
+    both = errors(cell(4, 6.0, 40), cell(5, 0.5, 50), baseline=3.0)
     assert qem.choose(both, 2).bits == safe.choose(both, 2).scheme.bits == 4
     assert qem.choose(both, 1.99).bits == safe.choose(both, 1.99).scheme.bits == 5
 
@@ -91,7 +91,7 @@ def test_the_smallest_weights_get_the_most_bits_one_after_another_until_one_per_
     assert safe.allocate(table, 2)["third"].bits == 8, "110 bytes are one per cent of 11,000 and just enough"
 
 
-def test_what_is_no_better_or_takes_no_more_bytes_is_passed_over() -> None:
+def test_more_bits_that_are_no_better_are_not_taken() -> None:
     table = {
         "large": small(9000, (1.0, 10_000), (0.1, 20_000)),
         "no better": small(10, (1.0, 10), (1.0, 20)),
