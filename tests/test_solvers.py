@@ -84,6 +84,18 @@ def test_gptq_hands_the_error_of_a_column_to_the_next_as_the_paper_says() -> Non
     assert gptq.solve(given).sum() == 1
 
 
+def test_gptq_rounds_the_columns_of_the_largest_inputs_first() -> None:
+    """In the order of the matrix the second weight would be rounded up, for five times the loss."""
+    matrix = np.array([[[0.1, 0.29], [0.29, 1.0]]], np.float32)
+    one = np.ones((1, 1, 1), np.float32)
+    given = Problem(
+        target=np.full((1, 1, 2), 0.4, np.float32), scale=one, zero_point=0 * one, highest=3, matrix=matrix
+    )  # fmt: skip
+    assert gptq.solve(given).tolist() == [[[2.0, 0.0]]]
+    flipped = replace(given, matrix=np.ascontiguousarray(matrix[:, ::-1, ::-1]))
+    assert gptq.solve(flipped).tolist() == [[[0.0, 2.0]]]
+
+
 def test_lazy_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(width=150)
     lazy = gptq.solve(given)
@@ -123,3 +135,12 @@ def test_adaround_stays_within_a_step_of_the_target() -> None:
     levels = adaround.solve(given)
     inside = np.abs(given.target) < 0.9 * np.abs(given.target).max()
     assert (np.abs(levels - given.target) <= given.scale * 1.01)[inside].all()
+
+
+def test_further_sweeps_of_descent_would_gain_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(rows=40, width=100, bits=4)
+    found = given.loss(descent.solve(given, given.rounded()))
+    few = given.loss(descent.solve(given, given.rounded(), sweeps=3))
+    monkeypatch.setattr(descent, "_SETTLED", 0.0)
+    end = given.loss(descent.solve(given, given.rounded(), sweeps=100))
+    assert found <= 1.001 * end < few

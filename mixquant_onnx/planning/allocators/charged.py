@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.planning.allocators.knapsack import Choice, Choices, best_within_bytes
+from mixquant_onnx.planning.allocators.lagrangian import lower_bound
 
 Charges = Mapping[int, int]
 """Bytes that a file takes once for each width in it."""
 
 _MOST_SOLVED = 12
 """Sets of widths for which the budget is solved, those of the least bounds."""
-
-_HALVINGS = 40
 
 
 def best_within_charged(choices: Choices, limit: int, charges: Charges) -> dict[str, Choice]:
@@ -78,30 +77,13 @@ class _Table:
         return {site: [c for c in own if _bits(c) in widths] for site, own in self._choices.items()}
 
     def bound(self, widths: tuple[int, ...], limit: int) -> tuple[float, float]:
-        """Bytes that the smallest plan of `widths` is over `limit`, and a lower bound of the cost of one within.
-
-        The bound is that of the Lagrangian: for any price of a byte, min sum(cost + price x bytes) - price x limit.
-        """
+        """Bytes that the smallest plan of `widths` is over `limit`, and a lower bound of the cost of one within."""
         allowed = self._allowed(widths)
-        costs = np.where(allowed, self._costs, np.inf)
-        over = float(np.where(allowed, self._bytes, np.inf).min(axis=1).sum()) - limit
-        best = float(costs.min(axis=1).sum())
+        costs, nbytes = (np.where(allowed, table, np.inf) for table in (self._costs, self._bytes))
+        over = float(nbytes.min(axis=1).sum()) - limit
         if over > 0 or not self._choices:
-            return max(over, 0.0), best
-        nbytes = np.where(allowed, self._bytes, 0.0)
-        rows = np.arange(len(nbytes))
-        scale = float(np.where(allowed, costs, 0).max()) / max(float(nbytes.max()), 1.0)
-        low, high = np.log(scale + 1e-300) - 30, np.log(scale + 1e-300) + 30
-        for _ in range(_HALVINGS):
-            price = float(np.exp((low + high) / 2))
-            priced = costs + price * nbytes
-            picked = priced.argmin(axis=1)
-            best = max(best, float(priced[rows, picked].sum()) - price * limit)
-            if nbytes[rows, picked].sum() > limit:
-                low = np.log(price)
-            else:
-                high = np.log(price)
-        return 0.0, best
+            return max(over, 0.0), float(costs.min(axis=1).sum())
+        return 0.0, lower_bound(costs, nbytes, limit).value
 
     def _allowed(self, widths: tuple[int, ...]) -> NDArray[np.bool_]:
         return np.asarray(np.isin(self._bits, widths) & np.isfinite(self._costs))

@@ -1,25 +1,46 @@
-"""Spend one budget over all layers: a multiple-choice knapsack on the convex hull, then single exchanges."""
+"""Multiple-choice knapsack: one candidate for each site, the least sum of one quantity within a limit on another.
+
+Dynamic programming on the partial sums that no other beats in both quantities (Nemhauser and Ullmann 1969), without
+those that the Lagrangian bound rules out. tests/test_knapsack.py compares it with an exact solver.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.allocators.lagrangian import Table, lower_bound
 from mixquant_onnx.planning.error_table import SiteErrors
+
+_MOST_SUMS = (100, 4_000)
+"""Partial sums kept after each site, in a first pass and in a second.
+
+The first finds a plan whose value rules out most sums of the second. The optimum is missed only where the second
+still has more; which that is hardly changes it, as those of the least bound are kept.
+"""
+
+_ROUNDING = 1e-12
+"""Of the terms of a bound: a plan as good as the best known is not ruled out by rounding of float64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One candidate of a site: what it costs in quality (any additive unit) and in bytes. No scheme: float."""
+    """One candidate of a site: its cost in quality (any additive unit) and its bytes. No scheme: it stays float."""
 
     scheme: Scheme | None
     cost: float
     nbytes: int
+
+
+Choices = Mapping[str, Sequence[Choice]]
+"""The candidates of each site."""
+
+Split = Callable[[Choice], tuple[float, float]]
+"""A choice as (value: what is to be small, need: what is limited)."""
 
 
 def relative_error(errors: SiteErrors, qe: float) -> float:
@@ -27,162 +48,89 @@ def relative_error(errors: SiteErrors, qe: float) -> float:
     return qe / errors.power if errors.power > 0 else 0.0
 
 
-Choices = Mapping[str, Sequence[Choice]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Step:
-    """From one hull point of a site to its next smaller one."""
-
-    site: str
-    smaller: Choice
-    cost: float
-    saved: int
-
-
-def hull(choices: Sequence[Choice]) -> list[Choice]:
-    """The lower convex hull, from the cheapest in quality to the smallest."""
-    ordered = sorted(choices, key=lambda c: (c.nbytes, c.cost))
-    front: list[Choice] = []
-    for choice in ordered:
-        if front and choice.cost >= front[-1].cost:
-            continue
-        while len(front) >= 2 and _slope(front[-2], front[-1]) <= _slope(front[-1], choice):
-            front.pop()
-        front.append(choice)
-    return front[::-1]
-
-
-def _slope(smaller: Choice, larger: Choice) -> float:
-    """Quality gained for a byte."""
-    return (smaller.cost - larger.cost) / (larger.nbytes - smaller.nbytes)
-
-
-def _steps(choices: Choices) -> tuple[dict[str, Choice], list[_Step]]:
-    start, steps = {}, []
-    for site, candidates in choices.items():
-        points = hull(candidates)
-        start[site] = points[0]
-        steps += [
-            _Step(site=site, smaller=b, cost=b.cost - a.cost, saved=a.nbytes - b.nbytes) for a, b in pairwise(points)
-        ]
-    return start, sorted(steps, key=lambda step: step.cost / step.saved)
-
-
 def smallest_within_cost(choices: Choices, budget: float) -> dict[str, Choice]:
-    """The fewest bytes whose summed cost is at most `budget`; the least cost where none is."""
-    chosen, steps = _steps(choices)
-    total = sum(choice.cost for choice in chosen.values())
-    stopped: set[str] = set()
-    for step in steps:
-        if step.site in stopped:
-            continue
-        if total + step.cost <= budget:
-            total += step.cost
-            chosen[step.site] = step.smaller
-        else:
-            stopped.add(step.site)
-    return _better(choices, chosen, lambda c: (float(c.nbytes), c.cost), budget)
+    """The fewest bytes whose summed cost is at most `budget`; the least cost where no plan is within it."""
+    return _least_value(choices, budget, lambda c: (float(c.nbytes), c.cost))
 
 
 def best_within_bytes(choices: Choices, limit: int) -> dict[str, Choice]:
-    """The least summed cost whose bytes are at most `limit`; the fewest bytes where none is."""
-    chosen, steps = _steps(choices)
-    nbytes = sum(choice.nbytes for choice in chosen.values())
-    for step in steps:
-        if nbytes <= limit:
-            break
-        nbytes -= step.saved
-        chosen[step.site] = step.smaller
-    return _better(choices, chosen, lambda c: (c.cost, float(c.nbytes)), float(limit))
+    """The least summed cost whose bytes are at most `limit`; the fewest bytes where no plan is within it."""
+    return _least_value(choices, float(limit), lambda c: (c.cost, float(c.nbytes)))
 
 
-Split = Callable[[Choice], tuple[float, float]]
-"""A choice as (what is to be small, what is limited)."""
-
-
-_CELLS = 20_000
-"""How finely the limited quantity is divided by the table of partial sums."""
-
-
-def _better(choices: Choices, greedy: dict[str, Choice], split: Split, limit: float) -> dict[str, Choice]:
-    """The better of the hull's answer and that of the table, each improved by exchanges."""
-    found = [_improve(choices, greedy, split, limit)]
-    tabled = _tabled(choices, split, limit)
-    if tabled is not None:
-        found.append(_improve(choices, tabled, split, limit))
-    kept = [plan for plan in found if sum(split(c)[1] for c in plan.values()) <= limit]
-    return min(kept or found[:1], key=lambda plan: sum(split(c)[0] for c in plan.values()))
-
-
-def _tabled(choices: Choices, split: Split, limit: float) -> dict[str, Choice] | None:
-    """Multiple-choice knapsack by dynamic programming on needs rounded up; None where nothing fits so."""
-    if not limit > 0:
-        return None
-    least = np.zeros(_CELLS + 1)
-    picks: list[tuple[str, list[Choice], list[int], NDArray[np.int8]]] = []
-    for site, candidates in choices.items():
-        options = list(candidates)
-        needs = [int(np.ceil(split(c)[1] / limit * _CELLS * (1 - 1e-12))) for c in options]
-        sums = np.full((len(options), _CELLS + 1), np.inf)
-        for k, (option, need) in enumerate(zip(options, needs, strict=True)):
-            if need <= _CELLS:
-                sums[k, need:] = least[: _CELLS + 1 - need] + split(option)[0]
-        picks.append((site, options, needs, sums.argmin(axis=0).astype(np.int8)))
-        least = sums.min(axis=0)
-    if not np.isfinite(least[-1]):
-        return None
-    chosen, left = {}, _CELLS
-    for site, options, needs, best in reversed(picks):
-        k = int(best[left])
-        chosen[site], left = options[k], left - needs[k]
-    return chosen
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Move:
-    site: str
-    to: Choice
-    gain: float
-    needs: float
-
-
-def _improve(choices: Choices, chosen: dict[str, Choice], split: Split, limit: float) -> dict[str, Choice]:
-    """Change one site, or two at once, as long as that gains and the limit holds."""
-    while True:
-        slack = limit - sum(split(choice)[1] for choice in chosen.values())
-        if slack < 0:
-            return chosen
-        found = _best_moves(_moves(choices, chosen, split), slack)
-        if not found:
-            return chosen
-        for move in found:
-            chosen[move.site] = move.to
-
-
-def _moves(choices: Choices, chosen: Mapping[str, Choice], split: Split) -> list[_Move]:
-    moves = []
-    for site, candidates in choices.items():
-        now = split(chosen[site])
-        for other in candidates:
-            then = split(other)
-            if other is not chosen[site]:
-                moves.append(_Move(site=site, to=other, gain=now[0] - then[0], needs=then[1] - now[1]))
-    return moves
-
-
-def _best_moves(moves: list[_Move], slack: float) -> list[_Move]:
-    """The one or two moves that gain most within `slack`; none where nothing gains."""
-    best, most = [], 0.0
-    giving = sorted((m for m in moves if m.needs < 0), key=lambda m: m.needs)
-    for move in moves:
-        if move.needs <= slack and move.gain > most * (1 + 1e-12):
-            best, most = [move], move.gain
-        if move.gain <= most:
-            continue
-        for other in giving:
-            if move.needs + other.needs > slack:
-                break
-            if other.site != move.site and move.gain + other.gain > most * (1 + 1e-12):
-                best, most = [move, other], move.gain + other.gain
+def _least_value(choices: Choices, limit: float, split: Split) -> dict[str, Choice]:
+    cheapest = {site: min(own, key=split) for site, own in choices.items()}
+    if _need(cheapest, split) <= limit:
+        return cheapest
+    smallest = {site: min(own, key=lambda c: split(c)[::-1]) for site, own in choices.items()}
+    if not _need(smallest, split) <= limit:
+        return smallest
+    # Sites that decide most come first, so that the bound rules out early.
+    order = sorted(choices, key=lambda site: split(smallest[site])[1] - split(cheapest[site])[1])
+    values, needs = _tables([[split(c) for c in choices[site]] for site in order])
+    price = lower_bound(values, needs, limit).price
+    best, known = smallest, float(sum(split(choice)[0] for choice in smallest.values()))
+    for most in _MOST_SUMS:
+        found = _pass(values, needs, limit, price, known, most)
+        if found is not None:
+            picked, known = found
+            plan = dict(zip(order, picked, strict=True))
+            best = {site: own[plan[site]] for site, own in choices.items()}
     return best
+
+
+def _need(plan: Mapping[str, Choice], split: Split) -> float:
+    return sum(split(choice)[1] for choice in plan.values())
+
+
+def _tables(rows: Sequence[Sequence[tuple[float, float]]]) -> tuple[Table, Table]:
+    """Values and needs as arrays. A value that is not finite, of a model that did not run, counts as very large."""
+    shape = len(rows), max(map(len, rows))
+    values, needs = np.full(shape, np.inf), np.full(shape, np.inf)
+    for site, own in enumerate(rows):
+        values[site, : len(own)], needs[site, : len(own)] = zip(*own, strict=True)
+    finite = np.isfinite(values)
+    large = 1e3 * np.abs(values[finite]).max(initial=1.0)
+    return np.where(np.isfinite(needs) & ~finite, large, values), needs
+
+
+def _pass(
+    values: Table, needs: Table, limit: float, price: float, known: float, most: int
+) -> tuple[list[int], float] | None:
+    """The candidate of each site, and the sum of values; None where no plan has at most the value `known`.
+
+    `known`: the value of a plan within `limit`. `most`: partial sums kept after each site.
+    """
+    rest_bound, rest_needs = _from_here_on(values + price * needs), _from_here_on(needs)
+    ceiling = known + _ROUNDING * (abs(known) + price * abs(limit))
+    value, need = np.zeros(1), np.zeros(1)
+    steps: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
+    for site in range(len(values)):
+        sums, taken = np.add.outer(value, values[site]).reshape(-1), np.add.outer(need, needs[site]).reshape(-1)
+        bound = sums + price * (taken - limit) + rest_bound[site + 1]
+        kept = np.flatnonzero((bound <= ceiling) & (taken + rest_needs[site + 1] <= limit))
+        kept = kept[_unbeaten(sums[kept], taken[kept])]
+        if len(kept) > most:
+            kept = kept[np.argpartition(bound[kept], most)[:most]]
+        if not len(kept):
+            return None
+        value, need = sums[kept], taken[kept]
+        steps.append(np.divmod(kept, values.shape[1]))
+    last = at = int(value.argmin())
+    picked = []
+    for before, choice in reversed(steps):
+        picked.append(int(choice[at]))
+        at = int(before[at])
+    return picked[::-1], float(value[last])
+
+
+def _from_here_on(table: Table) -> NDArray[np.float64]:
+    """At k the sum of the least entries of the sites k, k + 1, ...; one more than there are sites."""
+    return np.append(np.cumsum(table.min(axis=1)[::-1])[::-1], 0.0)
+
+
+def _unbeaten(values: NDArray[np.float64], needs: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The positions of the pairs that no other is as good as in both."""
+    order = np.lexsort((values, needs))
+    least = np.minimum.accumulate(values[order])
+    return np.asarray(order[np.diff(least, prepend=np.inf) < 0], np.intp)

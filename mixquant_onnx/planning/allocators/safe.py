@@ -34,10 +34,7 @@ def allocate(table: ErrorTable, qem: float) -> dict[str, Scheme]:
     left = INSURANCE * sum(cell.nbytes for cell in chosen.values())
     for name in sorted(table, key=lambda n: (table[n].elements, n)):
         best = _best(table[name])
-        extra = best.nbytes - chosen[name].nbytes
-        if best.qe >= chosen[name].qe or extra <= 0:
-            continue
-        left -= extra
+        left -= best.nbytes - chosen[name].nbytes
         if left < 0:
             break
         chosen[name] = best

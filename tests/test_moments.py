@@ -1,0 +1,133 @@
+"""What second moments of few or nearly dependent inputs are worth, and that solvers use what was found out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cases import Array, site
+
+from mixquant_onnx.data.moments import LEAST_SHRINKAGE, Accumulator, SecondMoments
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.scheme import Scheme, dequantized
+from mixquant_onnx.quantization.rounding.objective import Problem
+from mixquant_onnx.quantization.rounding.shrinkage import best_sample_weight, for_inputs, with_best_shrinkage
+from mixquant_onnx.quantization.weight import quantize_weight
+
+WIDTH = 48
+
+
+def moments_of(feeds: list[Array], references: list[Array] | None = None) -> SecondMoments:
+    total = Accumulator(split=len(feeds) > 1)
+    for k, feed in enumerate(feeds):
+        total.add(feed.astype(np.float32)[None], None if references is None else references[k].astype(np.float32)[None])
+    found = total.result()
+    assert isinstance(found, SecondMoments)
+    return found
+
+
+def dependent(random: np.random.Generator, samples: int, noise: float) -> Array:
+    """Inputs of 4 causes, with little of their own."""
+    causes = np.random.default_rng(3).standard_normal((4, WIDTH))
+    return random.standard_normal((samples, 4)) @ causes + noise * random.standard_normal((samples, WIDTH))
+
+
+def test_the_target_is_the_damped_answer_of_least_squares() -> None:
+    random = np.random.default_rng(0)
+    own = dependent(random, 20_000, 1.0)
+    changed = own + 0.3 * random.standard_normal(own.shape)
+    inputs = moments_of([changed], [own])
+    rows = random.standard_normal((1, 5, WIDTH)).astype(np.float32)
+    matrix = inputs.matrix[0].astype(np.float64)
+    for factor, damping in ((1.0, 0.05), (1e-2, 2 * WIDTH / (WIDTH + 200)), (1e-4, 2 * WIDTH / (WIDTH + 2))):
+        assert inputs.cross is not None
+        damped = matrix + damping * np.diag(np.diag(matrix))
+        wanted = rows[0] + rows[0] @ (inputs.cross[0] - matrix) @ np.linalg.inv(damped)
+        np.testing.assert_allclose(replace(inputs, sample_weight=factor).target(rows)[0], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_damping_helps_on_inputs_that_were_not_seen() -> None:
+    """The cross moments of 60 samples, judged by 20,000 others."""
+    random = np.random.default_rng(1)
+
+    def pair(samples: int) -> tuple[Array, Array]:
+        own = dependent(random, samples, 1.0)
+        return own, own + 0.05 * random.standard_normal(own.shape)
+
+    (own, changed), (other, other_changed) = pair(60), pair(20_000)
+    inputs = moments_of([changed], [own])
+    rows = random.standard_normal((1, 8, WIDTH)).astype(np.float32)
+    target = inputs.target(rows)[0]
+    assert inputs.cross is not None
+    plain = rows[0] + rows[0] @ np.linalg.solve(inputs.matrix[0].T, (inputs.cross - inputs.matrix)[0].T).T
+    damped, undamped = (np.mean((other @ rows[0].T - other_changed @ w.T) ** 2) for w in (target, plain))
+    assert damped < 0.3 * undamped
+
+
+def test_moments_are_drawn_towards_their_diagonal() -> None:
+    inputs = moments_of([dependent(np.random.default_rng(2), 100, 0.1)])
+    for factor in (1.0, 4.0, 1e6):
+        believed = replace(inputs, sample_weight=factor)
+        doubt = max(LEAST_SHRINKAGE, WIDTH / (WIDTH + 100 * factor))
+        assert believed.shrinkage == pytest.approx(doubt)
+        wanted = inputs.matrix[0] * (1 - doubt) + np.diag(np.diag(inputs.matrix[0])) * doubt
+        np.testing.assert_allclose(believed.shrunk()[0], wanted, rtol=1e-5, atol=1e-5)
+    assert np.linalg.eigvalsh(inputs.shrunk()[0]).min() > 0
+
+
+def test_no_weight_is_free_though_its_input_was_never_seen() -> None:
+    random = np.random.default_rng(4)
+    seen = random.standard_normal((2000, WIDTH))
+    seen[:, 5] = 0
+    inputs = moments_of([seen])
+    diagonal = inputs.diagonal()[0]
+    assert diagonal[5] == pytest.approx(1e-3 * np.diag(inputs.matrix[0]).mean(), rel=1e-3)
+    assert inputs.shrunk()[0, 5, 5] == diagonal[5]
+    weight = random.standard_normal((4, WIDTH)).astype(np.float32)
+    weight[:, 5] = 40
+    made = quantize_weight(located(4), weight, Scheme(bits=4, grid=Grid(per="channel"), method="gptq"), inputs)
+    assert (np.abs(dequantized(made, np.dtype("f4"))[:, 5] - 40) < 30).all()
+
+
+def located(rows: int) -> WeightSite:
+    return site(np.zeros((rows, WIDTH), np.float32), Layout(p=1, r=1))
+
+
+def repeated() -> SecondMoments:
+    """Samples 64 times each: they count as few."""
+    random = np.random.default_rng(5)
+    kinds = [dependent(random, 8, 0.5) for _ in range(8)]
+    return moments_of([np.repeat(one, 64, axis=0) + 0.01 * random.standard_normal((512, WIDTH)) for one in kinds])
+
+
+def test_weights_are_solved_with_the_trust_that_was_found() -> None:
+    inputs = repeated()
+    weight = np.random.default_rng(6).standard_normal((32, WIDTH)).astype(np.float32)
+    scheme = Scheme(bits=3, grid=Grid(per="channel"), method="gptq")
+    made = quantize_weight(located(32), weight, scheme, inputs).codes
+    known, blind = (
+        quantize_weight(located(32), weight, scheme, replace(inputs, sample_weight=factor, halves=None)).codes
+        for factor in (1 / 8, 1.0)
+    )
+    assert (made == known).all()
+    assert (made != blind).any()
+
+
+def test_a_problem_is_posed_anew_only_where_another_trust_does_better() -> None:
+    inputs = repeated()
+    rows = np.random.default_rng(6).standard_normal((1, 128, WIDTH)).astype(np.float32)
+    given = Problem(
+        target=inputs.target(rows), scale=np.full((1, 128, 1), 0.4, np.float32),
+        zero_point=np.full((1, 1, 1), 7, np.float32), highest=15, matrix=inputs.shrunk(),
+    )  # fmt: skip
+    factor = best_sample_weight(given, rows, inputs)
+    assert factor == 1 / 8
+    again, wanted = (
+        with_best_shrinkage(given, rows, inputs),
+        for_inputs(given, rows, replace(inputs, sample_weight=factor)),
+    )
+    assert (again.matrix == wanted.matrix).all() and (again.matrix != given.matrix).any()
+    assert with_best_shrinkage(given, rows, replace(inputs, sample_weight=factor)) is given
+    assert with_best_shrinkage(given, rows, replace(inputs, halves=None)) is given
