@@ -56,7 +56,9 @@ def indices(*numbers: int) -> Any:
 CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     "Conv": ("Conv", [values(2, 4, 9, 9), values(6, 2, 3, 3), values(6)], {"group": 2, "strides": [2, 2]}),
     "Conv uneven pads": ("Conv", [values(1, 3, 8, 8), values(4, 3, 3, 3)], {"pads": [0, 1, 2, 1]}),
-    "Conv same": ("Conv", [values(1, 3, 9, 9), values(4, 3, 3, 3)], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "Conv same": ("Conv", [values(1, 3, 8, 8), values(4, 3, 3, 3)], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "Conv same upper": ("Conv", [values(1, 3, 8), values(4, 3, 3)], {"auto_pad": "SAME_UPPER", "strides": [2]}),
+    "Conv valid": ("Conv", [values(1, 3, 8), values(4, 3, 3)], {"auto_pad": "VALID"}),
     "Conv 1d": ("Conv", [values(2, 3, 11), values(4, 3, 3)], {"dilations": [2], "pads": [2, 2]}),
     "Gemm": ("Gemm", [values(3, 5), values(4, 5), values(4)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
     "MatMul": ("MatMul", [values(2, 3, 5), values(5, 4)], {}),
