@@ -23,8 +23,7 @@ from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization import methods as options_module
-from mixquant_onnx.quantization.reconstruction import brecq as runner
-from mixquant_onnx.quantization.reconstruction import learning as descent
+from mixquant_onnx.quantization.reconstruction import brecq, learning
 from mixquant_onnx.quantization.reconstruction import torch_operators as operators
 from mixquant_onnx.quantization.reconstruction.blockwise import Blockwise
 from mixquant_onnx.quantization.reconstruction.soft_rounding import SoftWeight
@@ -57,7 +56,9 @@ def indices(*numbers: int) -> Any:
 CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     "Conv": ("Conv", [values(2, 4, 9, 9), values(6, 2, 3, 3), values(6)], {"group": 2, "strides": [2, 2]}),
     "Conv uneven pads": ("Conv", [values(1, 3, 8, 8), values(4, 3, 3, 3)], {"pads": [0, 1, 2, 1]}),
-    "Conv same": ("Conv", [values(1, 3, 9, 9), values(4, 3, 3, 3)], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "Conv same": ("Conv", [values(1, 3, 8, 8), values(4, 3, 3, 3)], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "Conv same upper": ("Conv", [values(1, 3, 8), values(4, 3, 3)], {"auto_pad": "SAME_UPPER", "strides": [2]}),
+    "Conv valid": ("Conv", [values(1, 3, 8), values(4, 3, 3)], {"auto_pad": "VALID"}),
     "Conv 1d": ("Conv", [values(2, 3, 11), values(4, 3, 3)], {"dilations": [2], "pads": [2, 2]}),
     "Gemm": ("Gemm", [values(3, 5), values(4, 5), values(4)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
     "MatMul": ("MatMul", [values(2, 3, 5), values(5, 4)], {}),
@@ -181,9 +182,9 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 def test_where_nothing_is_gained_the_layers_alone_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """One iteration at a wild rate makes the block worse."""
-    monkeypatch.setattr(descent, "RATE", 1e3)
+    monkeypatch.setattr(learning, "RATE", 1e3)
     worse, result = trained("brecq", iterations=1)
-    monkeypatch.setattr(runner, "_TOLERANCE", -1.0)
+    monkeypatch.setattr(brecq, "_TOLERANCE", -1.0)
     refused, other = trained("brecq")
     assert "layer by layer" in other.notes[0]
     assert worse == refused
@@ -204,7 +205,7 @@ def test_the_regulariser_leaves_next_to_no_weight_open() -> None:
 def test_a_block_that_cannot_be_reconstructed_is_quantized_layer_by_layer(
     middle: str, rows: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "FEWEST_ROWS", 24)
+    monkeypatch.setattr(brecq, "FEWEST_ROWS", 24)
     model, feed = two_layers(middle, rows)
     result = quantized(model, feed, "brecq")
     assert any("layer by layer" in note and reason in note for note in result.notes)
@@ -327,7 +328,7 @@ def test_weights_in_no_block_are_told() -> None:
     assert any("1 weights are in no block ('w')" in note for note in result.notes)
 
 
-def matmul_block(rows: int = 64) -> tuple[descent.BlockLoss, Any]:
+def matmul_block(rows: int = 64) -> tuple[learning.BlockLoss, Any]:
     """y = x w, w at 2 bits, inputs of very different sizes."""
     weight = values(16, 16)
     site = find(two_layers()[0], 1).sites["a"].site
@@ -335,18 +336,18 @@ def matmul_block(rows: int = 64) -> tuple[descent.BlockLoss, Any]:
     x = torch.from_numpy(values(rows, 16) * np.geomspace(0.1, 3, 16, dtype=np.float32))
     target = x @ torch.from_numpy(weight)
     program = Program([helper.make_node("MatMul", ["x", "w"], ["y"])])
-    samples = descent.Samples(rows={"x": x}, fixed={}, target=target, learned=rows - 8)
-    return descent.BlockLoss(program=program, output="y", constants={}, samples=samples), SoftWeight(weight, q)
+    samples = learning.Samples(rows={"x": x}, fixed={}, target=target, learned=rows - 8)
+    return learning.BlockLoss(program=program, output="y", constants={}, samples=samples), SoftWeight(weight, q)
 
 
 def test_curvature_is_how_fast_the_error_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of y = x w: the mean square of the input."""
-    monkeypatch.setattr(descent, "_DRAWS", 400)
+    monkeypatch.setattr(learning, "_DRAWS", 400)
     loss, _ = matmul_block()
     samples = loss.samples
     random = torch.Generator().manual_seed(0)
     learned = torch.arange(samples.learned)
-    found = descent._curvatures(loss, {"w": torch.zeros(16, 16)}, learned, random)["w"]
+    found = learning._curvatures(loss, {"w": torch.zeros(16, 16)}, learned, random)["w"]
     wanted = (samples.rows["x"][: samples.learned] ** 2).mean(0)
     assert float((found / wanted[:, None] - 1).abs().max()) < 0.35
     assert float((found.mean(1) / wanted - 1).abs().max()) < 0.25
@@ -379,9 +380,9 @@ def test_what_does_worse_on_other_rows_is_learned_anew_and_nearer(
     loss, soft = matmul_block()
     stays = soft._code > soft._floor
     worst, best = ~stays, stays
-    monkeypatch.setattr(descent, "_descend", step)
+    monkeypatch.setattr(learning, "_descend", step)
     start = {"w": soft.at(stays.float()) + (0.5 if gains else 0)}
-    outcome = descent.learn(loss, {"w": soft}, start, 10, 0)
+    outcome = learning.learn(loss, {"w": soft}, start, 10, 0)
     assert (outcome.after < outcome.before) == gains
     assert len(seen) == tries
     assert seen[1:] == [pytest.approx(10 * seen[0])] * (tries - 1)
@@ -391,8 +392,8 @@ def test_what_does_worse_on_other_rows_is_learned_anew_and_nearer(
 @pytest.mark.parametrize("count", [16, 17, 40, 500])
 def test_what_is_learned_is_judged_on_other_rows(count: int, share: float) -> None:
     known = int(share * count)
-    samples = descent.Samples(rows={}, fixed={}, target=torch.zeros(count, 1), learned=known)
-    learned, judged = descent._rows(samples)
+    samples = learning.Samples(rows={}, fixed={}, target=torch.zeros(count, 1), learned=known)
+    learned, judged = learning._rows(samples)
     assert sorted([*learned.tolist(), *judged.tolist()]) == list(range(count))
     assert len(judged) == (count // 8 if known == count else count - known)
 

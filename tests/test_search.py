@@ -20,6 +20,7 @@ from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 from mixquant_onnx.planning.allocators.qem import allocate, choose
 from mixquant_onnx.planning.error_table import Cell, SiteErrors, site_errors
 from mixquant_onnx.quantization.methods import METHODS, method
+from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=5), Grid(per="block", block=8)]
@@ -248,7 +249,7 @@ def test_weights_on_a_grid_of_two_bits_are_exact_at_every_width_and_min_max_at_e
     values[:, :2] = (-1, 2)
     table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions(method="minmax"))
     assert all(cell.qe < 1e-6 for cell in table.cells)
-    sums = method("minmax").errors(values, ALL_BITS, False)
+    sums = minmax.errors(values, ALL_BITS, False)
     qe = {bits: total / values.size for bits, total in zip(ALL_BITS, sums, strict=True)}
     assert all(qe[bits] < 1e-6 for bits in (2, 4, 6, 8)) and all(qe[bits] > 1e-5 for bits in (3, 5, 7))
 

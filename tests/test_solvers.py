@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mixquant_onnx.quantization.rounding import adaround, gptq
-from mixquant_onnx.quantization.rounding import coordinate_descent as descent
+from mixquant_onnx.quantization.rounding import adaround, coordinate_descent, gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 
 Solve = Callable[[Problem], Rows]
@@ -69,7 +68,7 @@ def test_uncorrelated_inputs_leave_rounding_to_nearest() -> None:
     given = replace(given, matrix=np.diag(np.linspace(1, 2, 24)).astype(np.float32)[None])
     nearest = given.rounded()
     np.testing.assert_allclose(gptq.solve(given), nearest, atol=1e-6)
-    np.testing.assert_allclose(descent.solve(given, nearest), nearest, atol=1e-6)
+    np.testing.assert_allclose(coordinate_descent.solve(given, nearest), nearest, atol=1e-6)
 
 
 def test_gptq_hands_the_error_of_a_column_to_the_next_as_the_paper_says() -> None:
@@ -105,14 +104,14 @@ def test_lazy_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_descent_goes_on_until_little_moves() -> None:
     given = problem(rows=40, width=100)
-    once = given.loss(descent.solve(given, given.rounded(), sweeps=1))
-    assert given.loss(descent.solve(given, given.rounded())) < 0.97 * once
+    once = given.loss(coordinate_descent.solve(given, given.rounded(), sweeps=1))
+    assert given.loss(coordinate_descent.solve(given, given.rounded())) < 0.97 * once
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_descent_ends_where_no_single_weight_can_gain_and_near_the_best_of_all(seed: int) -> None:
     given = problem(rows=1, width=5, bits=2, seed=seed)
-    levels = descent.solve(given, gptq.solve(given))
+    levels = coordinate_descent.solve(given, gptq.solve(given))
     here = given.loss(levels)
     grid = (np.arange(4) - given.zero_point.item()) * given.scale.item()
     for j, level in itertools.product(range(5), grid):
@@ -127,7 +126,7 @@ def test_descent_never_loses_what_it_was_given() -> None:
     for seed in range(4):
         given = problem(seed=seed, bits=2)
         start = gptq.solve(given)
-        assert given.loss(descent.solve(given, start)) <= given.loss(start) * (1 + 1e-5)
+        assert given.loss(coordinate_descent.solve(given, start)) <= given.loss(start) * (1 + 1e-5)
 
 
 def test_adaround_stays_within_a_step_of_the_target() -> None:
@@ -139,8 +138,16 @@ def test_adaround_stays_within_a_step_of_the_target() -> None:
 
 def test_further_sweeps_of_descent_would_gain_little(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(rows=40, width=100, bits=4)
-    found = given.loss(descent.solve(given, given.rounded()))
-    few = given.loss(descent.solve(given, given.rounded(), sweeps=3))
-    monkeypatch.setattr(descent, "_SETTLED", 0.0)
-    end = given.loss(descent.solve(given, given.rounded(), sweeps=100))
+    found = given.loss(coordinate_descent.solve(given, given.rounded()))
+    few = given.loss(coordinate_descent.solve(given, given.rounded(), sweeps=3))
+    monkeypatch.setattr(coordinate_descent, "_SETTLED", 0.0)
+    end = given.loss(coordinate_descent.solve(given, given.rounded(), sweeps=100))
     assert found <= 1.001 * end < few
+
+
+def test_the_schedule_of_adaround_falls_from_20_to_2_after_the_warm_up() -> None:
+    warm = adaround.warm_up(500)
+    exponents = [float(adaround.annealed_exponent(step, 500)) for step in range(warm, 501)]
+    assert warm == 100 and exponents[0] == 20 and exponents[-1] == pytest.approx(2)
+    assert exponents[200] == pytest.approx(11)
+    assert (np.diff(exponents) < 0).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto
 
 from mixquant_onnx.model.operators import ActivationInput, Attributes, attributes, weight_input
+from mixquant_onnx.model.padding import window_padding
 from mixquant_onnx.model.scopes import subgraphs
 from mixquant_onnx.model.taps import Place, can_expose
 from mixquant_onnx.model.weights import LocatedSite, Reader, WeightSite
@@ -150,7 +151,7 @@ def _patches(value: FloatArray, feature: Feature, count: int, seed: int) -> NDAr
     strides = [int(v) for v in at.get("strides", [1] * len(kernel))]
     dilations = [int(v) for v in at.get("dilations", [1] * len(kernel))]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    before, after = _padding(at, spatial, spans, strides)
+    before, after = window_padding(at, spatial, kernel)
     padded = np.pad(value, [(0, 0), (0, 0), *zip(before, after, strict=True)])
     sizes = [(n - span) // s + 1 for n, span, s in zip(padded.shape[2:], spans, strides, strict=True)]
     if min(sizes) < 1:
@@ -164,17 +165,3 @@ def _patches(value: FloatArray, feature: Feature, count: int, seed: int) -> NDAr
     rows = channels_last[tuple(index)]
     rows = np.moveaxis(rows, -1, 1).reshape(len(rows), feature.groups, feature.width)
     return np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32)
-
-
-def _padding(
-    at: Attributes, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    rank = len(sizes)
-    mode = at.get("auto_pad", b"NOTSET")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    if mode in ("NOTSET", "VALID", ""):
-        pads = [int(v) for v in at.get("pads", [0] * (2 * rank))] if mode != "VALID" else [0] * (2 * rank)
-        return pads[:rank], pads[rank:]
-    totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in zip(sizes, strides, spans, strict=True)]
-    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
-    return (small, large) if mode == "SAME_UPPER" else (large, small)

@@ -17,6 +17,7 @@ from onnx import NodeProto, numpy_helper
 from torch import Tensor
 
 from mixquant_onnx.model.operators import attributes, operator_of
+from mixquant_onnx.model.padding import window_padding
 from mixquant_onnx.quantization.reconstruction.supported import is_known
 
 At = Mapping[str, Any]
@@ -31,20 +32,10 @@ class UnknownOperator(Exception):
 
 def _pads(at: At, x: Tensor, kernel: Sequence[int], value: float = 0.0) -> Tensor:
     """`x` with the padding of a sliding window applied (ONNX pads and auto_pad)."""
-    rank = len(kernel)
-    mode = at.get("auto_pad", b"NOTSET")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    pads = [int(v) for v in at.get("pads", [0] * (2 * rank))]
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        strides, dilations = at.get("strides", [1] * rank), at.get("dilations", [1] * rank)
-        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        sizes = zip(x.shape[2:], strides, spans, strict=True)
-        totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in sizes]
-        small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
-        pads = small + large if mode == "SAME_UPPER" else large + small
-    if not any(pads):
+    before, after = window_padding(at, list(x.shape[2:]), kernel)
+    if not any((*before, *after)):
         return x
-    return F.pad(x, [p for k in reversed(range(rank)) for p in (pads[k], pads[rank + k])], value=value)
+    return F.pad(x, [p for k in reversed(range(len(kernel))) for p in (before[k], after[k])], value=value)
 
 
 def _conv(at: At, inputs: Sequence[Any]) -> Tensor:
