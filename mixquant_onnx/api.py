@@ -15,8 +15,10 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded, as_loaded
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.allocation import price
+from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.planning.planned import Planned, fit_plan
+from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_name
 from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
 from mixquant_onnx.quantization.methods import method as known_method
 from mixquant_onnx.tradeoff import Point
@@ -43,8 +45,10 @@ def checked_config(**keywords: Any) -> Config:
     method, rows = config.search.method, config.data.data is not None or not config.data.data_free
     if method != "auto":
         known_method(method)
-    if not rows and config.budget.cost in ("hessian", "output", "block"):
-        raise OptionError(f"--cost {config.budget.cost} needs --data, or proxy inputs: leave --data-free out")
+    cost = sensitivity_name(config.budget.cost)
+    rule(config.budget.rule)
+    if not rows and cost != "auto" and SENSITIVITIES[cost].needs_rows:
+        raise OptionError(f"--cost {cost} needs --data, or proxy inputs: leave --data-free out")
     if not rows and is_calibrated(method):
         raise OptionError(
             f"--method {method} needs --data, or proxy inputs: leave --data-free out (mse is the best without)"
@@ -53,7 +57,7 @@ def checked_config(**keywords: Any) -> Config:
         check_torch(method)
     if config.rounding.resume is not None:
         check_folder(config.rounding.resume)
-    return config
+    return replace(config, budget=replace(config.budget, cost=cost))
 
 
 def name_of(model: Model) -> str:

@@ -12,10 +12,10 @@ class Keywords(TypedDict, total=False):
 
     qem: float
     scope: Literal["layer", "model"]
-    rule: Literal["safe", "paper"]
+    rule: str
     avg_bits: float | None
     max_size: str | int | None
-    cost: Literal["auto", "energy", "hessian", "output", "block"]
+    cost: str
     bits: int | str | Sequence[int]
     method: str
     granularity: str

@@ -18,7 +18,8 @@ from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.planning.bounds import SAFE, quantize_plan
+from mixquant_onnx.planning.allocators.rules import holds_after_calibration
+from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
@@ -148,7 +149,8 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
     if widened:
         note = f"{widened} weights got more bits than planned, so that they keep the rule as calibrated"
         layers = replace(layers, notes=(note, *layers.notes))
-    if planned.plan.allocator == SAFE and split is not None and split.fitting.origin == "proxy":
+    held = holds_after_calibration(planned.plan.allocator)
+    if held and split is not None and split.fitting.origin == "proxy":
         kept, layers = hold_floor(kept, layers, split.evaluation, quantize)
     if kept.plan.sites == planned.plan.sites:
         return kept, layers

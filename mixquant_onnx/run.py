@@ -26,15 +26,17 @@ from mixquant_onnx.planning.allocation import (
     price,
     price_all,
 )
+from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.error_table import Cell
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
+from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, UNIFORM
 from mixquant_onnx.planning.size_budget import added, plan_of_size
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
 
-_UNIFORM = "uniform"
-"""Not a cost, but the plan of one width for all."""
+_ONE_WIDTH = "one width"
+"""Not a sensitivity, but the plan of one width for all weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +56,9 @@ class Job:
         config = self.config
         method = _method(config, self.split)
         options = replace(config.search, method=method)
-        estimate = not config.by_layer or (config.budget.rule == "safe" and is_calibrated(_wished(config)))
+        estimate = not config.by_layer or (
+            rule(config.budget.rule).holds_after_calibration and is_calibrated(_wished(config))
+        )
         made = search(self.loaded, config.selection, options, config.form, estimate=estimate, progress=progress)
         if not needs_torch(method):
             return made
@@ -76,7 +80,8 @@ def open_job(loaded: Loaded, config: Config) -> Job:
         stands_in=_needs_rows(config),
     )
     _method(config, split)
-    if config.budget.cost in ("hessian", "output", "block") and not _calibrates(split):
+    cost = config.budget.cost
+    if cost != "auto" and SENSITIVITIES[cost].needs_rows and not _calibrates(split):
         raise DataError(
             f"--cost {config.budget.cost} needs --data: what this model reads is not known, or it does not run"
         )
@@ -85,7 +90,7 @@ def open_job(loaded: Loaded, config: Config) -> Job:
 
 def _needs_rows(config: Config) -> bool:
     """Whether anything is fitted to inputs, or compared on them."""
-    held = config.budget.rule == "safe" and config.by_layer
+    held = rule(config.budget.rule).holds_after_calibration and config.by_layer
     return config.checks.verify or config.rounding.compensated or is_calibrated(_wished(config)) or held
 
 
@@ -141,9 +146,9 @@ def _plan(job: Job, progress: Progress) -> Planned:
         return replace(planned, notes=disagreements(planned, priced, budget))
     rivals = price_all(searched, budget.cost, job.split, progress)
     if len(rivals) > 1:
-        uniform = replace(next(p for p in rivals if p.cost == "even"), cost=_UNIFORM)
+        uniform = replace(next(p for p in rivals if p.cost == UNIFORM), cost=_ONE_WIDTH)
         by_user = job.split is not None and job.split.fitting.origin == "user"
-        rivals = [p for p in rivals if p.cost != "even" or by_user] + [uniform]
+        rivals = [p for p in rivals if p.cost != UNIFORM or by_user] + [uniform]
     spend = _spending(searched, budget)
     return winner(_ranked(rivals, lambda priced: _plan_of(priced, budget, spend), job, progress), budget)
 
@@ -158,7 +163,7 @@ def _spending(searched: Searched, budget: BudgetOptions) -> Callable[[Priced], P
 
 
 def _plan_of(priced: Priced, budget: BudgetOptions, spend: Callable[[Priced], Planned]) -> Planned:
-    uniform = _uniform_plan(priced, budget) if priced.cost == _UNIFORM else None
+    uniform = _uniform_plan(priced, budget) if priced.cost == _ONE_WIDTH else None
     return spend(priced) if uniform is None else uniform
 
 

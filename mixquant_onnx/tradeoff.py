@@ -20,6 +20,7 @@ from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, pla
 from mixquant_onnx.planning.error_table import Cell, SiteErrors
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.search import Searched
+from mixquant_onnx.planning.sensitivity.table import sensitivity_name
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
 TABLE_FORMAT = 1
@@ -164,6 +165,14 @@ def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _cost_of(text: str) -> str:
+    """The sensitivity that a table names. Raises PlanError."""
+    try:
+        return text if text == "balanced" else sensitivity_name(text)
+    except OptionError as error:
+        raise PlanError(f"the table was measured by a sensitivity that is not known, '{text}'") from error
+
+
 def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Priced:
     """The table that `table_to_json` made of the same model. Raises PlanError."""
     wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
@@ -194,6 +203,6 @@ def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Pr
                 cells=tuple(cells),
             )
         searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})), form=form)
-        return Priced(searched=searched, costs=costs, cost=str(data["cost"]))
+        return Priced(searched=searched, costs=costs, cost=_cost_of(str(data["cost"])))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise wrong from error

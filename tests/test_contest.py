@@ -57,30 +57,36 @@ def priced_at_all(model: ModelProto) -> list[Priced]:
 
 def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
     found = entries(two_paths(30.0))
-    assert {e.priced.cost for e in found} == {"output", "block", "hessian", "even", "energy"}
+    assert {e.priced.cost for e in found} == {
+        "network-output",
+        "block-output",
+        "layer-output",
+        "uniform",
+        "weight-error",
+    }
     assert [e.noise for e in found] == sorted(e.noise for e in found)
-    assert found[0].priced.cost == "output"
-    assert found[0].noise < 0.5 * next(e.noise for e in found if e.priced.cost == "even")
+    assert found[0].priced.cost == "network-output"
+    assert found[0].noise < 0.5 * next(e.noise for e in found if e.priced.cost == "uniform")
 
 
 def test_a_cost_that_misleads_loses_to_equal_bits() -> None:
     """The measured cost turned upside down, as compensation by later layers can do on real models."""
     made = {p.cost: p for p in priced_at_all(two_paths(30.0))}
-    output = made["output"]
+    output = made["network-output"]
     wrong = replace(output, costs={"a": output.costs["b"], "b": output.costs["a"]}, cost="wrong")
-    assert entries(two_paths(30.0), rivals=[wrong, made["even"]])[0].priced.cost == "even"
+    assert entries(two_paths(30.0), rivals=[wrong, made["uniform"]])[0].priced.cost == "uniform"
 
 
 def test_even_gives_all_layers_the_same_bits() -> None:
     found = {e.priced.cost: e.planned.plan.sites for e in entries(two_paths(30.0))}
-    widths = [scheme.bits for scheme in found["even"].values()]
+    widths = [scheme.bits for scheme in found["uniform"].values()]
     assert max(widths) - min(widths) <= 1
 
 
 def test_the_winner_is_told_with_the_others() -> None:
     planned = mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]))
-    assert "cost 'output' does best on the rows for selection" in planned.notes[0]
-    assert re.search(r"even \d+\.\d dB less", planned.notes[0])
+    assert "cost 'network-output' does best on the rows for selection" in planned.notes[0]
+    assert re.search(r"uniform \d+\.\d dB less", planned.notes[0])
 
 
 def test_nothing_is_compared_where_a_cost_is_asked_for_or_there_is_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +114,7 @@ def test_one_width_for_all_is_among_the_plans_where_it_fits_exactly(monkeypatch:
     for bits in (3, 6):
         uniform = mq.quantize(model, bits=bits, data=feed, verify=False)
         planned = mq.inspect(model, max_size=f"{uniform.nbytes_after}B", data=feed)
-        assert "uniform" in planned.notes[0] or {s.bits for s in planned.plan.sites.values()} == {bits}
+        assert "one width" in planned.notes[0] or {s.bits for s in planned.plan.sites.values()} == {bits}
     monkeypatch.setattr(contest, "noise_of", lambda planned, *rest: len({s.bits for s in planned.plan.sites.values()}))
     cnn = Path(__file__).resolve().parent.parent / "models" / "digits_cnn"
     data = {"input": np.load(cnn / "calib.npz")["input"][:32]}

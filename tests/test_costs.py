@@ -10,14 +10,15 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Cost, SearchOptions
+from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme, dequantized
 from mixquant_onnx.planning.error_table import measure, site_errors
-from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.planning.sensitivity import network_output, weight_error
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.quantization.weight import output_error, quantize_weight
 
 RANDOM = np.random.default_rng(5)
@@ -53,12 +54,12 @@ def feed(rows: int = 200) -> dict[str, np.ndarray[Any, Any]]:
     return {"x": RANDOM.standard_normal((rows, 32)).astype(np.float32)}
 
 
-def output_costs(model: ModelProto, method: str = "mse") -> costs.Costs:
+def output_costs(model: ModelProto, method: str = "mse") -> Costs:
     sites = find(model, 256).sites
     options = SearchOptions(method=method)
     table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), options)
     data = Data(feeds=(feed(),), labels=None)
-    return costs.output(table, model, sites, data, data)[1]
+    return network_output.measure(Measurement(table, model, sites, data, data))
 
 
 def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:
@@ -69,7 +70,7 @@ def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:
 
 @pytest.mark.usefixtures("stored_at_a_loss")
 def test_a_weight_behind_a_huge_gain_gets_the_bits() -> None:
-    checked: tuple[tuple[Cost, int], ...] = (("output", 1), ("auto", 0))
+    checked = (("output", 1), ("auto", 0))
     for cost, more in checked:
         planned = mq.inspect(two_paths(100.0), avg_bits=5.5, data=feed(), method="mse", cost=cost)
         assert planned.plan.sites["a"].bits > planned.plan.sites["b"].bits + more
@@ -119,7 +120,7 @@ def test_energy_grows_with_the_root_of_the_size_and_is_zero_for_zeros() -> None:
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((32, 32), np.float32), "a"))
     sites = find(model, 256).sites
     table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions(method="minmax"))
-    found = costs.energy(table, sites)
+    found = weight_error.measure(Measurement(table, model, sites))
     assert set(found["a"].values()) == {0.0}
     for cell in table["b"].cells:
         assert found["b"][cell.scheme] == pytest.approx(cell.qe / table["b"].power * 32, rel=0.05)
@@ -135,7 +136,7 @@ def test_energy_does_not_depend_on_the_scales_of_a_layers_outputs() -> None:
         model.graph.initializer[0].CopyFrom(numpy_helper.from_array(scaled, "a"))
         located = find(model, 256).sites
         table = {"a": site_errors(located["a"].site, weight_values(located["a"]), SearchOptions(method="minmax"))}
-        spread[name] = costs.energy(table, located)["a"]
+        spread[name] = weight_error.measure(Measurement(table, model, located))["a"]
     for scheme, cost in spread["even"].items():
         assert spread["steep"][scheme] == pytest.approx(cost, rel=0.25)
 

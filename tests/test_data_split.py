@@ -20,7 +20,7 @@ from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import evaluation_rows, halves, held_out, split_data
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.planning import selection as contest
-from mixquant_onnx.planning.sensitivity import costs, interactions
+from mixquant_onnx.planning.sensitivity import block_output, network_output
 from mixquant_onnx.verification.verify import verify
 
 MODEL = classifier()
@@ -172,7 +172,7 @@ class Seen:
             return proved(*given, **named)
 
         monkeypatch.setattr(Calibration, "__init__", calibrates)
-        for module in (contest, costs, interactions):
+        for module in (contest, network_output, block_output):
             monkeypatch.setattr(module, "run_all", selects)
         monkeypatch.setattr("mixquant_onnx.pipeline.verify", tells)
 

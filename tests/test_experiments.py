@@ -33,7 +33,7 @@ def plans() -> Any:
 
 @pytest.mark.parametrize("bits", [2.5, 3.0])
 def test_no_plan_takes_more_bytes_than_uniform_bits(plans: Any, bits: float) -> None:
-    made = plans.at(bits, [UNIFORM, RULE, "energy", "output"])
+    made = plans.at(bits, [UNIFORM, RULE, "weight-error", "network-output"])
     sizes = {name: plans.run(plan, "mse").nbytes_after for name, plan in made.items()}
     assert max(sizes.values()) == sizes[UNIFORM]
     assert min(sizes.values()) > 0.8 * sizes[UNIFORM]

@@ -18,7 +18,8 @@ from mixquant_onnx import run as goals
 from mixquant_onnx.api import checked_config
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.planning.sensitivity import weight_error
+from mixquant_onnx.planning.sensitivity.measurement import Measurement
 
 SIZE = "wc -c < {model}"
 """A measure without noise that wants a large file: keeping a share of it takes a file of that share."""
@@ -74,7 +75,7 @@ def test_a_size_is_spent_no_worse_than_on_one_width(bits: int, model_path: Path)
     """Though each further width brings functions into the file."""
     one = mq.quantize(model_path, bits=[bits], method="mse", **UNSEEN)
     found = mq.inspect(model_path, max_size=f"{one.nbytes_after}B", method="mse", **UNSEEN)
-    cost = costs.energy(found.table, found.sites)
+    cost = weight_error.measure(Measurement(found.table, onnx.load(model_path), found.sites))
     several = sum(cost[name][scheme] for name, scheme in found.plan.sites.items())
     assert several <= sum(cost[name][scheme] for name, scheme in one.plan.sites.items())
 

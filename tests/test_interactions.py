@@ -15,7 +15,8 @@ from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import price_all
 from mixquant_onnx.planning.error_table import ErrorTable, measure
-from mixquant_onnx.planning.sensitivity import costs, interactions
+from mixquant_onnx.planning.sensitivity import block_output
+from mixquant_onnx.planning.sensitivity.measurement import Measurement
 from mixquant_onnx.run import open_job
 from mixquant_onnx.runtime.session import RuntimeFailure
 
@@ -41,8 +42,8 @@ def table_of(model: ModelProto) -> ErrorTable:
     return measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions(method="gptq"))
 
 
-def shares(model: ModelProto) -> interactions.Shares:
-    return interactions.made_up_for(table_of(model), model, find(model, 1).sites, data(), data())
+def shares(model: ModelProto) -> block_output.Shares:
+    return block_output.compensation(Measurement(table_of(model), model, find(model, 1).sites, data(), data()))
 
 
 def test_a_layer_makes_up_for_the_one_before_and_not_for_the_one_beside() -> None:
@@ -61,7 +62,7 @@ def test_nothing_is_measured_where_the_model_does_not_run(monkeypatch: pytest.Mo
     def fails(*_: object) -> None:
         raise RuntimeFailure("no")
 
-    monkeypatch.setattr(interactions, "run_all", fails)
+    monkeypatch.setattr(block_output, "run_all", fails)
     assert shares(network(CHAIN)) == {}
 
 
@@ -72,25 +73,25 @@ def test_the_model_is_left_as_it_was() -> None:
     assert model.SerializeToString() == before
 
 
-def test_all_that_is_made_up_for_is_taken_off_and_never_all() -> None:
+def test_all_that_is_is_compensated_is_taken_off_and_never_all() -> None:
     scheme = Scheme(bits=4, grid=Grid(per="channel"))
     output = {name: {scheme: 2.0} for name in "abcd"}
     shares = {("a", "b"): 0.5, ("a", "c"): 0.25, ("b", "c"): 7.0, ("c", "d"): -0.5, ("d", "e"): -2, ("d", "f"): -2}
-    found = costs.block(output, shares)
+    found = block_output.corrected(output, shares)
     assert {name: own[scheme] for name, own in found.items()} == pytest.approx(
         {"a": 0.75, "b": 0.2, "c": 3.0, "d": 3.8}
     )
 
 
-def test_a_plan_by_blocks_prices_what_is_made_up_for_lower() -> None:
+def test_a_plan_by_blocks_prices_what_is_is_compensated_lower() -> None:
     model = network(CHAIN)
     feed = data().feeds
     found = {}
-    for cost in ("output", "block"):
+    for cost in ("network-output", "block-output"):
         config = config_of(avg_bits=5, cost=cost, data=feed, method="gptq", min_size=1, verify=False)
         job = open_job(model_io.as_loaded(model), config)
         found[cost] = price_all(job.searched(), config.budget.cost, job.split)[0]
         assert found[cost].cost == cost
     for name, most in (("a", 0.5), ("b", 1.0)):
-        for scheme, plain in found["output"].costs[name].items():
-            assert found["block"].costs[name][scheme] <= most * plain
+        for scheme, plain in found["network-output"].costs[name].items():
+            assert found["block-output"].costs[name][scheme] <= most * plain

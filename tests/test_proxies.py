@@ -247,7 +247,7 @@ def test_a_budget_is_spent_by_energy_or_one_width_whichever_proxies_prefer(
     planned = mq.inspect(small, avg_bits=limit + 0.01, **options)
     notes = [note for note in planned.notes if "does best on the rows for selection" in note]
     assert bool(notes) == compared
-    assert not compared or ("'energy'" in notes[0]) != ("'uniform'" in notes[0])
+    assert not compared or ("'weight-error'" in notes[0]) != ("'one width'" in notes[0])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.planning import allocation
 from mixquant_onnx.planning import search as planning
-from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.planning.sensitivity import weight_error
 from mixquant_onnx.tradeoff import Point, marked
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
@@ -181,8 +181,13 @@ def test_a_table_gives_the_same_plans_without_measuring(
     np.savez(data, x=weight(64, 64) * 10)
     plans = [model, "--qem", "1,2,9", "--avg-bits", "3..8:1", "--no-verify", "--exclude", "second"]
     first = sweep(*plans, "--table", table, *(["--data", data] if with_data else []))
-    assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("balanced" if with_data else "energy")
-    for owner, step in ((allocation, "price"), (planning, "measure"), (costs, "balanced"), (costs, "energy")):
+    assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("balanced" if with_data else "weight-error")
+    for owner, step in (
+        (allocation, "price"),
+        (planning, "measure"),
+        (allocation, "balanced"),
+        (weight_error, "measure"),
+    ):
         monkeypatch.setattr(owner, step, again)
     assert sweep(*plans, "--from-table", table, "--table", tmp_path / "copy.json") == first
     assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(table.read_text())

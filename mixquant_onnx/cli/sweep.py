@@ -157,6 +157,7 @@ def _check_settings(chosen: Mapping[str, Any], keywords: Mapping[str, Any], sett
 
 def _check_data(priced: Priced, job: Job) -> None:
     """Raises OptionError where what the table chooses from needs data to be judged; tells where it was made without."""
+    from mixquant_onnx.planning.sensitivity.table import WEIGHT_ERROR
     from mixquant_onnx.quantization.methods import is_calibrated
 
     methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
@@ -166,7 +167,7 @@ def _check_data(priced: Priced, job: Job) -> None:
         raise OptionError(
             f"the method in --from-table, '{solvers[0]}', needs --data; give it again (or --no-verify, for sizes alone)"
         )
-    if origin == "user" and not solvers and priced.cost == "energy":
+    if origin == "user" and not solvers and priced.cost == WEIGHT_ERROR:
         _note("the table of --from-table was measured without --data, which chooses neither bits nor methods here")
 
 

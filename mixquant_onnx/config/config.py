@@ -49,8 +49,8 @@ class Config:
 
     @property
     def compares_plans(self) -> bool:
-        """Whether rows of data decide between plans: costs are measured on them, or several plans are judged."""
-        return not self.by_layer and self.budget.cost != "energy"
+        """Whether rows of data may decide between plans: costs are measured on them, or several plans are judged."""
+        return not self.by_layer and self.budget.cost not in ("weight-error", "energy")
 
 
 STAGES: Mapping[str, tuple[str, Any]] = {

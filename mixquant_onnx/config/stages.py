@@ -15,7 +15,6 @@ from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.granularity import PER_CHANNEL, Grid
 
-Cost = Literal["auto", "energy", "hessian", "output", "block"]
 Target = Literal["ort", "qdq"]
 Fused = Literal["auto", "always", "never"]
 Metric = Callable[[Path], float]
@@ -81,9 +80,9 @@ class BudgetOptions:
         "layer", "layer: the rule for each tensor; model: the same sum of relative errors, spent at fewest bytes",
         accepts='Literal["layer", "model"]', choices=("layer", "model"),
     )  # fmt: skip
-    rule: Literal["safe", "paper"] = option(
+    rule: str = option(
         "safe", "safe: no tensor below what its outputs can stand; paper: the rule to the letter",
-        accepts='Literal["safe", "paper"]', choices=("safe", "paper"),
+        accepts="str", metavar="NAME",
     )  # fmt: skip
     avg_bits: float | None = option(
         None, "X bits a weight, scales and zero points counted", accepts="float | None", metavar="X",
@@ -93,10 +92,11 @@ class BudgetOptions:
         None, "a file of at most 5MB, or 25% of the input", accepts="str | int | None", metavar="SIZE",
         convert=parsing.size,
     )  # fmt: skip
-    cost: Cost = option(
-        "auto", "what a budget minimises; auto: whichever does best on some rows of --data, else energy",
-        accepts='Literal["auto", "energy", "hessian", "output", "block"]',
-        choices=("auto", "energy", "hessian", "output", "block"),
+    cost: str = option(
+        "auto",
+        "sensitivity that a budget minimises: weight-error, layer-output, network-output, block-output, uniform; auto: "
+        "whichever does best on some rows of --data, else weight-error",
+        accepts="str", metavar="NAME",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

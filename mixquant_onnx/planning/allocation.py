@@ -7,21 +7,18 @@ from dataclasses import dataclass, replace
 
 from threadpoolctl import threadpool_limits
 
-from mixquant_onnx.config.stages import BudgetOptions, Cost
-from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning.allocators import qem as qem_rule
-from mixquant_onnx.planning.allocators import safe
 from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, smallest_within_cost
+from mixquant_onnx.planning.allocators.rules import BY_SCOPE, rule
 from mixquant_onnx.planning.error_table import SiteErrors
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched
-from mixquant_onnx.planning.sensitivity import costs as measured
-from mixquant_onnx.planning.sensitivity.costs import Costs
-from mixquant_onnx.planning.sensitivity.interactions import made_up_for
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
+from mixquant_onnx.planning.sensitivity.table import NETWORK_OUTPUT, SENSITIVITIES, WEIGHT_ERROR, balanced
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,60 +49,64 @@ class Priced:
         return sum(min(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
 
 
-def price(searched: Searched, cost: Cost, split: DataSplit | None, progress: Progress = quiet) -> Priced:
-    """The sensitivity by which a budget is spent. For `auto` with the user's data: output balanced with energy.
+def price(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> Priced:
+    """The sensitivity by which a budget is spent. For `auto` with the user's rows: network output balanced with
+    weight error.
 
-    Raises:
-        DataError: the model does not run on the data.
+    Args:
+        cost: a name of `SENSITIVITIES`, or `auto`.
+        split: None where there are no rows.
     """
     if cost != "auto" or split is None or split.fitting.origin != "user":
         return price_all(searched, cost, split, progress)[0]
-    output = price_all(searched, "output", split, progress)[0]
-    if output.cost != "output":
+    output = price_all(searched, NETWORK_OUTPUT, split, progress)[0]
+    if output.cost != NETWORK_OUTPUT:
         return output
-    found = measured.balanced(output.costs, by_energy(output.searched).costs)
+    found = balanced(output.costs, by_weight_error(output.searched).costs)
     return replace(output, costs=found, cost="balanced")
 
 
-def price_all(searched: Searched, cost: Cost, split: DataSplit | None, progress: Progress = quiet) -> list[Priced]:
-    """At `cost`; for `auto` with the user's data at each that there is, on proxy inputs at those without runs of the
-    network: energy and even."""
-    loaded = searched.loaded
-    measured_by_default = split is not None and split.fitting.origin == "user"
-    chosen = cost if cost != "auto" or measured_by_default else "energy"
-    if chosen == "energy" or split is None or not searched.table:
-        by_proxies = cost == "auto" and split is not None and split.fitting.origin == "proxy"
-        even = Priced(searched=searched, costs=measured.even(searched.table), cost="even")
-        return [by_energy(searched), *([even] if by_proxies and searched.table else [])]
-    sites = {name: searched.sites[name] for name in searched.table}
-    fit, held = split.calibration, split.selection
-    if cost == "hessian":
-        seconds = Calibration(loaded.model, sites, fit).second_moments(list(sites))
-        hessian = measured.hessian(searched.table, sites, seconds)
-        return [Priced(searched=searched, costs=hessian, cost="hessian")]
-    with threadpool_limits(1, "blas"):
-        hessian, output = measured.output(searched.table, loaded.model, sites, fit, held, progress)
-        found = {"output": output}
-        if cost != "output":
-            shares = made_up_for(searched.table, loaded.model, searched.sites, fit, held, progress)
-            found["block"] = measured.block(output, shares)
+def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> list[Priced]:
+    """At `cost`; for `auto` at each sensitivity that competes: of those that need rows only on the user's rows."""
+    if not searched.table:
+        return [by_weight_error(searched)]
+    origin = None if split is None else split.fitting.origin
     if cost != "auto":
-        return [Priced(searched=searched, costs=found[cost], cost=cost)]
-    found |= {"hessian": hessian, "even": measured.even(searched.table)}
-    made = [Priced(searched=searched, costs=costs, cost=name) for name, costs in found.items()]
-    return [*made, by_energy(searched)]
+        names = [cost if split is not None or not SENSITIVITIES[cost].needs_rows else WEIGHT_ERROR]
+    elif origin == "user":
+        names = [name for name, row in SENSITIVITIES.items() if row.competes_by_default]
+    elif origin == "proxy":
+        names = [name for name, row in SENSITIVITIES.items() if row.competes_on_proxies]
+        names.sort(key=lambda name: name != WEIGHT_ERROR)
+    else:
+        names = [WEIGHT_ERROR]
+    measurement = Measurement(
+        searched.table,
+        searched.loaded.model,
+        searched.sites,
+        None if split is None else split.calibration,
+        None if split is None else split.selection,
+        progress,
+    )
+    with threadpool_limits(1, "blas"):
+        costs = {name: SENSITIVITIES[name].measure(measurement) for name in names}
+    return [Priced(searched=searched, costs=found, cost=name) for name, found in costs.items()]
 
 
-def by_energy(searched: Searched) -> Priced:
-    """At the data-free cost."""
-    return Priced(searched=searched, costs=measured.energy(searched.table, searched.sites), cost="energy")
+def by_weight_error(searched: Searched) -> Priced:
+    """At the data-free sensitivity."""
+    measurement = Measurement(searched.table, searched.loaded.model, searched.sites)
+    return Priced(searched=searched, costs=SENSITIVITIES[WEIGHT_ERROR].measure(measurement), cost=WEIGHT_ERROR)
 
 
 def by_rule(searched: Searched, budget: BudgetOptions) -> Planned:
-    """The rule, layer by layer: on its floor, or the paper's to the letter."""
-    if budget.rule == "safe":
-        return planned_with(searched, safe.allocate(searched.table, budget.qem), budget, "safe")
-    return planned_with(searched, qem_rule.allocate(searched.table, budget.qem), budget, "qem")
+    """The rule, layer by layer.
+
+    Raises:
+        OptionError: there is no such rule.
+    """
+    row = rule(budget.rule)
+    return planned_with(searched, row.allocate(searched.table, budget.qem), budget, row.allocator)
 
 
 _FAR = 2
@@ -114,9 +115,9 @@ _FAR = 2
 
 def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tuple[str, ...]:
     """The weights on which a measured cost and the data-free one differ most, at the same budget."""
-    if priced.cost == "energy":
+    if priced.cost == WEIGHT_ERROR:
         return ()
-    blind = plan_priced(by_energy(priced.searched), budget).plan.sites
+    blind = plan_priced(by_weight_error(priced.searched), budget).plan.sites
     far = {
         name: (scheme.bits, blind[name].bits)
         for name, scheme in planned.plan.sites.items()
@@ -127,7 +128,7 @@ def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tu
     name = max(far, key=lambda n: abs(far[n][0] - far[n][1]))
     ours, theirs = far[name]
     return (
-        f"{len(far)} weights get {_FAR} bits more or less by cost '{priced.cost}' than by 'energy', "
+        f"{len(far)} weights get {_FAR} bits more or less by cost '{priced.cost}' than by '{WEIGHT_ERROR}', "
         f"most '{name}': {ours} and {theirs}",
     )
 
@@ -139,7 +140,7 @@ def plan_priced(priced: Priced, budget: BudgetOptions) -> Planned:
     choices = priced.choices()
     table = priced.searched.table
     allowed = budget.qem * sum(_baseline_cost(table[name], priced.costs[name]) for name in table)
-    return plan_of_choices(priced, budget, smallest_within_cost(choices, allowed), "qem-model")
+    return plan_of_choices(priced, budget, smallest_within_cost(choices, allowed), BY_SCOPE)
 
 
 def plan_of_bits(priced: Priced, budget: BudgetOptions, bits: float, floats: bool = False) -> Planned:

@@ -6,13 +6,10 @@ import numpy as np
 
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.planning.allocators import safe
+from mixquant_onnx.planning.allocators.rules import holds_after_calibration, limit_of
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.quantization.network import ErrorBound, Layers, NetworkTask, quantize_layers
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
-
-SAFE = "safe"
-"""The allocator whose limits hold for calibrated weights too."""
 
 
 def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
@@ -21,22 +18,20 @@ def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
     The rule's limit holds also after rounding: under `safe` a calibrated weight that breaks it takes more bits. By the
     letter of the paper it does not, as such a method minimises another error.
     """
-    found = {}
+    found, holds = {}, holds_after_calibration(planned.plan.allocator)
     for name, scheme in planned.plan.sites.items():
         cells, limit = planned.table[name].cells, _limit(planned, name)
         if not any(cell.scheme == scheme and cell.qe <= limit for cell in cells):
             continue
         wider = tuple(c.scheme for c in cells if c.scheme.grid == scheme.grid and c.scheme.bits > scheme.bits)
-        found[name] = ErrorBound(limit=limit, wider=wider if planned.plan.allocator == SAFE else ())
+        found[name] = ErrorBound(limit=limit, wider=wider if holds else ())
     return found
 
 
 def _limit(planned: Planned, name: str) -> float:
     """The QE that the rule allows the weight `name`; infinite where the plan is not the rule's."""
-    errors, qem = planned.table[name], float(planned.plan.settings.get("qem", np.inf))
-    if planned.plan.allocator == SAFE:
-        return safe.limit_of(errors, qem)
-    return qem * errors.baseline if planned.plan.allocator == "qem" else np.inf
+    qem = float(planned.plan.settings.get("qem", np.inf))
+    return limit_of(planned.plan.allocator, planned.table[name], qem)
 
 
 def quantize_plan(

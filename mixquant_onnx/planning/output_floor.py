@@ -16,7 +16,8 @@ from mixquant_onnx.numerics.noise import decibels
 from mixquant_onnx.planning.allocators.knapsack import Choice, smallest_within_cost
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.selection import noise_with
-from mixquant_onnx.planning.sensitivity import costs
+from mixquant_onnx.planning.sensitivity import weight_error
+from mixquant_onnx.planning.sensitivity.measurement import Measurement
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
@@ -71,7 +72,7 @@ def with_schemes(planned: Planned, layers: Layers) -> Planned:
 def _wider(planned: Planned, share: float) -> Planned:
     """The fewest bytes, no weight with fewer bits than now, at which the summed cost is `share` of what it is."""
     table = {name: planned.table[name] for name in planned.plan.sites}
-    priced = costs.energy(table, planned.sites)
+    priced = weight_error.measure(Measurement(table, planned.loaded.model, planned.sites))
     choices = {}
     total = 0.0
     for name, scheme in planned.plan.sites.items():

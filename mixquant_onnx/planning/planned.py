@@ -14,6 +14,7 @@ from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedSite, find, weight_values
 from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.allocators.rules import BY_SCOPE, rule_of
 from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors, measure
 from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.planning.search import Searched
@@ -62,7 +63,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: Budge
 
 def _spent(budget: BudgetOptions, allocator: str) -> dict[str, Any]:
     """What `budget` says, for the plan's file."""
-    by_error = allocator.startswith("qem") or allocator == "safe"
+    by_error = allocator == BY_SCOPE or rule_of(allocator) is not None
     found: dict[str, Any] = {}
     if budget.avg_bits is not None:
         found["avg_bits"] = budget.avg_bits

@@ -12,7 +12,7 @@ from paper.plans import RULE, UNIFORM, Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
 
-PLANS = (UNIFORM, RULE, "energy", "hessian", "output", "block")
+PLANS = (UNIFORM, RULE, "weight-error", "layer-output", "network-output", "block-output")
 METHODS = {"asymmetric": "minmax", "mse": "mse", "gptq": "gptq", "adaround": "adaround", "brecq": "brecq"}
 
 

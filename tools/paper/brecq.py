@@ -17,7 +17,7 @@ from paper.plans import DEFAULT, RULE, UNIFORM, Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
 
-BUDGET = "energy"
+BUDGET = "weight-error"
 
 
 def main(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ from paper.plans import Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects, with_few
 
-COSTS = ("energy", "hessian", "output")
+COSTS = ("weight-error", "layer-output", "network-output")
 
 
 def main(arguments: list[str]) -> int:

@@ -6,13 +6,18 @@ from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
 
 
+def limit_of(errors: SiteErrors, qem: float) -> float:
+    """The QE that a tensor may have (equation 2 of the paper): QEM times its baseline."""
+    return qem * errors.baseline
+
+
 def choose(errors: SiteErrors, qem: float) -> Scheme:
     """The fewest bytes whose QE is at most QEM x baseline; the least QE where none qualifies.
 
     With one granularity: the fewest bits, and the most. Every candidate is looked at: QE need not fall as bits rise.
     """
     cells = sorted(errors.cells, key=lambda cell: (cell.nbytes, cell.scheme.bits))
-    limit = qem * errors.baseline
+    limit = limit_of(errors, qem)
     least = min(reversed(cells), key=lambda cell: cell.qe) if len({c.scheme.grid for c in cells}) > 1 else cells[-1]
     return next((cell.scheme for cell in cells if cell.qe <= limit), least.scheme)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from mixquant_onnx.planning.bounds import SAFE
+from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.report.inputs import Run
 
 
 def data(run: Run) -> Mapping[str, object] | None:
     """Empty for a plan of the safe rule without a result; None for others."""
-    return {} if run.result is None and run.plan.allocator == SAFE else None
+    return {} if run.result is None and holds_after_calibration(run.plan.allocator) else None
 
 
 def render(console: Console, data: Mapping[str, object]) -> None:

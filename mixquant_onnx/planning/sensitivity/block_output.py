@@ -1,5 +1,4 @@
-"""What later layers of a block make up for: a table of pairs, as layers have one of their own (BRECQ, Li et al. 2021,
-arXiv 2102.05426, section 3.4, where effects inside a block are looked up)."""
+"""Network output, without what later layers of the same block make up for (compensation)."""
 
 from __future__ import annotations
 
@@ -7,62 +6,75 @@ import math
 from collections.abc import Mapping
 from itertools import combinations
 
-from onnx import ModelProto
-
 from mixquant_onnx.data.calibration import Calibration
-from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.outputs import run_all
-from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.blocks import Block, find_blocks
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
-from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.scheme import Quantized
-from mixquant_onnx.planning.error_table import ErrorTable
-from mixquant_onnx.planning.sensitivity.costs import anchors, few
+from mixquant_onnx.planning.sensitivity import network_output
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement, anchors
 from mixquant_onnx.quantization.methods import surrogate
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 Shares = Mapping[tuple[str, str], float]
-"""Of the first of two weights: the share of its error at the network's outputs that the second makes up for, below 0
+"""Of the first of two weights: the share of its error at the network's outputs that the second compensates, below 0
 where both are worse together than each alone."""
 
+_MOST_SHARE = 0.9
+"""Clamp of the pairwise correction: at most this share of a weight's cost is removed or added."""
 
-def made_up_for(
-    table: ErrorTable, model: ModelProto, sites: Mapping[str, LocatedSite], fit: Data, held: Data,
-    progress: Progress = quiet,
-) -> Shares:  # fmt: skip
+
+def measure(measurement: Measurement) -> Costs:
+    """A table of pairs, as layers have one of their own.
+
+    Source:
+        BRECQ, Li et al. 2021, arXiv 2102.05426, section 3.4, where effects inside a block are looked up.
+    """
+    return corrected(network_output.measure(measurement), compensation(measurement))
+
+
+def corrected(output: Costs, shares: Shares) -> Costs:
+    """`output` without the `shares` of pairs (first, later)."""
+    left = dict.fromkeys(output, 1.0)
+    for (first, _), share in shares.items():
+        left[first] *= max(1 - share, 0.0)
+    kept = {name: min(max(factor, 1 - _MOST_SHARE), 1 + _MOST_SHARE) for name, factor in left.items()}
+    return {name: {scheme: cost * kept[name] for scheme, cost in own.items()} for name, own in output.items()}
+
+
+def compensation(measurement: Measurement) -> Shares:
     """For each two weights of a block, in the order of the graph.
 
-    The first is quantized at the lower anchor width on `fit`, the second at the higher one on inputs as the first left
-    them, which it is fitted to; measured on `held`. Where the second's own error hides little, the share hardly depends
-    on the width of the first (docs/experiment-pairs.md).
-    Empty where the model does not run.
+    The first is quantized at the lower anchor width, the second at the higher one on inputs as the first left them,
+    which it is fitted to. Where the second's own error hides little, the share hardly depends on the width of the
+    first (docs/experiment-pairs.md). Empty where the model does not run.
     """
-    blocks = [block for block in find_blocks(model, sites, table) if len(block.sites) > 1]
-    if not blocks:
+    blocks = find_blocks(measurement.model, measurement.weights, measurement.table)
+    several = [block for block in blocks if len(block.sites) > 1]
+    if not several:
         return {}
     found: dict[tuple[str, str], float] = {}
     try:
-        measured = _Measured(table, model, sites, fit, held)
-        for position, block in enumerate(blocks):
-            found.update(measured.of(block))
-            progress("measure pairs", position + 1, len(blocks))
+        pairs = _Pairs(measurement)
+        for position, block in enumerate(several):
+            found.update(pairs.of(block))
+            measurement.progress("measure pairs", position + 1, len(several))
     except RuntimeFailure:
         return {}
     return found
 
 
-class _Measured:
-    def __init__(
-        self, table: ErrorTable, model: ModelProto, sites: Mapping[str, LocatedSite], fit: Data, held: Data
-    ) -> None:
-        self._table, self._sites = table, sites
-        self._calibration = Calibration(model, {name: sites[name] for name in table}, fit)
+class _Pairs:
+    def __init__(self, measurement: Measurement) -> None:
+        model, self._table, self._sites = measurement.model, measurement.table, measurement.weights
+        measured = {name: self._sites[name] for name in self._table}
+        self._calibration = Calibration(model, measured, measurement.fit)
         self._current, self._replaced = editable_copy(model)
         self._own, self._changed = self._calibration.float_stream(), self._calibration.stream(self._current)
-        self._held = few(held)
+        self._held = measurement.held
         self._reference = run_all(Session(model), self._held)
 
     def of(self, block: Block) -> dict[tuple[str, str], float]:
@@ -96,5 +108,5 @@ class _Measured:
 
 
 def _share(first: float, second: float, both: float) -> float:
-    """0 where there is nothing to make up for."""
+    """0 where there is nothing to compensate."""
     return (first + second - both) / first if first > 0 and math.isfinite(first + second + both) else 0.0

@@ -1,0 +1,63 @@
+"""The rules that give each weight its scheme by its own errors (`--rule`): one row each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.allocators import qem, safe
+from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+
+BY_SCOPE = "qem-model"
+"""The allocator of plans whose summed error is QEM times that of plain int8 (`--scope model`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One row.
+
+    Args:
+        allocate: (errors, QEM) -> the scheme of each weight.
+        limit: (errors of a weight, QEM) -> the QE that it may have.
+        allocator: what plans call the rule.
+        holds_after_calibration: whether the limit holds for calibrated weights and the outputs have a floor: weights
+            that break it take more bits.
+    """
+
+    allocate: Callable[[ErrorTable, float], Mapping[str, Scheme]]
+    limit: Callable[[SiteErrors, float], float]
+    allocator: str
+    holds_after_calibration: bool = False
+
+
+RULES: dict[str, Rule] = {
+    "safe": Rule(allocate=safe.allocate, limit=safe.limit_of, allocator="safe", holds_after_calibration=True),
+    "paper": Rule(allocate=qem.allocate, limit=qem.limit_of, allocator="qem"),
+}
+
+
+def rule(name: str) -> Rule:
+    """Raises OptionError where there is no such rule."""
+    if name not in RULES:
+        raise OptionError(f"--rule '{name}' is not known; use {' or '.join(RULES)}")
+    return RULES[name]
+
+
+def rule_of(allocator: str) -> Rule | None:
+    """The rule that plans call `allocator`; None where a plan was made for a budget."""
+    return next((row for row in RULES.values() if row.allocator == allocator), None)
+
+
+def limit_of(allocator: str, errors: SiteErrors, qem: float) -> float:
+    """The QE that a plan's rule allows a weight; infinite where the plan is no rule's."""
+    found = rule_of(allocator)
+    return math.inf if found is None else found.limit(errors, qem)
+
+
+def holds_after_calibration(allocator: str) -> bool:
+    """See `Rule`; False where a plan was made for a budget."""
+    found = rule_of(allocator)
+    return found is not None and found.holds_after_calibration

@@ -1,0 +1,37 @@
+"""The error of each layer's own output, from the second moments of its inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mixquant_onnx.data.moments import SecondMoments
+from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.numerics.scheme import Scheme, dequantized
+from mixquant_onnx.planning.allocators.knapsack import relative_error
+from mixquant_onnx.planning.error_table import SiteErrors
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
+from mixquant_onnx.quantization.weight import output_error, quantize_weight
+
+NAME = "layer-output"
+
+
+def measure(measurement: Measurement) -> Costs:
+    """As a share of the output, after rounding to nearest; QE / mean(w^2) where the inputs cannot be watched."""
+    if NAME not in measurement.shared:
+        moments = measurement.second_moments
+        measurement.shared[NAME] = {
+            name: _layer_errors(errors, measurement.weights[name], moments.get(name))
+            for name, errors in measurement.table.items()
+        }
+    return measurement.shared[NAME]
+
+
+def _layer_errors(errors: SiteErrors, located: LocatedSite, moments: SecondMoments | None) -> dict[Scheme, float]:
+    if moments is None:
+        return {cell.scheme: relative_error(errors, cell.qe) for cell in errors.cells}
+    weight = np.asarray(weight_values(located), np.float32)
+    rounded = {
+        cell.scheme: dequantized(quantize_weight(located.site, weight, cell.scheme), weight.dtype)
+        for cell in errors.cells
+    }
+    return {scheme: output_error(located.site, weight, other, moments) for scheme, other in rounded.items()}

@@ -1,0 +1,77 @@
+"""What sensitivities are measured from, with what several of them share worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from onnx import ModelProto
+
+from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.data.dataset import Data, thinned
+from mixquant_onnx.data.moments import SecondMoments
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+
+Costs = Mapping[str, Mapping[Scheme, float]]
+"""Of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
+
+ANCHORS = (3, 5)
+"""Widths at which the network's reaction to a weight is measured; other candidates follow their layer's own error."""
+
+_MOST_ROWS = 64
+"""Rows for selection that are run, twice for every weight."""
+
+
+class Measurement:
+    """A model, the errors of its candidates, and rows.
+
+    Args:
+        table: the weights to tell costs of.
+        weights: all weights of the model, by name.
+        fit: rows to calibrate with; None where there are none.
+        held: rows on which outputs are compared, which nothing is fitted to.
+    """
+
+    def __init__(
+        self,
+        table: ErrorTable,
+        model: ModelProto,
+        weights: Mapping[str, LocatedSite],
+        fit: Data | None = None,
+        held: Data | None = None,
+        progress: Progress = quiet,
+    ) -> None:
+        self.table, self.model, self.weights, self.progress = table, model, weights, progress
+        self._fit, self._held = fit, held
+
+    @property
+    def fit(self) -> Data:
+        assert self._fit is not None
+        return self._fit
+
+    @cached_property
+    def held(self) -> Data:
+        """As many rows for selection as are run for every weight."""
+        assert self._held is not None
+        return thinned(self._held, _MOST_ROWS)
+
+    @cached_property
+    def second_moments(self) -> Mapping[str, SecondMoments]:
+        """Of the inputs of each weight; without those whose inputs cannot be watched."""
+        measured = {name: self.weights[name] for name in self.table}
+        return Calibration(self.model, measured, self.fit).second_moments(list(self.table))
+
+    @cached_property
+    def shared(self) -> dict[str, Costs]:
+        """Costs that were measured already, by the name of the sensitivity."""
+        return {}
+
+
+def anchors(errors: SiteErrors) -> list[Scheme]:
+    """The candidates nearest to ANCHORS, of the first granularity."""
+    grid = errors.cells[0].scheme.grid
+    schemes = [cell.scheme for cell in errors.cells if cell.scheme.grid == grid]
+    return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in ANCHORS))

@@ -1,0 +1,65 @@
+"""The sensitivities: one row each. A budget is spent by one of them; `auto` lets several compete."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.planning.sensitivity import block_output, layer_output, network_output, uniform, weight_error
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensitivity:
+    """One row.
+
+    Args:
+        measure: the cost of every candidate.
+        alias: an older name of it, which the option takes too; "" for none.
+        needs_rows: whether it is measured on rows of data (of the user, or proxy inputs).
+        competes_by_default: whether `auto` lets it compete on the user's rows.
+        competes_on_proxies: whether `auto` lets it compete on proxy inputs too.
+    """
+
+    measure: Callable[[Measurement], Costs]
+    alias: str = ""
+    needs_rows: bool = True
+    competes_by_default: bool = True
+    competes_on_proxies: bool = False
+
+
+WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT = "weight-error", "uniform", network_output.NAME
+
+SENSITIVITIES: dict[str, Sensitivity] = {
+    NETWORK_OUTPUT: Sensitivity(measure=network_output.measure, alias="output"),
+    "block-output": Sensitivity(measure=block_output.measure, alias="block"),
+    layer_output.NAME: Sensitivity(measure=layer_output.measure, alias="hessian"),
+    UNIFORM: Sensitivity(measure=uniform.measure, alias="even", needs_rows=False, competes_on_proxies=True),
+    WEIGHT_ERROR: Sensitivity(measure=weight_error.measure, alias="energy", needs_rows=False, competes_on_proxies=True),
+}
+"""By name. None is the best on every model (docs/accuracy.md)."""
+
+
+def sensitivity_name(text: str) -> str:
+    """The name that `text`, a name, an older name or `auto`, stands for.
+
+    Raises:
+        OptionError: there is no such sensitivity.
+    """
+    if text == "auto" or text in SENSITIVITIES:
+        return text
+    for name, row in SENSITIVITIES.items():
+        if row.alias == text:
+            return name
+    raise OptionError(f"--cost '{text}' is not known; use auto, {', '.join(SENSITIVITIES)}")
+
+
+def balanced(first: Costs, second: Costs) -> Costs:
+    """The geometric mean of two costs of the same candidates.
+
+    Measured alone, a layer looks dearer than it is where later layers, quantized on its changed outputs, compensate
+    for it; the data-free cost does not know the network at all. Between them none of the tried models fared badly.
+    """
+    return {name: {s: math.sqrt(cost * second[name][s]) for s, cost in own.items()} for name, own in first.items()}

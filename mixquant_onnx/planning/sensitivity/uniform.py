@@ -1,0 +1,12 @@
+"""As if every weight of the model weighed the same at the same width: a budget gives all layers the same bits."""
+
+from __future__ import annotations
+
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
+
+
+def measure(measurement: Measurement) -> Costs:
+    return {
+        name: {c.scheme: errors.elements * 4.0**-c.scheme.bits for c in errors.cells}
+        for name, errors in measurement.table.items()
+    }
