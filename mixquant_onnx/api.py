@@ -14,6 +14,7 @@ from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM, FormOptions, Fused, Target
 from mixquant_onnx.export.targets.releases import OLDEST_TRIED
+from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.model.files import as_loaded
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.granularity import Grid
@@ -89,8 +90,7 @@ def options_of(
         raise OptionError(f"rounding '{rounding}' is not known; use compensated or nearest")
     if min_ort < OLDEST_TRIED:
         raise OptionError("--min-ort goes back to 1.20; older releases were not tried")
-    if target not in ("ort", "qdq"):
-        raise OptionError(f"target '{target}' is not known; use ort or qdq")
+    target_named(target)
     chosen = Options(
         qem=float(qem),
         scope=scope,

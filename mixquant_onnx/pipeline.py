@@ -12,8 +12,9 @@ from onnx import ModelProto
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.draft import draft_size, rewritten_copy
 from mixquant_onnx.export.encodings.sizes import model_bytes
-from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
+from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
@@ -25,8 +26,8 @@ from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
 from mixquant_onnx.planning.plan import BitPlan, Planned, left_float, without_losses
 from mixquant_onnx.quantization.network import SAFE, Layers, quantize_layers
-from mixquant_onnx.quantization.weight import SOLVERS, quantization_error, quantize_weight
-from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
+from mixquant_onnx.quantization.weight import SOLVERS, quantization_error
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification import verify
 from mixquant_onnx.verification.prove import prove
 
@@ -77,7 +78,7 @@ def execute(
     optimism = None
     if options.verify and refusal is None and split is not None and split.in_sample:
         optimism = optimism_db(planned, split, quantized, options.rounding == "compensated")
-    model, rewritten = _rewrite(original, quantized, options.form)
+    model, rewritten = rewritten_copy(original, quantized, options.form)
     size = model_bytes(model, planned.loaded.external)
     if quantized and size >= planned.loaded.nbytes:
         reason = f"the quantized file would take {size} bytes, as much as the float one"
@@ -132,33 +133,6 @@ def _quantized(
         return kept, layers
     kept = without_losses(kept, options.form)
     return kept, replace(layers, quantized={name: layers.quantized[name] for name in kept.plan.sites})
-
-
-def _rewrite(
-    original: ModelProto, quantized: Mapping[str, Quantized], form: FormOptions
-) -> tuple[ModelProto, Rewritten]:
-    """A rewritten copy. A weight that ONNX Runtime would dequantize at every run is folded instead.
-
-    That happens where other fusions come first (MatMul + Add of a matrix becomes Gemm) or a weight is shared.
-    """
-    folded: set[str] = set()
-    while True:
-        model = ModelProto()
-        model.CopyFrom(original)
-        if not quantized:
-            return model, unchanged(model)
-        rewritten = rewrite(model, quantized, form, 1, folded)
-        fused = [name for name, kind in rewritten.forms.items() if kind.startswith("MatMulNBits")]
-        if not fused or model.ByteSize() >= model_io.LARGEST_PROTOBUF:
-            return model, rewritten
-        try:
-            slow = dequantized_at_every_run(model)
-        except RuntimeFailure:
-            return model, rewritten
-        late = {name for name in fused if rewritten.values[name] in slow}
-        if not late:
-            return model, rewritten
-        folded |= late
 
 
 def _prove(
@@ -260,32 +234,9 @@ def place(written: Sequence[Path], output: Path, loaded: model_io.Loaded) -> tup
     return tuple(reversed(placed))
 
 
-def draft(planned: Planned, options: Options) -> ModelProto:
-    """A model as large as the one that `planned` makes. Codes do not change that, so they are the quickest ones."""
-    quantized = {}
-    for name, scheme in planned.plan.sites.items():
-        located = planned.sites[name]
-        quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
-        quantized[name] = replace(quick, scheme=scheme)
-    return _rewrite(planned.loaded.model, quantized, options.form)[0]
-
-
 def size_of(planned: Planned, options: Options) -> int:
     """Bytes of the file that `planned` makes."""
-    return stored_size(draft(planned, options), planned.loaded)
-
-
-def stored_size(model: ModelProto, loaded: model_io.Loaded) -> int:
-    """Bytes of `model` in a file, or in files where `loaded` was in several."""
-    if not loaded.external and model.ByteSize() < model_io.LARGEST_PROTOBUF:
-        return int(model.ByteSize())
-    with tempfile.TemporaryDirectory() as folder:
-        files = model_io.save(model, Path(folder) / "model.onnx", loaded.external, _LONG_NAME)
-        return sum(file.stat().st_size for file in files)
-
-
-_LONG_NAME = "n" * 64 + ".data"
-"""In place of the data file's name, which each external tensor holds."""
+    return draft_size(planned.loaded, planned.sites, planned.plan.sites, options.form)
 
 
 def _free_data_name(output: Path) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mixquant_onnx.errors import OptionError
+from mixquant_onnx.export.draft import draft_size
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.options import Options, size_limit
-from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, plan_of_choices
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choices
@@ -52,7 +52,7 @@ def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> P
         for name, own in priced.choices().items()
     }
     best, predicted = _plan(priced, options, choices, 0, known)
-    least = size_of(best, options)
+    least = _size(best, options)
     if least > limit:
         raise OptionError(
             f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
@@ -65,7 +65,7 @@ def plan_of_size(priced: Priced, options: Options, text: str, known: Added) -> P
         if found.plan.sites in tried:
             break
         tried.append(found.plan.sites)
-        size = size_of(found, options)
+        size = _size(found, options)
         unforeseen = size - predicted
         if size <= limit and _cost(priced, found) < _cost(priced, best):
             best = found
@@ -76,6 +76,11 @@ def _plan(priced: Priced, options: Options, choices: Choices, limit: int, known:
     """The least cost within `limit`, and the bytes that its file is expected to take."""
     chosen = best_within_charged(choices, limit, known.once)
     return plan_of_choices(priced, options, chosen), total_bytes(chosen, known.once)
+
+
+def _size(planned: Planned, options: Options) -> int:
+    """Bytes of the file that `planned` makes."""
+    return draft_size(planned.loaded, planned.sites, planned.plan.sites, options.form)
 
 
 def _cost(priced: Priced, planned: Planned) -> float:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 import mixquant_onnx
-from mixquant_onnx.export.targets.releases import Releases, releases_of
+from mixquant_onnx.export.targets.releases import Releases
+from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.model.blocks import find_blocks
 from mixquant_onnx.model.constants import float_nbytes
 from mixquant_onnx.model.scopes import walk
@@ -119,8 +120,8 @@ def run_summary(result: RunResult, planned: Planned) -> dict[str, Any]:
         tensor["qe"] = result.qe[tensor["name"]]
         tensor["sqnr_db"] = finite(_sqnr(planned.table[tensor["name"]].power, tensor["qe"]))
         tensor["form"] = result.rewritten.forms[tensor["name"]]
-    bits = {name: scheme.bits for name, scheme in result.plan.sites.items()}
-    releases = releases_of(result.rewritten.forms, bits, result.rewritten.opset[1], result.form)
+    target, done = target_named(result.form.target), result.rewritten
+    releases = target.oldest_runtime(done.storages.values(), done.opset[1])
     summary.update(
         nbytes_after=result.nbytes_after,
         average_bits=result.average_bits,

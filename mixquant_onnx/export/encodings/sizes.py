@@ -6,7 +6,7 @@ import math
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
-from mixquant_onnx.export.encodings.encoder import Encoded
+from mixquant_onnx.export.encodings.builder import Encoded
 
 OUTSIDE_FROM = 1024
 """Bytes of data from which a tensor goes to the external file, where there is one."""
@@ -17,7 +17,10 @@ _POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME
 
 
 def framed(size: int) -> int:
-    """A field that holds a message or bytes of `size`: the tag (1 byte, fields 1 to 15), the length, the content."""
+    """A field that holds a message or bytes of `size`: the tag (1 byte, fields 1 to 15), the length, the content.
+
+    Source: Protocol Buffers encoding, wire type 2.
+    """
     return 1 + max(-(-size.bit_length() // 7), 1) + size
 
 
