@@ -13,7 +13,7 @@ from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.draft import draft_size, rewritten_copy
-from mixquant_onnx.export.encodings.sizes import model_bytes
+from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
@@ -59,7 +59,7 @@ class RunResult:
     @property
     def average_bits(self) -> float:
         """Bits for each quantized weight: codes, scales and zero points as stored."""
-        return 8 * sum(self.rewritten.nbytes.values()) / self.elements if self.plan.sites else 0.0
+        return bits_per_weight(sum(self.rewritten.nbytes.values()), self.elements)
 
 
 def execute(

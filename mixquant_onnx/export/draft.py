@@ -9,8 +9,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from mixquant_onnx.export.options import FormOptions
 from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
-from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized, Scheme

@@ -15,7 +15,7 @@ from mixquant_onnx.export.encodings.outline import outline
 from mixquant_onnx.export.encodings.sizes import encoded_bytes, framed, function_bytes, initializer_bytes, node_bytes
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.opset import conversion_bytes, most_conversion_bytes, opset_of
-from mixquant_onnx.export.targets.forms import FormOptions
+from mixquant_onnx.export.options import FormOptions
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.scopes import fresh_names
@@ -80,7 +80,7 @@ class FileSizes:
         return self._target.opsets(best, lambda opset: self._smaller_at(opset, chosen))
 
     def _smaller_at(self, opset: int, chosen: Schemes) -> bool:
-        """Whether the file gets smaller by raising the model to `opset`, or is there, or cannot be raised."""
+        """Whether raising the model to `opset` makes the file smaller; also where it is there, or cannot be raised."""
         now = max(opset_of(self._model), BROADCASTING_FROM_OPSET)
         if now >= opset:
             return True

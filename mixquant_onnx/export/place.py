@@ -21,10 +21,10 @@ class Replacement:
 
 
 def put_in_place(replacements: Sequence[Replacement]) -> None:
-    """Take the tensors out of their graphs and put in what computes them.
+    """Remove the stored tensors from their graphs and insert what computes them.
 
-    New initializers stand where the old one stood (those of a Constant node before all others), so that the order of
-    all others, and which is the last, does not change. New nodes stand at the start of the graph.
+    New initializers take the position of the old one (those of a Constant node come before all others), so that the
+    order of all others does not change. New nodes come at the start of the graph.
     """
     by_graph: dict[int, list[Replacement]] = {}
     for replacement in replacements:

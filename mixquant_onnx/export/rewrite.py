@@ -15,8 +15,8 @@ from mixquant_onnx.export.encodings.builder import Encoded, FreshName
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
+from mixquant_onnx.export.options import FormOptions
 from mixquant_onnx.export.place import Replacement, put_in_place
-from mixquant_onnx.export.targets.forms import FormOptions
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedSite, Reader, find
 from mixquant_onnx.numerics.scheme import Quantized
@@ -87,9 +87,7 @@ def rewrite(
     Raises:
         ModelError: the opset is older than ONNX Runtime runs, and cannot be raised.
     """
-    fresh = fresh_names(model)
-    notes: list[str] = []
-    before = opset_of(model)
+    fresh, notes, before = fresh_names(model), list[str](), opset_of(model)
     schemes = {name: q.scheme for name, q in quantized.items()}
     sizes = FileSizes(model, find(model, min_size).sites, options, folded=folded)
     possible = {name: sizes.storages(name, scheme) for name, scheme in schemes.items()}
@@ -100,11 +98,7 @@ def rewrite(
     storages = {name: at_opset(found, opset) for name, found in possible.items()}
     sites = find(model, min_size).sites
     encoded = {name: _encode(model, sites[name], q, storages[name], opset, fresh) for name, q in quantized.items()}
-    put_in_place([Replacement(source=sites[name].source, encoded=made) for name, made in encoded.items()])
-    calling = [sites[name].source.scope for name, made in encoded.items() if made.functions]
-    if calling:
-        _import_domain(model, calling)
-    _raise_ir(model, bool(calling), notes)
+    _put_into(model, sites, encoded, notes)
     values = {name: made.nodes[-1].output[0] for name, made in encoded.items()}
     return Rewritten(
         nbytes={name: made.nbytes for name, made in encoded.items()},
@@ -114,6 +108,17 @@ def rewrite(
         opset=(before, opset),
         notes=tuple(notes),
     )
+
+
+def _put_into(
+    model: ModelProto, sites: Mapping[str, LocatedSite], encoded: Mapping[str, Encoded], notes: list[str]
+) -> None:
+    """Put encoded weights in place, import the domain of their functions, and raise the IR version."""
+    put_in_place([Replacement(source=sites[name].source, encoded=made) for name, made in encoded.items()])
+    calling = [sites[name].source.scope for name, made in encoded.items() if made.functions]
+    if calling:
+        _import_domain(model, calling)
+    _raise_ir(model, bool(calling), notes)
 
 
 def _encode(

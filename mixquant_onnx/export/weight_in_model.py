@@ -9,7 +9,7 @@ from functools import cached_property
 from onnx import ModelProto
 
 from mixquant_onnx.export.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
-from mixquant_onnx.export.targets.forms import FormOptions
+from mixquant_onnx.export.options import FormOptions
 from mixquant_onnx.model.product_rows import Shape, one_row, shapes_of
 from mixquant_onnx.model.weights import LocatedSite, WeightSite
 from mixquant_onnx.numerics.scheme import Scheme

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import mixquant_onnx
+from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.export.targets.releases import Releases
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.model.blocks import find_blocks
@@ -100,7 +101,7 @@ def plan_summary(planned: Planned) -> dict[str, Any]:
         "settings": dict(planned.plan.settings),
         "nbytes_before": planned.loaded.nbytes,
         "weights": total,
-        "average_bits": 8 * sum(t["nbytes"] for t in tensors) / total if total else 0.0,
+        "average_bits": bits_per_weight(sum(t["nbytes"] for t in tensors), total),
         "bits": {str(bits): counted[bits] for bits in sorted(counted)},
         "tensors": tensors,
         "skipped": [

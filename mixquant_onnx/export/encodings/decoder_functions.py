@@ -60,6 +60,7 @@ class Variant:
 
     @property
     def name(self) -> str:
+        """The function's name, which graph viewers show: what it gives, and for which codes."""
         stem = f"Unpack{self.bits}" if self.form == "codes" else f"DequantizeLinear{self.bits}{_SUFFIX[self.form]}"
         return stem + ("OneZero" if self.one_zero else "") + ("Tail" if self.tail else "")
 

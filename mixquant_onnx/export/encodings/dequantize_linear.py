@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from mixquant_onnx.export.encodings.builder import Builder, Encoded, FreshName
 from mixquant_onnx.export.encodings.decoder_functions import is_narrow
+from mixquant_onnx.export.encodings.native_types import NATIVE_TYPES
 from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, NEVER, SMALL_INTS_FROM_OPSET, Release, Storage
-from mixquant_onnx.export.targets.forms import SMALL_INTS_FROM
+from mixquant_onnx.export.options import SMALL_INTS_FROM
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid
 from mixquant_onnx.numerics.scheme import Quantized
-
-_KINDS = {4: (TensorProto.UINT4, 21), 2: (TensorProto.UINT2, 25)}
-"""Type and first opset of the widths below 8 that ONNX stores itself (DequantizeLinear-21 and -25)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,17 +31,21 @@ class DequantizeLinear(Storage):
 
     @property
     def name(self) -> str:
+        """The operator."""
         return "DequantizeLinear"
 
     def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+        """See `encode_native`."""
         encoded = encode_native(q, output, opset, self.two_bits, fresh, self.small_ints)
         assert encoded is not None, f"opset {opset} is below {self.needs}"
         return encoded
 
     def loads_from(self, opset: int) -> Release:
+        """Where codes are put together in 8-bit integers, the first release that has their operators."""
         return SMALL_INTS_FROM if is_narrow(self.bits, opset, self.small_ints) else EVERY_RELEASE
 
-    def not_slower_from(self) -> None:
+    def not_slower_from(self) -> Release | None:
+        """In front of most operators onnxruntime runs it at every call."""
         return None
 
 
@@ -132,7 +133,7 @@ def encode_native(
 def _inputs(builder: Builder, q: Quantized, plan: _Plan, opset: int, two_bits: bool, small_ints: bool) -> list[str]:
     """Codes, scales and zero points as stored; codes and zero points in the same type."""
     bits = q.scheme.bits
-    kind, since = _KINDS.get(bits, (0, 0))
+    kind, since = NATIVE_TYPES.get(bits, (0, 0))
     native = bool(kind) and opset >= since and (bits == 4 or two_bits)
     shaped = q.codes.reshape(plan.codes)
     if native:

@@ -16,7 +16,7 @@ from mixquant_onnx.export.encodings.storage import (
     Release,
     Storage,
 )
-from mixquant_onnx.export.targets.forms import SMALL_INTS_FROM
+from mixquant_onnx.export.options import SMALL_INTS_FROM
 from mixquant_onnx.export.weight_in_model import WeightInModel
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.granularity import channel_params_shape, effective_grid
@@ -25,18 +25,25 @@ from mixquant_onnx.numerics.scheme import Quantized
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folded(Storage):
-    """Attributes: small_ints: whether codes may be put together in 8-bit integers (from onnxruntime 1.21 on)."""
+    """A weight that is a float constant after loading.
+
+    Attributes:
+        small_ints: whether codes may be put together in 8-bit integers (from onnxruntime 1.21 on).
+    """
 
     small_ints: bool = True
 
     @property
     def name(self) -> str:
+        """Folded at load."""
         return "folded"
 
     def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+        """See `encode_folded`."""
         return encode_folded(q, output, opset, fresh, self.small_ints)
 
     def loads_from(self, opset: int) -> Release:
+        """Where codes are put together in 8-bit integers, the first release that has their operators."""
         return SMALL_INTS_FROM if functions.is_narrow(self.bits, opset, self.small_ints) else EVERY_RELEASE
 
 

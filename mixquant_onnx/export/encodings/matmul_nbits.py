@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.builder import Builder, Encoded, FreshName
 from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, Release, Storage
-from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM, SMALL_INTS_FROM
+from mixquant_onnx.export.options import FUSED_PAYS_FROM, SMALL_INTS_FROM
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import Quantized
 
@@ -46,21 +46,26 @@ class MatMulNBits(Storage):
 
     @property
     def name(self) -> str:
+        """The kernel and its width, which is not that of the codes."""
         return f"MatMulNBits {self.kernel.bits}"
 
     def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+        """See `encode_matmul`; a weight that comes out with its axes swapped has a new name."""
         value = fresh(f"{output}.transposed") if self.transpose else output
         return encode_matmul(q, value, self.kernel, self.transpose, opset, fresh)
 
     def loads_from(self, opset: int) -> Release:
+        """The first release with the operators of the decoder, and for the 4-bit kernel with Cast to UINT4."""
         codes = SMALL_INTS_FROM if functions.is_narrow(self.bits, opset) else EVERY_RELEASE
         return max(codes, CAST_TO_UINT4_FROM) if self.kernel.bits == 4 else codes
 
     def not_slower_from(self) -> Release:
+        """The first release whose fusion pays."""
         return FUSED_PAYS_FROM
 
     @property
     def needs_vnni(self) -> bool:
+        """Without VNNI the kernels are faster than float at one row alone (docs/kernels.md)."""
         return self.many_rows
 
 

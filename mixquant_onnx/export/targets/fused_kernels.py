@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import GraphProto, NodeProto
 
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel, MatMulNBits
-from mixquant_onnx.export.targets.forms import FUSED_PAYS_FROM, FormOptions
+from mixquant_onnx.export.options import FUSED_PAYS_FROM, FormOptions
 from mixquant_onnx.export.weight_in_model import WeightInModel, matmul_shape
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.weights import LocatedSite, WeightSite

@@ -1,4 +1,4 @@
-"""What there is to know of a runtime that files are written for."""
+"""The protocol of a runtime target, and what its implementations share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Target(Protocol):
 
         Args:
             storages: the best one of each weight.
-            smaller_at: whether the file is no larger at an opset than at the model's own.
+            smaller_at: whether the file is smaller at an opset than at the model's own; also true of opsets that the
+                model has, or cannot be raised to.
         """
 
     def oldest_runtime(self, storages: Collection[Storage], opset: int) -> Releases:
