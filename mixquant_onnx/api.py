@@ -12,6 +12,7 @@ from mixquant_onnx import run
 from mixquant_onnx.config.config import Config, config_of
 from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.model.files import Loaded, as_loaded
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.allocation import price
@@ -47,6 +48,7 @@ def checked_config(**keywords: Any) -> Config:
         known_method(method)
     cost = sensitivity_name(config.budget.cost)
     rule(config.budget.rule)
+    target_named(config.form.target)
     if not rows and cost != "auto" and SENSITIVITIES[cost].needs_rows:
         raise OptionError(f"--cost {cost} needs --data, or proxy inputs: leave --data-free out")
     if not rows and is_calibrated(method):

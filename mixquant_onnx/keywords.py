@@ -31,7 +31,7 @@ class Keywords(TypedDict, total=False):
     metric_key: str | None
     lower_is_better: bool
     metric_timeout: float
-    target: Literal["ort", "qdq"]
+    target: str
     fused: Literal["auto", "always", "never"]
     exact: bool
     native_types: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from mixquant_onnx.config.stages import CheckOptions, FormOptions, RoundingOptio
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.export.encodings.sizes import model_bytes
-from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
+from mixquant_onnx.export.draft import draft_size, rewritten_copy
+from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
+from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.scheme import Quantized
@@ -28,8 +29,8 @@ from mixquant_onnx.planning.planned import Planned, left_float, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
-from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
-from mixquant_onnx.runtime.session import RuntimeFailure, Session, dequantized_at_every_run
+from mixquant_onnx.quantization.weight import quantization_error
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.verify import verify
 
@@ -61,7 +62,7 @@ class RunResult:
     @property
     def average_bits(self) -> float:
         """Bits for each quantized weight: codes, scales and zero points as stored."""
-        return 8 * sum(self.rewritten.nbytes.values()) / self.elements if self.plan.sites else 0.0
+        return bits_per_weight(sum(self.rewritten.nbytes.values()), self.elements)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ def execute(
     optimism = None
     if execution.checks.verify and refusal is None and split is not None and split.in_sample:
         optimism = optimism_db(planned, split, quantized, execution.rounding.compensated)
-    model, rewritten = _rewrite(original, quantized, planned.form)
+    model, rewritten = rewritten_copy(original, quantized, planned.form)
     size = model_bytes(model, planned.loaded.external)
     if quantized and size >= planned.loaded.nbytes:
         reason = f"the quantized file would take {size} bytes, as much as the float one"
@@ -156,33 +157,6 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
         return kept, layers
     kept = without_losses(kept)
     return kept, replace(layers, quantized={name: layers.quantized[name] for name in kept.plan.sites})
-
-
-def _rewrite(
-    original: ModelProto, quantized: Mapping[str, Quantized], form: FormOptions
-) -> tuple[ModelProto, Rewritten]:
-    """A rewritten copy. A weight that ONNX Runtime would dequantize at every run is folded instead.
-
-    That happens where other fusions come first (MatMul + Add of a matrix becomes Gemm) or a weight is shared.
-    """
-    folded: set[str] = set()
-    while True:
-        model = ModelProto()
-        model.CopyFrom(original)
-        if not quantized:
-            return model, unchanged(model)
-        rewritten = rewrite(model, quantized, form, 1, folded)
-        fused = [name for name, kind in rewritten.forms.items() if kind.startswith("MatMulNBits")]
-        if not fused or model.ByteSize() >= model_io.LARGEST_PROTOBUF:
-            return model, rewritten
-        try:
-            slow = dequantized_at_every_run(model)
-        except RuntimeFailure:
-            return model, rewritten
-        late = {name for name in fused if rewritten.values[name] in slow}
-        if not late:
-            return model, rewritten
-        folded |= late
 
 
 def _prove(
@@ -252,7 +226,7 @@ def _write(
     output = output.resolve()
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)
-        data_name = _free_data_name(output)
+        data_name = model_io.free_data_name(output)
         if quantized:
             written = model_io.save(model, Path(folder) / output.name, planned.loaded.external, data_name)
         else:
@@ -264,54 +238,9 @@ def _write(
                 planned, saved, quantized, rewritten, written[0], execution.split, refusal, optimism, progress
             )
         size = sum(file.stat().st_size for file in written)
-        return place(written, output, planned.loaded), size, proof
-
-
-def place(written: Sequence[Path], output: Path, loaded: model_io.Loaded) -> tuple[Path, ...]:
-    """Move the files of a model to where `output` (resolved) is, the model itself last; old data files go."""
-    in_place = loaded.path == output
-    replaced = [f for f in model_io.own_data(output) if in_place or f not in loaded.files]
-    placed = []
-    for file in reversed(written):
-        file.replace(output.parent / file.name)
-        placed.append(output.parent / file.name)
-    for file in replaced:
-        if file not in placed:
-            file.unlink(missing_ok=True)
-    return tuple(reversed(placed))
-
-
-def draft(planned: Planned) -> ModelProto:
-    """A model as large as the one that `planned` makes. Codes do not change that, so they are the quickest ones."""
-    quantized = {}
-    for name, scheme in planned.plan.sites.items():
-        located = planned.sites[name]
-        quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
-        quantized[name] = replace(quick, scheme=scheme)
-    return _rewrite(planned.loaded.model, quantized, planned.form)[0]
+        return model_io.place(written, output, planned.loaded), size, proof
 
 
 def size_of(planned: Planned) -> int:
     """Bytes of the file that `planned` makes."""
-    return stored_size(draft(planned), planned.loaded)
-
-
-def stored_size(model: ModelProto, loaded: model_io.Loaded) -> int:
-    """Bytes of `model` in a file, or in files where `loaded` was in several."""
-    if not loaded.external and model.ByteSize() < model_io.LARGEST_PROTOBUF:
-        return int(model.ByteSize())
-    with tempfile.TemporaryDirectory() as folder:
-        files = model_io.save(model, Path(folder) / "model.onnx", loaded.external, _LONG_NAME)
-        return sum(file.stat().st_size for file in files)
-
-
-_LONG_NAME = "n" * 64 + ".data"
-"""In place of the data file's name, which each external tensor holds."""
-
-
-def _free_data_name(output: Path) -> str:
-    """External data must not overwrite a file that the input may still need."""
-    name, count = f"{output.name}.data", 1
-    while (output.parent / name).exists():
-        name, count = f"{output.name}.{count}.data", count + 1
-    return name
+    return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)

@@ -12,6 +12,7 @@ import numpy as np
 from mixquant_onnx.config.stages import BudgetOptions, FormOptions
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, find, weight_values
 from mixquant_onnx.numerics.scheme import Scheme
@@ -122,7 +123,7 @@ def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, 
     cost = sum(priced.costs[site][scheme] for site, scheme in chosen.items())
     taken = sum({c.scheme: c.nbytes for c in table[site].cells}[scheme] for site, scheme in chosen.items())
     elements = sum(table[site].elements for site in chosen)
-    return Point(setting=setting, nbytes=nbytes, average_bits=8 * taken / max(elements, 1), cost=cost)
+    return Point(setting=setting, nbytes=nbytes, average_bits=bits_per_weight(taken, elements), cost=cost)
 
 
 def marked(points: Sequence[Point]) -> list[Point]:

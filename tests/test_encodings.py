@@ -16,9 +16,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.export.encodings import packed_zero_points as zero_points
 from mixquant_onnx.export.encodings.bit_planes import PLANES, pack, packed_bytes, unpack
+from mixquant_onnx.export.encodings.builder import ONNX_TYPE, Encoded
 from mixquant_onnx.export.encodings.dequantize_linear import encode_native
-from mixquant_onnx.export.encodings.encoder import ONNX_TYPE, Encoded, encode_folded, encode_matmul, nbytes_of
-from mixquant_onnx.export.targets.forms import Kernel
+from mixquant_onnx.export.encodings.folded import encode_folded
+from mixquant_onnx.export.encodings.matmul_nbits import Kernel, encode_matmul
+from mixquant_onnx.export.encodings.outline import nbytes_of
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid, params_shape
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized

@@ -11,7 +11,6 @@ from cases import Array, feed_for, text, weight
 from onnx import ModelProto, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Target
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.runtime.session import Session
@@ -39,7 +38,7 @@ def quantized_before(**changed: Any) -> ModelProto:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("target", ["ort", "qdq"])
-def test_a_graph_with_quantized_activations_is_proved(target: Target, symmetric: bool) -> None:
+def test_a_graph_with_quantized_activations_is_proved(target: str, symmetric: bool) -> None:
     """ONNX Runtime rounds the reference's float weight to 8 bits by itself, and not the 8-bit weight of the file."""
     result = mq.quantize(quantized_before(), target=target, symmetric=symmetric, bits=[8])
     assert list(result.plan.sites) == ["v"]

@@ -11,7 +11,6 @@ from cases import Array, agreement, float_tensors, nodes, optimized, put, quanti
 from onnx import FunctionProto, ModelProto, helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Target
 from mixquant_onnx.model.layer_inputs import feature_of
 from mixquant_onnx.model.weights import find
 
@@ -91,7 +90,7 @@ def filled(graph: str, tensors: dict[str, Array]) -> ModelProto:
 @TARGETS
 @pytest.mark.parametrize("granularity", ["channel", "block:32"])
 @pytest.mark.parametrize("case", FLOW)
-def test_a_weight_is_followed_to_where_it_is_read(case: str, granularity: str, target: Target, tmp_path: Path) -> None:
+def test_a_weight_is_followed_to_where_it_is_read(case: str, granularity: str, target: str, tmp_path: Path) -> None:
     model = model_of(case)
     result = quantize(model, target=target, granularity=granularity)
     assert set(result.plan.sites) == set(FLOW[case][1])
@@ -181,7 +180,7 @@ def overloaded(body: str = "h = MatMul (a, w) r = Relu (h)") -> ModelProto:
 
 @TARGETS
 @pytest.mark.parametrize("bits", [5, 8])
-def test_the_weights_of_each_overload_are_found(bits: int, target: Target) -> None:
+def test_the_weights_of_each_overload_are_found(bits: int, target: str) -> None:
     model = overloaded()
     onnx.checker.check_model(model)
     result = mq.quantize(model, bits=[bits], target=target)
@@ -204,7 +203,7 @@ def test_a_weight_passed_to_one_overload_is_judged_by_that_one() -> None:
 
 
 @TARGETS
-def test_the_weights_of_experts_are_quantized(target: Target) -> None:
+def test_the_weights_of_experts_are_quantized(target: str) -> None:
     experts = [helper.make_node("MoE", ["x", "r", "up", "", "down", ""], ["y"], domain="com.microsoft", k=2,
                                 activation_type="gelu")]  # fmt: skip
     model = text("g (float[6,32] x, float[6,4] r, float[4,64,32] up, float[4,32,64] down) => (float[6,32] y) "

@@ -13,7 +13,6 @@ from onnx import ModelProto, helper
 from rich.console import Console
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Target
 from mixquant_onnx.model.layer_inputs import feature_of
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.report.inputs import Run
@@ -102,7 +101,7 @@ def model_of(graph: str, tensors: dict[str, Array]) -> ModelProto:
 @TARGETS
 @pytest.mark.parametrize("granularity", ["channel", "block:32"])
 @pytest.mark.parametrize("case", SCALED)
-def test_a_weight_behind_a_scale_is_quantized(case: str, granularity: str, target: Target, tmp_path: Path) -> None:
+def test_a_weight_behind_a_scale_is_quantized(case: str, granularity: str, target: str, tmp_path: Path) -> None:
     model = model_of(*SCALED[case])
     result = quantize(model, target=target, granularity=granularity)
     assert set(result.plan.sites) == {"v", "u"} & set(SCALED[case][1])
@@ -169,7 +168,7 @@ def with_floats(graph: str, **tensors: Array) -> ModelProto:
 
 @TARGETS
 @pytest.mark.parametrize("bits", [4, 8])
-def test_floats_in_an_attribute_of_a_constant_are_quantized(bits: int, target: Target) -> None:
+def test_floats_in_an_attribute_of_a_constant_are_quantized(bits: int, target: str) -> None:
     model = with_floats(f"(float[N,64] x) => (float[N,32] y) {{ {shape('s', 64, 32)} w = Reshape (f, s) "
                         "y = MatMul (x, w) }", f=weight(2048))  # fmt: skip
     before = model.SerializeToString(deterministic=True)

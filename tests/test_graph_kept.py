@@ -14,7 +14,6 @@ from cases import Array, agreement, decibels, feed_for, float_tensors, ops, run,
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Target
 
 MATMUL = "g (float[N,64] x, float[64,32] w) => (float[N,32] y) { y = MatMul (x, w) }"
 
@@ -162,7 +161,7 @@ def test_a_weight_with_nan_or_infinity_is_left_float(bad: float) -> None:
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "double"])
-def test_a_model_of_another_float_type_keeps_it(kind: str, bits: int, target: Target) -> None:
+def test_a_model_of_another_float_type_keeps_it(kind: str, bits: int, target: str) -> None:
     dtype = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "double": np.float64}[kind]
     model = text(MATMUL.replace("float", kind), w=weight(64, 32, dtype=dtype))
     result = mq.quantize(model, bits=[bits], target=target)

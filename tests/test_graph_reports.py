@@ -12,7 +12,6 @@ from cases import Array, decibels, float_tensors, put, quantize, run, text, weig
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Target
 from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.summary import summarize
 
@@ -151,7 +150,7 @@ def model_of(case: str) -> ModelProto:
 
 @TARGETS
 @pytest.mark.parametrize("case", GRAPHS)
-def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: Target) -> None:
+def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: str) -> None:
     model = model_of(case)
     result = quantize(model, target=target)
     wanted = set(GRAPHS[case][1]) - STAYS.get(case, set())
@@ -165,7 +164,7 @@ def test_the_graph_of_a_report_is_quantized_and_proved(case: str, target: Target
 @pytest.mark.usefixtures("stored_at_a_loss")
 @TARGETS
 @pytest.mark.parametrize("case", GRAPHS)
-def test_the_graph_of_a_report_is_written_in_any_width(case: str, target: Target) -> None:
+def test_the_graph_of_a_report_is_written_in_any_width(case: str, target: str) -> None:
     for bits in (3, 6):
         result = mq.quantize(model_of(case), target=target, bits=[bits], min_size=256)
         onnx.checker.check_model(result.model)
@@ -226,7 +225,7 @@ SEQUENCES = {
 
 @TARGETS
 @pytest.mark.parametrize("case", SEQUENCES)
-def test_a_model_with_sequences_is_quantized(case: str, target: Target) -> None:
+def test_a_model_with_sequences_is_quantized(case: str, target: str) -> None:
     model = text(f"g {SEQUENCES[case]}", w=weight(64, 32))
     result = mq.quantize(model, target=target, bits=[8])
     assert list(result.plan.sites) == ["w"] and not float_tensors(result.model)
@@ -242,7 +241,7 @@ def test_a_model_with_sequences_is_quantized(case: str, target: Target) -> None:
 
 
 @TARGETS
-def test_a_model_of_strings_is_quantized(target: Target) -> None:
+def test_a_model_of_strings_is_quantized(target: str) -> None:
     """Words in, numbers of words to an embedding, classes out by their names."""
     known = {"domain": "ai.onnx.ml"}
     nodes = [
@@ -267,7 +266,7 @@ def test_a_model_of_strings_is_quantized(target: Target) -> None:
 
 
 @TARGETS
-def test_a_sparse_initializer_beside_weights_is_listed_with_its_bytes(target: Target) -> None:
+def test_a_sparse_initializer_beside_weights_is_listed_with_its_bytes(target: str) -> None:
     model = text("g (float[N,64] x, float[64,32] w) => (float[N,32] y) { h = MatMul (x, s) y = MatMul (h, w) }",
                  w=weight(64, 32))  # fmt: skip
     values = numpy_helper.from_array(weight(600), "s")
@@ -280,7 +279,7 @@ def test_a_sparse_initializer_beside_weights_is_listed_with_its_bytes(target: Ta
 
 
 @TARGETS
-def test_names_that_the_rewrite_would_give_are_left_to_their_owners(target: Target) -> None:
+def test_names_that_the_rewrite_would_give_are_left_to_their_owners(target: str) -> None:
     """Values, value_info and nodes that are called as new initializers and nodes would be."""
     model = text("""g (float[N,64] x, float[64,64] w, float[64,64] v) => (float[N,64] y) {
         a = MatMul (x, w) b = Relu (a) y = MatMul (b, v) }""", w=weight(64, 64), v=weight(64, 64))  # fmt: skip

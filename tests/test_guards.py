@@ -10,7 +10,8 @@ from onnx import ModelProto, TensorProto
 
 import mixquant_onnx as mq
 from mixquant_onnx.config.stages import FormOptions
-from mixquant_onnx.export.pieces import kernel_of
+from mixquant_onnx.export.targets import fused_kernels
+from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
@@ -64,6 +65,9 @@ def test_readers_of_a_weight_and_of_its_transpose_are_not_fused_alike(first: int
         {{ y = Gemm <transB={first}> (x, w, c) z = Gemm <transB={second}> (x, w, c) }}""",
         w=weight(512, 512), c=weight(512),
     )  # fmt: skip
-    kernel = kernel_of(find(model, 256).sites["w"], SCHEME, FormOptions(fused="always"), dict)
+    sites = find(model, 256).sites
+    facts = ModelFacts(model, sites)
+    options = FormOptions(fused="always")
+    kernel = fused_kernels.offer(WeightInModel(located=sites["w"], scheme=SCHEME, options=options, facts=facts))
     assert (kernel is not None) == (first == second)
     assert agreement(model, fused(model)) > 32

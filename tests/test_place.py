@@ -12,7 +12,6 @@ from cases import agreement, text, weight
 from onnx import ModelProto, StringStringEntryProto, numpy_helper
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import Target
 
 
 def layers(**weights: Any) -> ModelProto:
@@ -51,7 +50,7 @@ def test_tensors_of_a_constant_do_not_become_the_last_ones() -> None:
 
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 @pytest.mark.parametrize("bits", [3, 8])
-def test_documentation_of_a_weight_is_kept(bits: int, target: Target) -> None:
+def test_documentation_of_a_weight_is_kept(bits: int, target: str) -> None:
     model = text("""g (float[N,64] x, float[64,64] v) => (float[N,64] y)
         { w = Constant <value=float[1] {0}> () h = MatMul (x, w) y = MatMul (h, v) }""",
                  v=weight(64, 64), w=weight(64, 64, seed=1))  # fmt: skip

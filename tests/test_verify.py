@@ -14,12 +14,12 @@ from cases import Fails, classifier, text, weight
 from onnx import ModelProto, TensorProto
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import FormOptions, Target
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.data.noise import Data, synthetic
-from mixquant_onnx.export import pieces
 from mixquant_onnx.export import rewrite as rewriting
 from mixquant_onnx.export.encodings import dequantize_linear as native
-from mixquant_onnx.export.encodings.encoder import Outline, encode_folded
+from mixquant_onnx.export.encodings import folded
+from mixquant_onnx.export.encodings.outline import Outline
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.granularity import Layout
 from mixquant_onnx.numerics.noise import sqnr_db
@@ -225,15 +225,16 @@ def plant(mistake: Callable[[Quantized], Quantized], monkeypatch: pytest.MonkeyP
     def made(q: Quantized) -> Quantized:
         return q if isinstance(q, Outline) else mistake(q)
 
-    monkeypatch.setattr(pieces, "encode_folded", lambda q, *rest: encode_folded(made(q), *rest))
-    monkeypatch.setattr(pieces, "encode_native", lambda q, *rest: native.encode_native(made(q), *rest))
+    encode_folded, encode_native = folded.encode_folded, native.encode_native
+    monkeypatch.setattr(folded, "encode_folded", lambda q, *rest: encode_folded(made(q), *rest))
+    monkeypatch.setattr(native, "encode_native", lambda q, *rest: encode_native(made(q), *rest))
 
 
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 @pytest.mark.parametrize("granularity", ["channel", "block:16"])
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_an_encoder_fails_the_proof(
-    mistake: Callable[[Quantized], Quantized], granularity: str, target: Target, monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[[Quantized], Quantized], granularity: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mq.quantize(classifier(), granularity=granularity, target=target)
     plant(mistake, monkeypatch)
@@ -259,7 +260,8 @@ def test_a_result_that_does_not_load_fails_the_proof(
         encoded.nodes[0].op_type = "Unknown"
         return encoded
 
-    monkeypatch.setattr(pieces, "encode_folded", unknown_operator)
+    encode_folded = folded.encode_folded
+    monkeypatch.setattr(folded, "encode_folded", unknown_operator)
     assert "ONNX Runtime does not load the result" in fails(8, model, output)
 
 

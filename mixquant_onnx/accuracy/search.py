@@ -17,7 +17,7 @@ from mixquant_onnx.data.split import FEWEST_ROWS
 from mixquant_onnx.errors import DataError, MetricError, PromiseError, UnchangedError, writing
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import RunResult, place
+from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.allocation import Priced, plan_of_bits
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
@@ -154,7 +154,7 @@ def keep(
         files = best.result.files
         if output is not None:
             with writing(output):
-                return best.planned, replace(best.result, files=place(files, output.resolve(), loaded))
+                return best.planned, replace(best.result, files=model_io.place(files, output.resolve(), loaded))
         return best.planned, replace(best.result, files=())
 
 

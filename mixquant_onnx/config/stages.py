@@ -15,7 +15,6 @@ from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.arrays import ALL_BITS
 from mixquant_onnx.numerics.granularity import PER_CHANNEL, Grid
 
-Target = Literal["ort", "qdq"]
 Fused = Literal["auto", "always", "never"]
 Metric = Callable[[Path], float]
 """The value of a metric for the model at a path."""
@@ -223,9 +222,9 @@ class FormOptions:
     faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: all are folded.
     """
 
-    target: Target = option(
+    target: str = option(
         "ort", "ort: never slower on ONNX Runtime; qdq: DequantizeLinear everywhere, for other runtimes",
-        accepts='Literal["ort", "qdq"]', choices=("ort", "qdq"),
+        accepts="str", metavar="NAME",
     )  # fmt: skip
     fused: Fused = option(
         "auto", "MatMul on low-bit kernels: auto: where the model's shapes tell of one row; always: faster on "

@@ -1,5 +1,5 @@
 """From quantized weights to a file.
 
-In: a model, its weights and the scheme chosen for each. Out: which of them are worth storing so, in bytes of the file.
-To add a form of storage, write it in `encodings/` and name it in `graph/pieces.py`; sizes follow from what it emits.
+In: a model, its quantized weights and the options of the file. Out: a rewritten model, and bytes before it is written.
+To add an encoding or a runtime target, see `encodings/` and `targets/`; sizes follow from what an encoding emits.
 """

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, ModelProto
 
 from mixquant_onnx.config.stages import FormOptions
+from mixquant_onnx.export.encode import encode
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
-from mixquant_onnx.export.encodings.encoder import outline
+from mixquant_onnx.export.encodings.outline import outline
 from mixquant_onnx.export.encodings.sizes import encoded_bytes, framed, function_bytes, initializer_bytes, node_bytes
-from mixquant_onnx.export.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
+from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.opset import conversion_bytes, most_conversion_bytes, opset_of
-from mixquant_onnx.export.pieces import BROADCASTING_FROM, SMALL_INTS_FROM_OPSET, encode, kernel_of, opset_of_form
-from mixquant_onnx.export.targets.forms import Kernel
-from mixquant_onnx.model.product_rows import Shape, shapes_of
+from mixquant_onnx.export.targets.table import target_named
+from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.model.weights import LocatedSite, weight_values
 from mixquant_onnx.numerics.granularity import effective_grid, to_rows
@@ -38,9 +37,14 @@ class Piece:
 
 
 class FileSizes:
-    """What the weights of `model` take in a file of the forms of `options`, float and quantized.
+    """What the weights of a model take in a file, float and quantized.
 
-    `external`: tensors are kept outside of the model file. `folded`: weights that never run on a fused kernel.
+    Args:
+        model: before any weight is replaced.
+        sites: its weights by name.
+        options: how they are written.
+        external: whether large tensors are kept outside of the model file.
+        folded: weights that never run on a fused kernel.
     """
 
     def __init__(
@@ -52,48 +56,36 @@ class FileSizes:
         folded: Collection[str] = (),
     ) -> None:
         self._model, self._sites, self._options = model, sites, options
+        self._target = target_named(options.target)
         self._external, self._folded = external, folded
-        self._kernels: dict[tuple[str, Scheme], Kernel | None] = {}
+        self._facts = ModelFacts(model, sites)
+        self._storages: dict[tuple[str, Scheme], list[Storage]] = {}
         self._pieces: dict[tuple[str, Scheme, int], Piece] = {}
         self._conversions: dict[int, int | None] = {}
         self._most: dict[int, int] = {}
         self._known = {f.name: f for f in model.functions if f.domain == functions.DOMAIN}
 
-    @cached_property
-    def _shapes(self) -> dict[str, Shape]:
-        return shapes_of(self._model)
-
-    def kernel(self, name: str, scheme: Scheme) -> Kernel | None:
-        """The fused kernel of this weight, if the opset allows it."""
+    def storages(self, name: str, scheme: Scheme) -> list[Storage]:
+        """The storages that the weight `name` may take, the best first; `storage.at_opset` picks one."""
         key = name, scheme
-        if key not in self._kernels:
-            folded = name in self._folded
-            folded |= any(meets_dequantized(reader, self._dequantized) for reader in self._sites[name].readers)
-            found = None if folded else kernel_of(self._sites[name], scheme, self._options, lambda: self._shapes)
-            self._kernels[key] = found
-        return self._kernels[key]
-
-    @cached_property
-    def _dequantized(self) -> frozenset[str]:
-        weights = [located.source.name for located in self._sites.values()] if self._options.target == "qdq" else []
-        return dequantized_values(self._model, weights)
-
-    def form_options(self, name: str, scheme: Scheme) -> FormOptions:
-        """Those of this weight: folded where ONNX Runtime would fuse its DequantizeLinear into what does not run."""
-        broken = cannot_be_fused(self._sites[name], scheme, self._dequantized)
-        return replace(self._options, target="ort") if broken else self._options
+        if key not in self._storages:
+            weight = WeightInModel(located=self._sites[name], scheme=scheme, options=self._options, facts=self._facts)
+            found = self._target.storages_for(weight)
+            self._storages[key] = [s for s in found if not s.fused] if name in self._folded else found
+        return self._storages[key]
 
     def opsets(self, chosen: Schemes) -> list[int]:
-        """Opsets to raise the model to, the best first; a raise for smaller functions alone only where it pays."""
-        forms = {opset_of_form(self._sites[n].site, s, self.kernel(n, s), self._options) for n, s in chosen.items()}
-        wanted = sorted(forms | {BROADCASTING_FROM}, reverse=True)
-        if wanted[0] != SMALL_INTS_FROM_OPSET or self._options.target == "qdq":
-            return wanted
-        now = max(opset_of(self._model), BROADCASTING_FROM)
-        if now >= SMALL_INTS_FROM_OPSET:
-            return wanted
-        raised = self._added(chosen, SMALL_INTS_FROM_OPSET)
-        return wanted[1:] if raised is not None and raised >= (self._added(chosen, now) or 0) else wanted
+        """Opsets to raise the model to, the best first."""
+        best = [self.storages(name, scheme)[0] for name, scheme in chosen.items()]
+        return self._target.opsets(best, lambda opset: self._smaller_at(opset, chosen))
+
+    def _smaller_at(self, opset: int, chosen: Schemes) -> bool:
+        """Whether raising the model to `opset` makes the file smaller; also where it is there, or cannot be raised."""
+        now = max(opset_of(self._model), BROADCASTING_FROM_OPSET)
+        if now >= opset:
+            return True
+        raised = self._added(chosen, opset)
+        return raised is None or raised < (self._added(chosen, now) or 0)
 
     def opset(self, chosen: Schemes) -> int:
         """The opset that the file will have."""
@@ -114,9 +106,9 @@ class FileSizes:
 
     def _piece(self, name: str, scheme: Scheme, opset: int) -> Piece:
         located = self._sites[name]
-        kernel = self.kernel(name, scheme) if opset >= 21 else None
+        storage = at_opset(self.storages(name, scheme), opset)
         shapes = outline(located.site, scheme, wide_scales=_has_wide_scales(located, scheme))
-        made = encode(located, shapes, kernel, self.form_options(name, scheme), opset, _same)[0]
+        made = encode(located, shapes, storage, opset, _same)
         shared = {f.name: 0 if self._known.get(f.name) == f else function_bytes(f) for f in made.functions}
         in_graph = isinstance(located.source.scope.body, GraphProto)
         return Piece(nbytes=encoded_bytes(made, in_graph, self._external), functions=shared)

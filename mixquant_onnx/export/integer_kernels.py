@@ -1,4 +1,4 @@
-"""Where ONNX Runtime would run a product of two dequantized values as an integer kernel that cannot.
+"""Where ONNX Runtime would fuse a product of two dequantized values to an integer kernel that fails.
 
 It replaces MatMul of two DequantizeLinear of 8 bits by MatMulIntegerToFloat, which takes one scale for the
 left operand and one for each column of the right one. Other granularities are fused all the same, and the model fails

@@ -18,7 +18,7 @@ from mixquant_onnx.model.skeleton import SMALL, elements, types_of, without_data
 
 
 class CannotConvert(Exception):
-    """This model keeps its opset; the message says which node is in the way."""
+    """A model cannot be raised to an opset; the message says which node is in the way."""
 
 
 def opset_of(model: ModelProto) -> int:
@@ -112,7 +112,7 @@ def _spliced(node: NodeProto, graph: GraphProto, fresh: Callable[[str], str]) ->
 
 
 def _with_attributes(node: NodeProto, converted: NodeProto) -> NodeProto:
-    """`node` with the attributes that the converter gave it; the same object content where none changed."""
+    """`node` with the attributes that the converter gave it."""
     copy = NodeProto()
     copy.CopyFrom(node)
     before = {a.name: a.SerializeToString(deterministic=True) for a in node.attribute}
@@ -124,7 +124,16 @@ def _with_attributes(node: NodeProto, converted: NodeProto) -> NodeProto:
 
 
 def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> None:
-    """Convert `model` in place to opset `target`. Raises CannotConvert and then has changed nothing."""
+    """Convert `model` in place to opset `target`; nothing is done where it has that or a later one.
+
+    Args:
+        model: the model; functions of its own are converted too.
+        target: version of the default domain.
+        fresh: gives a name that is not in use.
+
+    Raises:
+        CannotConvert: a node has no conversion; `model` is unchanged then.
+    """
     current = opset_of(model)
     if current >= target:
         return
@@ -160,7 +169,8 @@ def conversion_bytes(model: ModelProto, target: int, fresh: Callable[[str], str]
 
 
 _NODE, _NAMES = 400, 4
-"""At most so many bytes, and so many times its output's name, are what a node grows by where it is converted."""
+"""Upper bound of what a node grows by where it is converted: bytes, and times the length of its output's name.
+A bound too high costs time and no bytes."""
 
 
 def most_conversion_bytes(model: ModelProto, target: int) -> int:

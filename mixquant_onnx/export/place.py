@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
-from mixquant_onnx.export.encodings.encoder import Encoded
-from mixquant_onnx.export.pieces import constant_of
+from mixquant_onnx.export.encodings.builder import Encoded
 from mixquant_onnx.model.weights import Source
 
 
@@ -22,10 +21,10 @@ class Replacement:
 
 
 def put_in_place(replacements: Sequence[Replacement]) -> None:
-    """Take the tensors out of their graphs and put in what computes them.
+    """Remove the stored tensors from their graphs and insert what computes them.
 
-    New initializers stand where the old one stood (those of a Constant node before all others), so that the order of
-    all others, and which is the last, does not change. New nodes stand at the start of the graph.
+    New initializers take the position of the old one (those of a Constant node come before all others), so that the
+    order of all others does not change. New nodes come at the start of the graph.
     """
     by_graph: dict[int, list[Replacement]] = {}
     for replacement in replacements:
@@ -48,7 +47,7 @@ def _put_into(body: GraphProto | FunctionProto, replacements: Sequence[Replaceme
         own = shared.without_copies(encoded)
         stored.append((places.get(source.name, -1), source, own))
         if isinstance(body, FunctionProto):
-            nodes += [constant_of(tensor) for tensor in own]
+            nodes += [_constant_of(tensor) for tensor in own]
         nodes += encoded.nodes
     for node in reversed(nodes):
         body.node.insert(0, node)
@@ -58,6 +57,15 @@ def _put_into(body: GraphProto | FunctionProto, replacements: Sequence[Replaceme
                 del body.initializer[position]
             for tensor in reversed(tensors):
                 body.initializer.insert(max(position, 0), tensor)
+
+
+def _constant_of(tensor: TensorProto) -> NodeProto:
+    """A Constant node that gives `tensor` under its name."""
+    node = NodeProto(op_type="Constant", output=[tensor.name])
+    attribute = node.attribute.add(name="value", type=AttributeProto.TENSOR)
+    attribute.t.CopyFrom(tensor)
+    attribute.t.ClearField("name")
+    return node
 
 
 def _remove_constants(body: GraphProto | FunctionProto, names: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -10,38 +10,62 @@ from onnx import FunctionProto, ModelProto, NodeProto, helper
 
 from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.errors import ModelError
+from mixquant_onnx.export.encode import encode
 from mixquant_onnx.export.encodings import decoder_functions as functions
+from mixquant_onnx.export.encodings.builder import Encoded, FreshName
+from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
-from mixquant_onnx.export.pieces import BROADCASTING_FROM, KERNELS_FROM_OPSET, encode
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedSite, Reader, find
 from mixquant_onnx.numerics.scheme import Quantized
 
 FUNCTIONS_FROM_IR = 8
+"""The first IR version with model-local functions (onnx.proto, IR_VERSION)."""
+
 FOUR_BITS_FROM_IR = 10
+"""The first IR version with UINT4, which opset 21 has."""
+
 INPUTS_ARE_FREE_FROM_IR = 4
+"""The first IR version whose initializers need not be inputs of the graph."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rewritten:
-    """What was done: for each site its bytes, its form and the name of the value that holds the weight;
-    the sites stored with their axes swapped;
-    opset before and after; remarks for the user."""
+    """What was done to a model.
+
+    Attributes:
+        nbytes: bytes of each weight: codes, scales and zero points.
+        storages: how each weight is stored.
+        values: name of the value that holds each weight.
+        transposed: weights that are stored with their axes swapped.
+        opset: before and after.
+        notes: remarks for the user.
+    """
 
     nbytes: Mapping[str, int]
-    forms: Mapping[str, str]
+    storages: Mapping[str, Storage]
     values: Mapping[str, str]
     transposed: frozenset[str]
     opset: tuple[int, int]
     notes: tuple[str, ...]
 
+    @property
+    def forms(self) -> dict[str, str]:
+        """The name of each weight's storage, as summaries show it."""
+        return {name: storage.name for name, storage in self.storages.items()}
+
+    @property
+    def fused(self) -> dict[str, str]:
+        """The value of each weight that is stored for a fused kernel."""
+        return {name: self.values[name] for name, storage in self.storages.items() if storage.fused}
+
 
 def unchanged(model: ModelProto) -> Rewritten:
     """That nothing was done to `model`."""
     opset = opset_of(model)
-    return Rewritten(nbytes={}, forms={}, values={}, transposed=frozenset(), opset=(opset, opset), notes=())
+    return Rewritten(nbytes={}, storages={}, values={}, transposed=frozenset(), opset=(opset, opset), notes=())
 
 
 def rewrite(
@@ -51,51 +75,62 @@ def rewrite(
     min_size: int,
     folded: Collection[str] = (),
 ) -> Rewritten:
-    """Replace each weight in `quantized` (by site name) in place. `min_size` as it was when they were found.
+    """Replace weights of `model` in place.
 
-    `folded`: sites that take the folded form whatever their size.
+    Args:
+        model: the model; it is changed.
+        quantized: the weights by name.
+        options: how they are written.
+        min_size: elements from which on a tensor is a weight, as it was when the names were given.
+        folded: weights that never run on a fused kernel.
+
+    Raises:
+        ModelError: the opset is older than ONNX Runtime runs, and cannot be raised.
     """
-    fresh = fresh_names(model)
-    notes: list[str] = []
-    before = opset_of(model)
+    fresh, notes, before = fresh_names(model), list[str](), opset_of(model)
     schemes = {name: q.scheme for name, q in quantized.items()}
     sizes = FileSizes(model, find(model, min_size).sites, options, folded=folded)
-    kernels = {name: sizes.kernel(name, scheme) for name, scheme in schemes.items()}
-    forms_of = {name: sizes.form_options(name, scheme) for name, scheme in schemes.items()}
+    possible = {name: sizes.storages(name, scheme) for name, scheme in schemes.items()}
     _raise(model, sizes.opsets(schemes), fresh, notes)
     opset = opset_of(model)
-    if quantized and opset < BROADCASTING_FROM:
+    if quantized and opset < BROADCASTING_FROM_OPSET:
         raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({notes[-1]})")
+    storages = {name: at_opset(found, opset) for name, found in possible.items()}
     sites = find(model, min_size).sites
-    nbytes: dict[str, int] = {}
-    forms: dict[str, str] = {}
-    values: dict[str, str] = {}
-    domains: list[Scope] = []
-    replaced: list[Replacement] = []
-    for name, q in quantized.items():
-        located = sites[name]
-        kernel = kernels[name] if opset >= KERNELS_FROM_OPSET else None
-        encoded, forms[name] = encode(located, q, kernel, forms_of[name], opset, fresh)
-        if forms[name].startswith("MatMulNBits"):
-            _gemms_to_matmuls(located, encoded.nodes[-1].output[0], fresh)
-        for function in encoded.functions:
-            _add_function(model, function, encoded.nodes)
-        replaced.append(Replacement(source=located.source, encoded=encoded))
-        nbytes[name], values[name] = encoded.nbytes, encoded.nodes[-1].output[0]
-        if encoded.functions:
-            domains.append(located.source.scope)
-    put_in_place(replaced)
-    if domains:
-        _import_domain(model, domains)
-    _raise_ir(model, bool(domains), notes)
+    encoded = {name: _encode(model, sites[name], q, storages[name], opset, fresh) for name, q in quantized.items()}
+    _put_into(model, sites, encoded, notes)
+    values = {name: made.nodes[-1].output[0] for name, made in encoded.items()}
     return Rewritten(
-        nbytes=nbytes,
-        forms=forms,
+        nbytes={name: made.nbytes for name, made in encoded.items()},
+        storages=storages,
         values=values,
         transposed=_transposed(sites, values),
         opset=(before, opset),
         notes=tuple(notes),
     )
+
+
+def _put_into(
+    model: ModelProto, sites: Mapping[str, LocatedSite], encoded: Mapping[str, Encoded], notes: list[str]
+) -> None:
+    """Put encoded weights in place, import the domain of their functions, and raise the IR version."""
+    put_in_place([Replacement(source=sites[name].source, encoded=made) for name, made in encoded.items()])
+    calling = [sites[name].source.scope for name, made in encoded.items() if made.functions]
+    if calling:
+        _import_domain(model, calling)
+    _raise_ir(model, bool(calling), notes)
+
+
+def _encode(
+    model: ModelProto, located: LocatedSite, q: Quantized, storage: Storage, opset: int, fresh: FreshName
+) -> Encoded:
+    """One weight, not yet put in place; its functions are put into `model`, and its Gemms made MatMuls."""
+    encoded = encode(located, q, storage, opset, fresh)
+    if storage.fused:
+        _gemms_to_matmuls(located, encoded.nodes[-1].output[0], fresh)
+    for function in encoded.functions:
+        _add_function(model, function, encoded.nodes)
+    return encoded
 
 
 def _add_function(model: ModelProto, function: FunctionProto, nodes: tuple[NodeProto, ...]) -> None:
@@ -119,7 +154,8 @@ def _transposed(sites: Mapping[str, LocatedSite], values: Mapping[str, str]) -> 
     return frozenset(name for name, value in values.items() if value != sites[name].source.name)
 
 
-def _raise(model: ModelProto, wanted: list[int], fresh: Callable[[str], str], notes: list[str]) -> None:
+def _raise(model: ModelProto, wanted: list[int], fresh: FreshName, notes: list[str]) -> None:
+    """Raise the opset to the first of `wanted` that `model` can be converted to; `notes` say why not to others."""
     for target in wanted:
         if opset_of(model) >= target:
             return
@@ -131,13 +167,13 @@ def _raise(model: ModelProto, wanted: list[int], fresh: Callable[[str], str], no
         return
 
 
-def _gemms_to_matmuls(located: LocatedSite, weight: str, fresh: Callable[[str], str]) -> None:
+def _gemms_to_matmuls(located: LocatedSite, weight: str, fresh: FreshName) -> None:
     for reader in located.readers:
         if reader.node.op_type == "Gemm":
             _gemm_to_matmul(reader, weight, fresh)
 
 
-def _gemm_to_matmul(reader: Reader, weight: str, fresh: Callable[[str], str]) -> None:
+def _gemm_to_matmul(reader: Reader, weight: str, fresh: FreshName) -> None:
     """Gemm(x, w, c) as MatMul(x, weight) + c; the output keeps its name, the MatMul the node's."""
     node, body = reader.node, reader.scope.body
     data, bias, output = node.input[0], node.input[2] if len(node.input) > 2 else "", node.output[0]
@@ -153,6 +189,7 @@ def _gemm_to_matmul(reader: Reader, weight: str, fresh: Callable[[str], str]) ->
 
 
 def _import_domain(model: ModelProto, scopes: list[Scope]) -> None:
+    """Import the domain of the functions in the model, and in each function that holds one of `scopes`."""
     bodies: list[ModelProto | FunctionProto] = [model]
     for scope in scopes:
         while scope.parent is not None:
@@ -165,6 +202,7 @@ def _import_domain(model: ModelProto, scopes: list[Scope]) -> None:
 
 
 def _raise_ir(model: ModelProto, with_functions: bool, notes: list[str]) -> None:
+    """Raise the IR version to what functions, types and opsets of the model need."""
     needed = FUNCTIONS_FROM_IR if with_functions else 0
     if opset_of(model) >= 21:
         needed = FOUR_BITS_FROM_IR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,25 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path}: folder '{folder}' does not exist; make it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: folder '{folder}' is not writable; choose another")
+
+
+def place(written: Sequence[Path], output: Path, loaded: Loaded) -> tuple[Path, ...]:
+    """Move the files of a model to where `output` (resolved) is, the model itself last; old data files go."""
+    in_place = loaded.path == output
+    replaced = [f for f in own_data(output) if in_place or f not in loaded.files]
+    placed = []
+    for file in reversed(written):
+        file.replace(output.parent / file.name)
+        placed.append(output.parent / file.name)
+    for file in replaced:
+        if file not in placed:
+            file.unlink(missing_ok=True)
+    return tuple(reversed(placed))
+
+
+def free_data_name(output: Path) -> str:
+    """External data must not overwrite a file that the input may still need."""
+    name, count = f"{output.name}.data", 1
+    while (output.parent / name).exists():
+        name, count = f"{output.name}.{count}.data", count + 1
+    return name

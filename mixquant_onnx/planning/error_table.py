@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.config.stages import SearchOptions
-from mixquant_onnx.export.encodings.encoder import nbytes_of
+from mixquant_onnx.export.encodings.outline import nbytes_of
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.granularity import Grid, effective_grid, to_rows
 from mixquant_onnx.numerics.scheme import Scheme

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.errors import OptionError
+from mixquant_onnx.export.draft import draft_size
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, plan_of_choices
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choices
@@ -54,7 +54,7 @@ def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added)
         for name, own in priced.choices().items()
     }
     best, predicted = _plan(priced, budget, choices, 0, known)
-    least = size_of(best)
+    least = _size(best)
     if least > limit:
         raise OptionError(
             f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
@@ -67,7 +67,7 @@ def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added)
         if found.plan.sites in tried:
             break
         tried.append(found.plan.sites)
-        size = size_of(found)
+        size = _size(found)
         unforeseen = size - predicted
         if size <= limit and _cost(priced, found) < _cost(priced, best):
             best = found
@@ -78,6 +78,11 @@ def _plan(priced: Priced, budget: BudgetOptions, choices: Choices, limit: int, k
     """The least cost within `limit`, and the bytes that its file is expected to take."""
     chosen = best_within_charged(choices, limit, known.once)
     return plan_of_choices(priced, budget, chosen), total_bytes(chosen, known.once)
+
+
+def _size(planned: Planned) -> int:
+    """Bytes of the file that `planned` makes."""
+    return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)
 
 
 def _cost(priced: Priced, planned: Planned) -> float:

@@ -50,6 +50,11 @@ def outline_of_planes(elements: int, bits: int) -> list[Codes]:
     return [np.broadcast_to(np.uint8(0), (packed_bytes(elements, width),)) for width, _ in shifts(bits)]
 
 
+def field_bytes(elements: int, width: int) -> int:
+    """Bytes of `elements` fields of `width` bits one after the other, the last byte padded."""
+    return -(-elements * width // 8)
+
+
 def pack_fields(fields: Codes, width: int) -> Codes:
     """Flat fields of `width` bits (4, 2 or 1), a whole number of bytes of them, low bits first."""
     places = np.arange(0, 8, width, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Standard DequantizeLinear in front of a weight (`--target qdq`), for other runtimes and compilers."""
+"""Standard DequantizeLinear in front of a weight, for other runtimes and compilers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,52 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
 
-from mixquant_onnx.export.encodings.encoder import Builder, Encoded, FreshName, encode_codes, finish, value_name
+from mixquant_onnx.config.parsing import SMALL_INTS_FROM
+from mixquant_onnx.export.encodings.builder import Builder, Encoded, FreshName
+from mixquant_onnx.export.encodings.decoder_functions import is_narrow
+from mixquant_onnx.export.encodings.native_types import NATIVE_TYPES
+from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, NEVER, SMALL_INTS_FROM_OPSET, Release, Storage
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid
 from mixquant_onnx.numerics.scheme import Quantized
 
-_KINDS = {4: (TensorProto.UINT4, 21), 2: (TensorProto.UINT2, 25)}
-"""Type and first opset of the widths below 8 that ONNX stores itself."""
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DequantizeLinear(Storage):
+    """A weight that the runtime may dequantize at every run.
 
-_NEVER = 1 << 30
-"""In place of an opset: DequantizeLinear cannot say it."""
+    Attributes:
+        two_bits: whether UINT2 may be used.
+        small_ints: whether codes of other widths may be put together in 8-bit integers.
+    """
+
+    two_bits: bool = True
+    small_ints: bool = True
+
+    @property
+    def name(self) -> str:
+        """The operator."""
+        return "DequantizeLinear"
+
+    def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+        """See `encode_native`."""
+        encoded = encode_native(q, output, opset, self.two_bits, fresh, self.small_ints)
+        assert encoded is not None, f"opset {opset} is below {self.needs}"
+        return encoded
+
+    def loads_from(self, opset: int) -> Release:
+        """Where codes are put together in 8-bit integers, the first release that has their operators."""
+        return SMALL_INTS_FROM if is_narrow(self.bits, opset, self.small_ints) else EVERY_RELEASE
+
+    def not_slower_from(self) -> Release | None:
+        """In front of most operators onnxruntime runs it at every call."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """The shape that codes and parameters are stored in, and the attributes of DequantizeLinear."""
+    """The shape that codes and parameters are stored in, the attributes of DequantizeLinear, and its first opset."""
 
     codes: tuple[int, ...]
     params: tuple[int, ...]
@@ -43,7 +71,7 @@ def _plan(shape: tuple[int, ...], layout: Layout, grid: Grid) -> _Plan:
         if layout.p == 0 and layout.q == 1:
             return _Plan(codes=shape, params=(q,), axis=layout.r, block=0, opset=13)
         if s > 1:
-            return _Plan(codes=shape, params=(p, q), axis=None, block=0, opset=_NEVER)
+            return _Plan(codes=shape, params=(p, q), axis=None, block=0, opset=NEVER)
         return _Plan(codes=(p, r, q), params=(p, 1, q), axis=1, block=r, opset=21)
     p, r, q, _ = layout.merged().sizes(shape)
     groups = -(-r // grid.block)
@@ -54,12 +82,17 @@ def _plan(shape: tuple[int, ...], layout: Layout, grid: Grid) -> _Plan:
     return _Plan(codes=(p, r, q), params=(p, groups, q), axis=1, block=grid.block, opset=21)
 
 
+def least_opset(shape: tuple[int, ...], layout: Layout, grid: Grid) -> int:
+    """The first opset whose DequantizeLinear has this granularity; `NEVER` where none has."""
+    return _plan(shape, layout, effective_grid(shape, layout, grid)).opset
+
+
 def opset_for(shape: tuple[int, ...], layout: Layout, grid: Grid, bits: int) -> int:
-    """The first opset whose DequantizeLinear says this granularity, and has this width if 4 bits."""
-    needed = _plan(shape, layout, effective_grid(shape, layout, grid)).opset
-    if needed == _NEVER:
-        return 14
-    return max(needed, 21) if bits == 4 else max(needed, 14 if bits < 8 else needed)
+    """The first opset with the best form: this granularity, UINT4 for 4 bits, and a small decoder for other widths."""
+    needed = least_opset(shape, layout, grid)
+    if needed == NEVER:
+        return SMALL_INTS_FROM_OPSET
+    return max(needed, 21) if bits == 4 else max(needed, SMALL_INTS_FROM_OPSET if bits < 8 else needed)
 
 
 def encode_native(
@@ -67,43 +100,54 @@ def encode_native(
 ) -> Encoded | None:
     """DequantizeLinear on uint8, uint4 or uint2 where ONNX has the width, else on codes unpacked to uint8.
 
-    None where this opset cannot say it. `two_bits`: uint2 may be used (ONNX Runtime 1.31 computes garbage for
-    MatMul with a 2-bit weight whose output width is not a multiple of 4).
+    Args:
+        q: the weight.
+        output: name of the value that the last node gives.
+        opset: of the model.
+        two_bits: whether uint2 may be used.
+        fresh: gives a name that is not in use.
+        small_ints: whether codes may be put together in 8-bit integers.
+
+    Returns:
+        None where DequantizeLinear of this opset does not have the granularity.
+
+    Source: ONNX DequantizeLinear-10 (tensor), -13 (channel), -21 (blocks, uint4), -25 (uint2).
     """
     shape = q.codes.shape
-    grid = effective_grid(shape, q.layout, q.scheme.grid)
-    plan = _plan(shape, q.layout, grid)
+    plan = _plan(shape, q.layout, effective_grid(shape, q.layout, q.scheme.grid))
     if opset < plan.opset:
         return None
     builder = Builder(q, output, opset, fresh)
-    kind, since = _KINDS.get(q.scheme.bits, (0, 0))
-    native = bool(kind) and opset >= since and (q.scheme.bits == 4 or two_bits)
-    if native:
-        codes = builder.store_packed("codes", q.codes.reshape(plan.codes), kind, q.scheme.bits)
-    elif q.scheme.bits == 8:
-        codes = builder.store("codes", q.codes.reshape(plan.codes), counted=True)
-    else:
-        codes = encode_codes(q, plan.codes, builder, small_ints)
-    scale = q.scale.astype(np.float32).reshape(plan.params)
-    zero = _full(q.zero_point, plan.params)
-    inputs = [codes, builder.store("scale", scale, counted=True)]
-    inputs.append(
-        builder.store_packed("zero_point", zero, kind, q.scheme.bits)
-        if native
-        else builder.store_zero(zero, q.scheme.bits, inputs[1])
-    )
-    value = value_name(q, output, fresh)
+    inputs = _inputs(builder, q, plan, opset, two_bits, small_ints)
+    value = builder.float32_name()
     flat = value if plan.codes == shape else fresh(f"{output}.flat")
     attributes: dict[str, Any] = {} if plan.axis is None else {"axis": plan.axis}
     if plan.block:
         attributes["block_size"] = plan.block
-    name = fresh(f"{output}.dequantize")
-    builder.nodes.append(helper.make_node("DequantizeLinear", inputs, [flat], name=name, **attributes))
+    builder.node("DequantizeLinear", inputs, flat, "dequantize", **attributes)
     if flat != value:
-        inputs = [flat, builder.shape("logical_shape", shape)]
-        builder.nodes.append(helper.make_node("Reshape", inputs, [value], name=fresh(f"{output}.reshape")))
-    return finish(builder, q, value, output)
+        builder.node("Reshape", [flat, builder.shape("logical_shape", shape)], value, "reshape")
+    return builder.finish(value)
+
+
+def _inputs(builder: Builder, q: Quantized, plan: _Plan, opset: int, two_bits: bool, small_ints: bool) -> list[str]:
+    """Codes, scales and zero points as stored; codes and zero points in the same type."""
+    bits = q.scheme.bits
+    kind, since = NATIVE_TYPES.get(bits, (0, 0))
+    native = bool(kind) and opset >= since and (bits == 4 or two_bits)
+    shaped = q.codes.reshape(plan.codes)
+    if native:
+        codes = builder.store_packed("codes", shaped, kind)
+    elif bits == 8:
+        codes = builder.store("codes", shaped, counted=True)
+    else:
+        codes = builder.unpacked_codes(plan.codes, small_ints)
+    scale = builder.store("scale", q.scale.astype(np.float32).reshape(plan.params), counted=True)
+    zero = _full(q.zero_point, plan.params)
+    stored = builder.store_packed("zero_point", zero, kind) if native else builder.store_zero(zero, scale)
+    return [codes, scale, stored]
 
 
 def _full(zero: FloatArray, params: tuple[int, ...]) -> FloatArray:
+    """Zero points in the shape of the scales, a single one repeated."""
     return zero.reshape(params) if zero.size > 1 or not params else np.full(params, zero.reshape(-1)[0], np.uint8)

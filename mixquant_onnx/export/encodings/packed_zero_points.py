@@ -23,7 +23,7 @@ weights of a width share 500 to 900, which a model with a single weight just abo
 
 
 def packs(count: int, bits: int) -> bool:
-    """Whether `count` zero points are stored in `bits` each, not in bytes: the one place that decides."""
+    """Whether `count` zero points are stored in `bits` each, not in bytes. Only this function decides."""
     return count - packed_bytes(count, bits) >= PAYS_FROM
 
 
@@ -50,6 +50,7 @@ def shares(bits: int) -> NDArray[np.float32]:
 
 
 def has_tail(count: int) -> bool:
+    """Whether the last group of 8 zero points is padded."""
     return count % 8 != 0
 
 
@@ -65,7 +66,7 @@ def attributes(count: int, shape: tuple[int, ...], opset: int) -> dict[str, list
 
 
 def build(count: int, bits: int, opset: int) -> FunctionProto:
-    """`pack_stream` undone: uint8 in its shape. One function for all weights whose `count` has a tail, or has none."""
+    """The inverse of `pack_stream`, in uint8. Weights of a width share it where all or none have a tail."""
     return _build(has_tail(count), bits, opset)
 
 

@@ -6,7 +6,9 @@ import math
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
-from mixquant_onnx.export.encodings.encoder import Encoded
+from mixquant_onnx.export.encodings.bit_planes import field_bytes
+from mixquant_onnx.export.encodings.builder import Encoded
+from mixquant_onnx.export.encodings.native_types import WIDTH_OF
 
 OUTSIDE_FROM = 1024
 """Bytes of data from which a tensor goes to the external file, where there is one."""
@@ -17,7 +19,10 @@ _POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME
 
 
 def framed(size: int) -> int:
-    """A field that holds a message or bytes of `size`: the tag (1 byte, fields 1 to 15), the length, the content."""
+    """A field that holds a message or bytes of `size`: the tag (1 byte, fields 1 to 15), the length, the content.
+
+    Source: Protocol Buffers encoding, wire type 2.
+    """
     return 1 + max(-(-size.bit_length() // 7), 1) + size
 
 
@@ -26,8 +31,7 @@ def data_bytes(tensor: TensorProto) -> int:
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
     bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    bits = {int(TensorProto.UINT4): 4, int(TensorProto.UINT2): 2}.get(tensor.data_type, bits)
-    return -(-int(math.prod(tensor.dims)) * bits // 8)
+    return field_bytes(math.prod(tensor.dims), WIDTH_OF.get(tensor.data_type, bits))
 
 
 def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
@@ -38,6 +42,7 @@ def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
 
 
 def initializer_bytes(tensor: TensorProto, external: bool = False) -> int:
+    """In the list of initializers of a graph; `external`: with its data in another file if it is large."""
     return framed(tensor_bytes(tensor, external))
 
 
@@ -50,6 +55,7 @@ def constant_bytes(tensor: TensorProto) -> int:
 
 
 def node_bytes(node: NodeProto) -> int:
+    """In the list of nodes of a graph."""
     return framed(node.ByteSize())
 
 
@@ -68,3 +74,8 @@ def model_bytes(model: ModelProto, external: bool) -> int:
     """Of the file, or with `external` of the file and the one beside it with the large tensors."""
     outside = sum(len(t.raw_data) >= OUTSIDE_FROM for t in model.graph.initializer) if external else 0
     return int(model.ByteSize()) + outside * _POINTER
+
+
+def bits_per_weight(nbytes: int, elements: int) -> float:
+    """Bits that each of `elements` weights takes where all take `nbytes`; 0 where there are none."""
+    return 8 * nbytes / elements if elements else 0.0

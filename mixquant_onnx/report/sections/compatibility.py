@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from rich.console import Console
 
-from mixquant_onnx.export.targets.releases import releases_of
+from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.report.inputs import Run
 
 
@@ -36,8 +36,8 @@ def data(run: Run) -> Compatibility | None:
     if run.result is None:
         return None
     rewritten = run.result.rewritten
-    bits = {name: scheme.bits for name, scheme in run.plan.sites.items()}
-    releases = releases_of(rewritten.forms, bits, rewritten.opset[1], run.result.form)
+    target = target_named(run.result.form.target)
+    releases = target.oldest_runtime(rewritten.storages.values(), rewritten.opset[1])
     return {
         "opset": {"before": rewritten.opset[0], "after": rewritten.opset[1]},
         "releases": {"loads_from": releases.loads_from, "not_slower_from": releases.not_slower_from},

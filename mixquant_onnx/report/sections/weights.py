@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.report.formats import SHOWN, decibels, finite, print_rest, short, table
 from mixquant_onnx.report.inputs import Run
@@ -57,7 +58,7 @@ def data(run: Run) -> Weights:
     counted = Counter(t["bits"] for t in tensors)
     return {
         "weights": total,
-        "average_bits": 8 * sum(t["nbytes"] for t in tensors) / total if total else 0.0,
+        "average_bits": bits_per_weight(sum(t["nbytes"] for t in tensors), total),
         "bits": {str(bits): counted[bits] for bits in sorted(counted)},
         "tensors": tensors,
     }

@@ -1,0 +1,28 @@
+"""One weight as it goes into the file: encoded, with the documentation of the tensor that it replaces."""
+
+from __future__ import annotations
+
+from onnx import NodeProto, TensorProto
+
+from mixquant_onnx.export.encodings.builder import Encoded, FreshName
+from mixquant_onnx.export.encodings.storage import Storage
+from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.numerics.scheme import Quantized
+
+
+def encode(located: LocatedSite, q: Quantized, storage: Storage, opset: int, fresh: FreshName) -> Encoded:
+    """What takes the place of the weight `located` in a model of `opset`.
+
+    Doc string and metadata of the tensor go to the codes, those of a Constant node to the last node.
+    """
+    encoded = storage.encode(q, located.source.name, opset, fresh)
+    _move_documentation(located.source.tensor, encoded.tensors[0])
+    if located.source.node is not None:
+        _move_documentation(located.source.node, encoded.nodes[-1])
+    return encoded
+
+
+def _move_documentation(old: TensorProto | NodeProto, new: TensorProto | NodeProto) -> None:
+    if old.doc_string:
+        new.doc_string = old.doc_string
+    new.metadata_props.extend(old.metadata_props)

@@ -1,0 +1,14 @@
+"""Widths below 8 bits that ONNX has types for."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+NATIVE_TYPES = {4: (TensorProto.UINT4, 21), 2: (TensorProto.UINT2, 25)}
+"""Type and first opset of each width (DequantizeLinear-21 and -25)."""
+
+NATIVE_WIDTHS = frozenset({8, *NATIVE_TYPES})
+"""Widths of codes that need no unpacking."""
+
+WIDTH_OF = {int(kind): bits for bits, (kind, _) in NATIVE_TYPES.items()}
+"""Bits of an element, by type."""

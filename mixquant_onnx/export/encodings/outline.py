@@ -1,0 +1,45 @@
+"""What a scheme makes of a weight before it is quantized: shapes, and the bytes of codes, scales and zero points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixquant_onnx.export.encodings.bit_planes import packed_bytes
+from mixquant_onnx.export.encodings.packed_zero_points import stored_bytes
+from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.numerics.granularity import effective_grid, params_shape
+from mixquant_onnx.numerics.scheme import Quantized, Scheme
+
+
+def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
+    """Bytes of codes, scales (float16) and zero points of the weight `site` under `scheme`, without names and nodes."""
+    grid = effective_grid(site.shape, site.layout, scheme.grid)
+    params = int(np.prod(params_shape(site.shape, site.layout, grid)))
+    zeros = 1 if scheme.symmetric else stored_bytes(params, scheme.bits)
+    return packed_bytes(site.elements, scheme.bits) + 2 * params + zeros
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Outline(Quantized):
+    """A `Quantized` of which only the shapes are known. What is encoded of it has sizes and no data."""
+
+
+def outline(site: WeightSite, scheme: Scheme, wide_scales: bool = False) -> Outline:
+    """The shapes of the weight `site` under `scheme`.
+
+    Args:
+        site: the weight.
+        scheme: how it would be quantized.
+        wide_scales: whether scales are float32, because float16 cannot hold them.
+    """
+    params = params_shape(site.shape, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
+    return Outline(
+        codes=np.broadcast_to(np.uint8(0), site.shape),
+        scale=np.broadcast_to(np.float32(0) if wide_scales else np.float16(0), params),
+        zero_point=np.broadcast_to(np.uint8(0), (1, 1, 1) if scheme.symmetric else params),
+        scheme=scheme,
+        layout=site.layout,
+        dtype=site.dtype,
+    )

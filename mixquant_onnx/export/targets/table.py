@@ -1,0 +1,17 @@
+"""The runtime targets: one row each."""
+
+from __future__ import annotations
+
+from mixquant_onnx.errors import OptionError
+from mixquant_onnx.export.targets import ort, qdq
+from mixquant_onnx.export.targets.target import Target
+
+TARGETS: dict[str, Target] = {"ort": ort, "qdq": qdq}
+"""By the name that `FormOptions.target` and `--target` give."""
+
+
+def target_named(name: str) -> Target:
+    """The row `name`. Raises OptionError where there is none."""
+    if name not in TARGETS:
+        raise OptionError(f"target '{name}' is not known; use {' or '.join(TARGETS)}")
+    return TARGETS[name]
