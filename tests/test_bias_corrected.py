@@ -21,14 +21,14 @@ def positive_inputs(width: int, seed: int = 0, groups: int = 1) -> Moments:
     return Moments(mean=mean.astype(np.float32), variance=variance.astype(np.float32))
 
 
-def rounded(rows: int, width: int, seed: int = 0) -> tuple[Array, Array, Array, Array]:
+def rounded(rows: int, width: int, seed: int = 0, highest: int = HIGHEST) -> tuple[Array, Array, Array, Array]:
     """(weights, codes of rounding to nearest, scale, zero point), a scale a row."""
     random = np.random.default_rng([2, seed])
     weights = random.standard_normal((rows, width)).astype(np.float32)
     low, high = weights.min(axis=1, keepdims=True), weights.max(axis=1, keepdims=True)
-    scale = ((high - low) / HIGHEST).astype(np.float32)
+    scale = ((high - low) / highest).astype(np.float32)
     zero = np.rint(-low / scale)
-    codes = np.clip(np.rint(weights / scale) + zero, 0, HIGHEST).astype(np.uint8)
+    codes = np.clip(np.rint(weights / scale) + zero, 0, highest).astype(np.uint8)
     return weights, codes, scale, zero
 
 
@@ -56,6 +56,35 @@ def test_few_weights_get_nearly_the_best_of_all_combinations() -> None:
     assert (found >= best * (1 - 1e-4)).all()
     assert found.mean() < 1.15 * best.mean()
     assert found.mean() < 0.7 * output_error(weights, codes, scale, zero, inputs).mean()
+
+
+def one_after_another(row: Array, codes: Array, step: float, zero: float, highest: int, inputs: Moments) -> list[int]:
+    """Steps to the other side by rising price for what they take from the shift, up to the least output error."""
+    mean, variance = inputs.mean[0].astype(np.float64), inputs.variance[0].astype(np.float64)
+    error = row.astype(np.float64) - (codes - zero) * step
+    shift = float(error @ mean)
+    other = codes + np.sign(error)
+    price = variance * ((np.abs(error) - step) ** 2 - error**2) / mean
+    useful = [j for j in range(len(row)) if error[j] * mean[j] * shift > 0 and 0 <= other[j] <= highest]
+    best, tried = (float("inf"), codes), codes.astype(np.float64)
+    for j in [None, *sorted(useful, key=lambda j: price[j])]:
+        tried = tried.copy()
+        if j is not None:
+            tried[j] = other[j]
+        error = row - (tried - zero) * step
+        best = min(best, (float((error @ mean) ** 2 + error**2 @ variance), tried), key=lambda pair: pair[0])
+    return [int(code) for code in best[1]]
+
+
+@pytest.mark.parametrize("highest", [3, 15])
+@pytest.mark.parametrize("width", [8, 300])
+def test_steps_are_taken_one_after_another_as_long_as_they_gain(width: int, highest: int) -> None:
+    weights, codes, scale, zero = rounded(24, width, highest=highest)
+    inputs = positive_inputs(width)
+    found = compensate(weights, codes, scale, zero, highest, inputs)
+    for k in range(24):
+        one = one_after_another(weights[k], codes[k], float(scale[k, 0]), float(zero[k, 0]), highest, inputs)
+        assert found[k].tolist() == one
 
 
 @pytest.mark.parametrize("width", [3, 40, 700])

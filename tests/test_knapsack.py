@@ -247,3 +247,7 @@ def test_a_width_that_not_every_site_has_is_no_plan_by_itself() -> None:
     found = best_within_charged(table, 30, {4: 5, 8: 5})
     assert {name: c.scheme.bits for name, c in found.items() if c.scheme} == {"a": 4, "b": 6}
     assert best_within_charged(table, 0, {4: 50, 6: 50, 8: 1})["a"].nbytes == 20
+
+
+def test_sites_that_stay_float_are_no_width_of_one_bit() -> None:
+    assert total_bytes({"a": choice(0, 0.0, 100)}, {1: 7}) == 100

@@ -113,7 +113,7 @@ def test_axes_are_multiplied_out_by_kind() -> None:
 
 @pytest.mark.parametrize(
     ("text", "grid"),
-    [("tensor", TENSOR), ("channel", CHANNEL), ("block:5", GRIDS[3]), ("b4", GRIDS[2])],
+    [("tensor", TENSOR), ("channel", CHANNEL), ("block:5", GRIDS[3]), ("b2", Grid(per="block", block=2))],
 )
 def test_granularities_are_read_and_written(text: str, grid: Grid) -> None:
     assert Grid.parse(text) == grid
@@ -239,6 +239,13 @@ def test_weights_on_the_grid_have_hardly_an_error_and_others_of_the_same_call_ke
     exact, other = squared_errors(rows, [step, step * 3])
     assert exact < 1e-12 * rows.size * float(step[0]) ** 2
     assert other == pytest.approx(plain_error(rows, step * 3).sum(), rel=1e-2)
+
+
+def test_weights_off_the_grid_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one scale for the tensor, in the quicker of the two ways."""
+    monkeypatch.setattr(rounding_error, "_rows_errors", None)
+    rows, scale = normal(1, rounding_error.CHUNK), np.full(1, 0.1, np.float32)
+    assert squared_errors(rows, [scale])[0] == pytest.approx(plain_error(rows, scale).sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [1e-21, 1e-18, 1e18, 1e20])

@@ -100,6 +100,7 @@ def test_lazy_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = gptq.solve(given)
     monkeypatch.setattr(gptq, "_BATCH", 1000)
     assert np.mean(np.abs(lazy - gptq.solve(given)) > 1e-3) < 0.01
+    assert given.loss(lazy) < 0.8 * given.loss(given.rounded())
 
 
 def test_descent_goes_on_until_little_moves() -> None:
@@ -120,6 +121,16 @@ def test_descent_ends_where_no_single_weight_can_gain_and_near_the_best_of_all(s
         assert given.loss(other) >= here * (1 - 1e-4)
     every = (given.loss(np.array(c, np.float32)[None, None]) for c in itertools.product(grid, repeat=5))
     assert here <= 1.6 * min(every)
+
+
+def test_descent_begins_with_the_first_weight() -> None:
+    """Of two equal inputs one weight is to be rounded up."""
+    one = np.ones((1, 1, 1), np.float32)
+    given = Problem(
+        target=np.full((1, 1, 2), 0.4, np.float32), scale=one, zero_point=0 * one, highest=3,
+        matrix=np.array([[[1.0, 0.99], [0.99, 1.0]]], np.float32),
+    )  # fmt: skip
+    assert descent.solve(given, given.rounded()).tolist() == [[[1.0, 0.0]]]
 
 
 def test_descent_never_loses_what_it_was_given() -> None:

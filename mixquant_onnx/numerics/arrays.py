@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[Any]
-
+"""float16, float32, float64, or bfloat16 of ml_dtypes."""
 
 Codes = NDArray[np.uint8]
-
+"""Integers 0..2^bits - 1, one a byte; packed only in the file (export/encodings)."""
 
 ALL_BITS = (2, 3, 4, 5, 6, 7, 8)
-
+"""Widths of weights: those that have a form in the file (export/encodings)."""
 
 FLOAT_BITS = 32

@@ -1,4 +1,8 @@
-"""A tensor as rows of weights that share a scale, and back. The only place that knows granularity."""
+"""A tensor as rows of weights that share a scale, and back. The only place that knows granularity.
+
+A weight has the axes [p, r, q, s] of a `Layout`. Scales and zero points are stored as [P, G, Q]: P and Q count the
+values of the row axes before and after the reduced axis, G the blocks along it (1 without blocks).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,14 @@ class Grid:
 
     @classmethod
     def parse(cls, text: str) -> Grid:
-        """Read `tensor`, `channel`, `block:N` or `bN`. Raises OptionError."""
+        """The granularity that a user or a plan names.
+
+        Args:
+            text: `tensor`, `channel`, `block:N` or `bN`, N at least 2.
+
+        Raises:
+            OptionError: `text` is none of these.
+        """
         if text == "tensor":
             return cls(per="tensor")
         if text == "channel":
@@ -44,6 +55,8 @@ AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 1
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
     """The axes of a weight in order, as counts: `p` row axes, `r` reduced, `q` row axes, `s` reduced.
+
+    Reduced axes are those that the layer sums over; each combination of row axes is one output channel.
 
     Conv [O, I, kh, kw] is p=1 r=3; MatMul [K, N] is r=1 q=1; ConvTranspose [I, O, kh, kw] is r=1 q=1 s=2.
     """
@@ -75,7 +88,10 @@ def effective_grid(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Grid:
 
 
 def params_shape(shape: tuple[int, ...], layout: Layout, grid: Grid) -> tuple[int, int, int]:
-    """Shape [P, G, Q] of the scales: row axes before, blocks along the reduced axis, row axes after."""
+    """Shape [P, G, Q] of the scales: row axes before, blocks along the reduced axis, row axes after.
+
+    (1, 1, 1) per tensor; G is 1 per channel, and ceil(R / N) for blocks of N along a reduced axis of R weights.
+    """
     if grid.per == "tensor":
         return 1, 1, 1
     if grid.block is None:
@@ -86,7 +102,16 @@ def params_shape(shape: tuple[int, ...], layout: Layout, grid: Grid) -> tuple[in
 
 
 def to_rows(tensor: FloatArray, layout: Layout, grid: Grid) -> FloatArray:
-    """Rows [P * Q * G, weights], contiguous; the last block of a row is padded with zeros."""
+    """Rows of weights that share a scale.
+
+    Args:
+        tensor: The weight, of any shape that `layout` describes.
+        layout: Which of its axes are reduced.
+        grid: Granularity.
+
+    Returns:
+        [P * Q * G, weights], contiguous; the last block of each P, Q is padded with zeros.
+    """
     if grid.per == "tensor":
         return np.ascontiguousarray(tensor.reshape(1, -1))
     if grid.block is None:
@@ -123,7 +148,7 @@ def params_to_rows(params: FloatArray, rows: int) -> FloatArray:
 
 
 def expand_params(params: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
-    """`params` [P, G, Q] such that it broadcasts against a tensor of `shape`."""
+    """`params` [P, G, Q] in a shape that broadcasts against a tensor of `shape`."""
     if params.size == 1:
         return params.reshape((1,) * len(shape))
     if grid.block is None:

@@ -1,4 +1,4 @@
-"""Integer ranges of 2..8 bits, the one rounding rule, and the squared error of rounding, in cache."""
+"""Codes of 2 to 8 bits: their range, the scales that are stored, and the one rule of rounding."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from mixquant_onnx.numerics.arrays import Codes, FloatArray
 
 _SMALLEST_NORMAL_FLOAT16 = 2.0**-14
 _LARGEST_FLOAT16 = 65504.0
+"""IEEE 754 binary16."""
 
 
 def levels(bits: int) -> int:
-    """The largest code."""
+    """The largest code of `bits` bits: 2^bits - 1. The smallest is 0."""
     return (1 << bits) - 1
 
 
 def storable_scale(scale: NDArray[np.float32]) -> FloatArray:
-    """`scale` rounded up to float16, so that the range still covers; float32 where float16 is too coarse."""
+    """The scales as they are stored in the file.
+
+    Args:
+        scale: [N], positive.
+
+    Returns:
+        The next float16 that is no smaller, so that the range still covers the weights. `scale` itself, in float32,
+        where one of them is subnormal in float16 or within 0.1 % of its largest value.
+    """
     if scale.min() < _SMALLEST_NORMAL_FLOAT16 or scale.max() > _LARGEST_FLOAT16 * 0.999:
         return scale
     half = scale.astype(np.float16)
@@ -25,7 +34,19 @@ def storable_scale(scale: NDArray[np.float32]) -> FloatArray:
 
 
 def encode(rows: FloatArray, scale: FloatArray, zero_point: Codes, bits: int) -> Codes:
-    """Codes of `rows` [N, M], scale and zero point [N]: round half to even, then saturate (ONNX QuantizeLinear)."""
+    """Codes of weights: round half to even, add the zero point, saturate.
+
+    Args:
+        rows: [N, M].
+        scale: [N], used in float32.
+        zero_point: [N].
+        bits: Width, 2 to 8.
+
+    Returns:
+        [N, M], 0..2^bits - 1.
+
+    Source: ONNX QuantizeLinear, opset 10 and up.
+    """
     step = scale.astype(np.float32)[:, None]
     codes = np.rint(rows / step)
     codes += zero_point.astype(np.float32)[:, None]

@@ -9,5 +9,10 @@ Rows = NDArray[np.float32]
 
 
 def quadratic_error(difference: Rows, matrix: Rows) -> float:
-    """tr(E M E^T): the mean squared error of the outputs, summed over rows, for a weight error E [groups, n, K]."""
+    """tr(E M E^T): the mean squared error of the outputs, summed over rows and groups.
+
+    Args:
+        difference: E, the error of the weights, [groups, n, K].
+        matrix: M = E[x x^T], the second moments of the inputs, [groups, K, K].
+    """
     return float(np.vdot(np.matmul(difference, matrix), difference))

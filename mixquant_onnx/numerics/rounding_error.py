@@ -15,18 +15,26 @@ CHUNK = 1 << 15
 
 
 _ON_GRID = 1e-7
-"""Mean squared error in steps below which weights lie on the grid, and float32 in steps is too coarse."""
+"""Mean squared error, in squared steps, below which rounding of float32 to steps (up to 2^-24 of a code of 8 bits)
+could be a part of it: such weights lie on the grid, and are worked out anew against the weights themselves."""
 
 
 _EXTREME = (1e-15, 1e15)
-"""Steps outside of which squares leave the range of float32."""
+"""Scales beyond which squared errors, up to a hundred million of them summed, leave the normal range of float32."""
 
 
 def squared_errors(rows: NDArray[np.float32], scales: Sequence[FloatArray]) -> list[float]:
-    """For each of `scales` ([N] or [1]): the sum over `rows` [N, M] of (row - scale x rint(row / scale))^2.
+    """Squared error of rounding to nearest, for several scales at once.
 
-    For ranges that cover the rows, so that no code saturates. Every scale is tried while a chunk is in cache;
-    float64 across chunks.
+    For ranges that cover the rows, so that no code saturates. Every scale is tried while a chunk is in cache; float64
+    across chunks.
+
+    Args:
+        rows: [N, M].
+        scales: Each [N], or each [1] for one scale of the tensor.
+
+    Returns:
+        For each scale the sum over all weights of (w - scale x rint(w / scale))^2.
     """
     steps = [scale.astype(np.float32) for scale in scales]
     if steps[0].size == 1 and rows.size >= CHUNK:
@@ -87,7 +95,17 @@ def row_errors(
     lowest: NDArray[np.float32],
     highest: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """Squared error of each row [N, M] when rint(row / scale) is saturated to lowest..highest (each [N])."""
+    """Squared error of each row with saturation.
+
+    Args:
+        rows: [N, M].
+        scale: [N].
+        lowest: [N], what rint(w / scale) is at least: minus the zero point.
+        highest: [N], what it is at most: the largest code minus the zero point.
+
+    Returns:
+        [N].
+    """
     count, width = rows.shape
     step = scale.astype(np.float32)[:, None]
     inverse = (1.0 / step).astype(np.float32)

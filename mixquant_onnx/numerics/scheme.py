@@ -26,7 +26,11 @@ class Scheme:
 
     @classmethod
     def parse(cls, text: str) -> Scheme:
-        """The scheme that `str()` wrote. Raises PlanError."""
+        """The scheme that `str()` wrote.
+
+        Raises:
+            PlanError: `text` is no scheme.
+        """
         found = re.fullmatch(r"w([2-8])\.(tensor|channel|b\d+)\.([a-z0-9_]+)(\.sym)?", text)
         if not found:
             raise PlanError(f"'{text}' is not a scheme; write for example w4.channel.minmax or w5.b32.minmax")
@@ -66,9 +70,17 @@ def dequantize(
     grid: Grid,
     dtype: np.dtype[np.generic],
 ) -> FloatArray:
-    """(codes - zero point) x scale, in float32, then cast: the single definition of meaning.
+    """(codes - zero point) x scale, in float32, then cast: the single definition of what codes mean.
 
-    ONNX DequantizeLinear, opset 10 and up; exact, because codes - zero point is an integer below 2^9.
+    Args:
+        codes: In the shape of the weight.
+        scale: [P, G, Q].
+        zero_point: [P, G, Q], or [1, 1, 1] for all.
+        layout: The axes of the weight.
+        grid: Granularity of `scale`, after `effective_grid`.
+        dtype: Of the result.
+
+    Source: ONNX DequantizeLinear, opset 10 and up. The difference is exact: an integer below 2^9.
     """
     zero = expand_params(zero_point, codes.shape, layout, grid).astype(np.float32)
     step = expand_params(scale, codes.shape, layout, grid).astype(np.float32)

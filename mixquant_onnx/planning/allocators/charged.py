@@ -1,4 +1,4 @@
-"""A budget over all layers in which each width also takes bytes once, however many layers have it: its functions."""
+"""Knapsack with fixed charges: each width also takes bytes once, for its functions, however many weights have it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ Charges = Mapping[int, int]
 """Bytes that a file takes once for each width in it."""
 
 _MOST_SOLVED = 12
-"""Sets of widths for which the budget is solved, those of the least bounds."""
+"""Sets of widths for which the budget is solved, of at most 255: those of the least bounds. Mostly one or two are."""
 
 
 def best_within_charged(choices: Choices, limit: int, charges: Charges) -> dict[str, Choice]:
-    """The least summed cost whose bytes and charges are at most `limit`; the fewest bytes where none is.
+    """The least summed cost whose bytes and charges are at most `limit`; the fewest bytes where no plan is within it.
 
-    Every set of widths has a lower bound of its cost; those are solved, the least first, that may be better than the
-    best so far.
+    Every set of widths has a lower bound of its cost. Sets are solved by rising bound, as long as that is below the
+    best plan so far.
+
+    Args:
+        choices: The candidates of each weight.
+        limit: Bytes, for weights and charges together.
+        charges: Bytes for each width that some weight has; 0 where it is missing.
     """
     table = _Table(choices)
     rivals = []
@@ -42,18 +47,18 @@ def best_within_charged(choices: Choices, limit: int, charges: Charges) -> dict[
 
 
 def total_bytes(chosen: Mapping[str, Choice], charges: Charges) -> int:
-    """Of a plan, with the charges of the widths in it."""
+    """Bytes of a plan, with the charge of each width in it."""
     widths = {_bits(choice) for choice in chosen.values()}
     return sum(choice.nbytes for choice in chosen.values()) + sum(charges.get(bits, 0) for bits in widths)
 
 
 def _bits(choice: Choice) -> int:
-    """0 of what stays float."""
+    """Width of a candidate; 0 where it stays float."""
     return choice.scheme.bits if choice.scheme else 0
 
 
 class _Table:
-    """All choices as arrays [sites, most choices of a site]; at an infinite cost where there is none."""
+    """All candidates as arrays [weights, most candidates of a weight]; of infinite cost where there is none."""
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
@@ -66,7 +71,7 @@ class _Table:
             self._bits[row, : len(own)] = [_bits(c) for c in own]
 
     def sets(self) -> Iterator[tuple[int, ...]]:
-        """Sets of widths of which each site has one."""
+        """Sets of widths in which each weight has a candidate."""
         widths = sorted({_bits(c) for own in self._choices.values() for c in own})
         for count in range(1, len(widths) + 1):
             for chosen in combinations(widths, count):

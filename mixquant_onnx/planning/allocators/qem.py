@@ -12,9 +12,18 @@ def limit_of(errors: SiteErrors, qem: float) -> float:
 
 
 def choose(errors: SiteErrors, qem: float) -> Scheme:
-    """The fewest bytes whose QE is at most QEM x baseline; the least QE where none qualifies.
+    """The fewest bytes whose quantization error is at most QEM x baseline.
 
-    With one granularity: the fewest bits, and the most. Every candidate is looked at: QE need not fall as bits rise.
+    Every candidate is looked at, as the error need not fall while bits rise. Of equal bytes the fewer bits.
+
+    Args:
+        errors: The candidates of one weight, with their quantization errors, and that of plain int8 (the baseline).
+        qem: Quantization error multiplier.
+
+    Returns:
+        Where no candidate qualifies: the most bytes, as in the paper, with one granularity; else the least error.
+
+    Source: Kloberdanz and Le 2023, arXiv 2309.17341.
     """
     cells = sorted(errors.cells, key=lambda cell: (cell.nbytes, cell.scheme.bits))
     limit = limit_of(errors, qem)
@@ -23,4 +32,5 @@ def choose(errors: SiteErrors, qem: float) -> Scheme:
 
 
 def allocate(table: ErrorTable, qem: float) -> dict[str, Scheme]:
+    """`choose` for every weight of `table`."""
     return {name: choose(errors, qem) for name, errors in table.items()}
