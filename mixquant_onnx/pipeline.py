@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
@@ -89,49 +88,52 @@ def execute(
         ProofError: the written model is not what was meant.
         DataError: the rows do not fit the model or the plan's methods.
     """
-    plan, original = planned.plan, planned.loaded.model
-    if not plan.sites and not execution.checks.allow_unchanged:
+    if not planned.plan.sites and not execution.checks.allow_unchanged:
         raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
-    split, refusal = execution.split, _refusal(planned.loaded, execution)
-    _check_methods(plan, split)
+    _check_methods(planned.plan, execution.split)
+    wanted = len(planned.plan.sites)
     planned, layers = _quantized(planned, execution, progress)
-    if plan.sites and not layers.quantized:
+    if wanted and not layers.quantized:
         return execute(planned, execution, output, name, progress)
-    plan, quantized = planned.plan, layers.quantized
-    optimism = None
-    if execution.checks.verify and refusal is None and split is not None and split.in_sample:
-        optimism = optimism_db(planned, split, quantized, execution.rounding.compensated)
-    model, rewritten = rewritten_copy(original, quantized, planned.form)
+    model, rewritten = rewritten_copy(planned.loaded.model, layers.quantized, planned.form)
     size = model_bytes(model, planned.loaded.external)
-    if quantized and size >= planned.loaded.nbytes:
+    if layers.quantized and size >= planned.loaded.nbytes:
         reason = f"the quantized file would take {size} bytes, as much as the float one"
-        lost = left_float(planned, dict.fromkeys(plan.sites, reason))
+        lost = left_float(planned, dict.fromkeys(planned.plan.sites, reason))
         return execute(lost, execution, output, name, progress)
-    qe = {name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()}
-    proof: Verification | None = None
+    made = _Made(planned=planned, layers=layers, model=model, rewritten=rewritten)
+    check = _checker(made, execution, progress)
     if output is None:
-        size = model.ByteSize()
-        if execution.checks.verify:
-            proof = _prove(planned, model, quantized, rewritten, model, split, refusal, optimism, progress)
-        files: tuple[Path, ...] = ()
-    else:
-        with writing(output):
-            files, size, proof = _write(
-                planned, model, quantized, rewritten, output, execution, refusal, optimism, progress
-            )
+        return _result(made, (), model.ByteSize(), check(model))
+    with writing(output):
+        return _result(made, *_write(made, check, output, progress))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Made:
+    """What is to be saved."""
+
+    planned: Planned
+    layers: Layers
+    model: ModelProto
+    rewritten: Rewritten
+
+
+def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Verification | None) -> RunResult:
+    planned, quantized = made.planned, made.layers.quantized
     return RunResult(
-        model=model,
-        plan=plan,
+        model=made.model,
+        plan=planned.plan,
         table=planned.table,
         sites=planned.sites,
-        rewritten=rewritten,
+        rewritten=made.rewritten,
         form=planned.form,
-        verification=proof,
+        verification=verification,
         nbytes_before=planned.loaded.nbytes,
-        nbytes_after=size,
-        qe=qe,
+        nbytes_after=nbytes,
+        qe={name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()},
         files=files,
-        notes=layers.notes,
+        notes=made.layers.notes,
     )
 
 
@@ -159,27 +161,39 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
     return kept, replace(layers, quantized={name: layers.quantized[name] for name in kept.plan.sites})
 
 
-def _prove(
-    planned: Planned, saved: ModelProto, quantized: Mapping[str, Quantized], rewritten: Rewritten,
-    source: ModelProto | Path, split: DataSplit | None, refusal: str | None, optimism: float | None,
-    progress: Progress,
-) -> Verification:  # fmt: skip
-    """The proof, on the rows for evaluation."""
-    return verify(
-        planned.loaded.model, saved, planned.sites, quantized, rewritten, source,
-        None if split is None else split.evaluation, refusal, progress,
-        in_sample=split is not None and split.in_sample, optimism_db=optimism,
-    )  # fmt: skip
+Check = Callable[[ModelProto | Path], Verification | None]
+"""The written file, or the model where there is none -> what was verified; None where that was not asked for."""
 
 
-def _refusal(loaded: model_io.Loaded, execution: Execution) -> str | None:
-    """Why the float model does not load, if it does not and that is of interest."""
-    split = execution.split
-    if execution.checks.verify and (split is None or split.fitting.origin == "user"):
-        try:
-            Session(loaded.model)
-        except RuntimeFailure as failure:
-            return str(failure)
+def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
+    """Verifies on the rows for evaluation."""
+    if not execution.checks.verify:
+        return lambda source: None
+    planned, quantized, split = made.planned, made.layers.quantized, execution.split
+    refusal = _refusal(planned.loaded, split)
+    optimism = None
+    if refusal is None and split is not None and split.in_sample:
+        optimism = optimism_db(planned, split, quantized, execution.rounding.compensated)
+
+    def check(source: ModelProto | Path) -> Verification:
+        saved = model_io.load(source).model if isinstance(source, Path) else source
+        return verify(
+            planned.loaded.model, saved, planned.sites, quantized, made.rewritten, source,
+            None if split is None else split.evaluation, refusal, progress,
+            in_sample=split is not None and split.in_sample, optimism_db=optimism,
+        )  # fmt: skip
+
+    return check
+
+
+def _refusal(loaded: model_io.Loaded, split: DataSplit | None) -> str | None:
+    """Why the float model does not load; None where it does, as it did if rows were made for it."""
+    if split is not None and split.fitting.origin != "user":
+        return None
+    try:
+        Session(loaded.model)
+    except RuntimeFailure as failure:
+        return str(failure)
     return None
 
 
@@ -211,34 +225,21 @@ def _why_unchanged(planned: Planned) -> str:
 
 
 def _write(
-    planned: Planned,
-    model: ModelProto,
-    quantized: Mapping[str, Quantized],
-    rewritten: Rewritten,
-    output: Path,
-    execution: Execution,
-    refusal: str | None,
-    optimism: float | None,
-    progress: Progress,
+    made: _Made, check: Check, output: Path, progress: Progress
 ) -> tuple[tuple[Path, ...], int, Verification | None]:
-    """Save beside `output` under a temporary name, prove what was saved, then rename."""
+    """Save beside `output` under a temporary name, verify what was saved, then rename; (files, bytes, verification)."""
     model_io.check_writable(output)
-    output = output.resolve()
+    output, loaded = output.resolve(), made.planned.loaded
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)
-        data_name = model_io.free_data_name(output)
-        if quantized:
-            written = model_io.save(model, Path(folder) / output.name, planned.loaded.external, data_name)
+        data_name, file = model_io.free_data_name(output), Path(folder) / output.name
+        if made.layers.quantized:
+            written = model_io.save(made.model, file, loaded.external, data_name)
         else:
-            written = model_io.save_copy(planned.loaded, Path(folder) / output.name, data_name)
-        proof = None
-        if execution.checks.verify:
-            saved = model_io.load(written[0]).model
-            proof = _prove(
-                planned, saved, quantized, rewritten, written[0], execution.split, refusal, optimism, progress
-            )
+            written = model_io.save_copy(loaded, file, data_name)
+        verification = check(written[0])
         size = sum(file.stat().st_size for file in written)
-        return model_io.place(written, output, planned.loaded), size, proof
+        return model_io.place(written, output, loaded), size, verification
 
 
 def size_of(planned: Planned) -> int:

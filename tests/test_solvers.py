@@ -130,7 +130,7 @@ def test_descent_begins_with_the_first_weight() -> None:
         target=np.full((1, 1, 2), 0.4, np.float32), scale=one, zero_point=0 * one, highest=3,
         matrix=np.array([[[1.0, 0.99], [0.99, 1.0]]], np.float32),
     )  # fmt: skip
-    assert descent.solve(given, given.rounded()).tolist() == [[[1.0, 0.0]]]
+    assert coordinate_descent.solve(given, given.rounded()).tolist() == [[[1.0, 0.0]]]
 
 
 def test_descent_never_loses_what_it_was_given() -> None:
