@@ -25,7 +25,7 @@ STATIONS = (
     "quantization.network.quantize_layers",
     "export.rewrite.rewrite",
     "model.files.save",
-    "verification.prove.prove",
+    "verification.verify.verify",
 )
 """The functions that a model passes through in `mixquant-onnx IN OUT --qem 2`, in order."""
 
