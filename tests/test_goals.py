@@ -116,7 +116,7 @@ def test_inspect_shows_the_plan_of_a_size_and_refuses_a_promise(model_path: Path
 
 
 def no_search(*_: object, **__: object) -> None:
-    raise AssertionError("searched, though the promise cannot be judged")
+    raise AssertionError("searched, though the accuracy target cannot be judged")
 
 
 @pytest.mark.parametrize("promise", ["--max-drop=1%", "--min-sqnr=20", "--min-agreement=99%"])
@@ -139,7 +139,7 @@ def test_a_share_of_nothing_is_no_promise(model: Path, output: Path, fails: Fail
     drop = ["--max-drop", "1%"]
     assert "none of the labels" in fails(6, model, output, *drop, "--data", data)
     zero = ["--metric-command", "true {model}; echo 0", "--no-verify"]
-    assert "figure is 0" in fails(10, model, output, *drop, *zero)
+    assert "value is 0" in fails(10, model, output, *drop, *zero)
     assert main([str(model), str(output), *drop, *zero, "--lower-is-better"]) == 0
     assert main([str(model), str(output), "--max-drop", "0", *zero]) == 0
 
@@ -188,7 +188,7 @@ def test_a_promise_holds_for_the_saved_file_on_data_that_was_held_back(
 
 def tries(lines: list[str]) -> list[tuple[float, int, float, bool]]:
     """(bits, bytes, figure, kept) of each line about a try."""
-    pattern = r"([0-9.]+) bits a weight, cost energy: (\d+) bytes, figure ([-0-9.e+]+): (kept|not kept)"
+    pattern = r"([0-9.]+) bits a weight, cost weight-error: (\d+) bytes, value ([-0-9.e+]+): (kept|not kept)"
     found = [re.fullmatch(pattern, line) for line in lines]
     assert all(found), lines
     return [(float(m[1]), int(m[2]), float(m[3]), m[4] == "kept") for m in found if m]
@@ -200,7 +200,7 @@ def test_the_smallest_file_that_keeps_the_promise_is_written_and_each_try_is_tol
 ) -> None:
     result, lines = told(model_path, output, metric=SIZE, max_drop=1 - share, **UNSEEN)
     least, before = share * size_of(model_path), size_of(model_path)
-    assert re.fullmatch(rf"float: {before} bytes, figure [0-9.e+]+", lines[0])
+    assert re.fullmatch(rf"float: {before} bytes, value [0-9.e+]+", lines[0])
     for bits, nbytes, figure, kept in tries(lines[1:]):
         assert 2 <= bits < 32 and figure == pytest.approx(nbytes, rel=1e-4) and kept == (nbytes >= least)
     assert size_of(output) == min(nbytes for _, nbytes, _, kept in tries(lines[1:]) if kept) == result.nbytes_after
@@ -233,7 +233,7 @@ def test_a_promise_nobody_can_keep_is_told_and_nothing_is_written(
     output.write_bytes(b"precious")
     same = f"cmp -s {{model}} {model} && echo 1 || echo 0"
     line = fails(9, model, output, "--metric-command", same, "--max-drop", "1%", "--no-verify")
-    assert "no plan keeps the promise" in line and "figure 0" in line
+    assert "no plan reaches the accuracy target" in line and "value 0" in line
     np.savez(labelled, x=weight(32, 64))
     assert " dB" in fails(9, model, output, "--min-sqnr", 300, "--data", labelled, "--cost", "energy")
     assert output.read_bytes() == b"precious"

@@ -169,7 +169,7 @@ def test_a_model_of_another_float_type_keeps_it(kind: str, bits: int, target: st
     assert not float_tensors(result.model)
     assert result.verification is not None and result.verification.codes == 1
     if kind == "bfloat16":
-        assert "the proof is on the codes alone" in result.verification.notes[0]
+        assert "the verification is on the codes alone" in result.verification.notes[0]
     else:
         assert run(result.model, feed_for(model))[0].dtype == dtype
         assert agreement(model, result.model) > 6 * bits - 14

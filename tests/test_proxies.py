@@ -201,7 +201,7 @@ def test_the_users_data_wins_and_data_free_turns_proxies_off(
 
 
 def test_a_promise_is_not_judged_by_proxies(small: ModelProto) -> None:
-    with pytest.raises(mq.DataError, match="a promise needs --data"):
+    with pytest.raises(mq.DataError, match="an accuracy target needs --data"):
         mq.quantize(small, min_sqnr=20)
 
 

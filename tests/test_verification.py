@@ -37,7 +37,7 @@ def test_without_rows_the_outputs_are_not_compared_and_a_note_says_so() -> None:
 def test_a_float_model_that_does_not_load_leaves_the_codes_alone() -> None:
     found = verified(Data(feeds=({"x": normal(3, 64)},), labels=None), "no kernel for it")
     assert found.notes == (
-        "ONNX Runtime does not load the float model here (no kernel for it); the proof is on the codes alone",
+        "ONNX Runtime does not load the float model here (no kernel for it); the verification is on the codes alone",
     )
     assert found.quality == () and found.reference_sqnr_db is None and found.samples == 3
 

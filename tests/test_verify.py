@@ -246,10 +246,10 @@ def test_a_failed_proof_leaves_no_file_and_has_its_own_exit_code(
     model: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(without_zero_point, monkeypatch)
-    assert "proof failed at 'v'" in fails(8, model, output)
+    assert "verification failed at 'v'" in fails(8, model, output)
     output.write_bytes(b"precious")
-    assert "proof failed at 'v'" in fails(8, model, output)
-    assert "proof failed at 'v'" in fails(8, model, model)
+    assert "verification failed at 'v'" in fails(8, model, output)
+    assert "verification failed at 'v'" in fails(8, model, model)
 
 
 def test_a_result_that_does_not_load_fails_the_proof(

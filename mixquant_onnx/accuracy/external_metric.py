@@ -39,7 +39,7 @@ def figure_of(model: Path, target: AccuracyOptions) -> float:
         line for line in _output(target.metric, model, command, target.metric_timeout).splitlines() if line.strip()
     ]
     if not lines:
-        raise MetricError(f"--metric-command printed nothing ({command}); its last line must be the figure")
+        raise MetricError(f"--metric-command printed nothing ({command}); its last line must be the value")
     return _read(lines[-1], target.metric_key, command)
 
 
@@ -122,7 +122,7 @@ def _read(line: str, key: str | None, command: str) -> float:
     if isinstance(value, dict):
         if key is None or key not in value:
             names = ", ".join(map(str, value)) or "none"
-            wanted = "--metric-key says which figure to take" if key is None else f"--metric-key '{key}' is not in it"
+            wanted = "--metric-key says which value to take" if key is None else f"--metric-key '{key}' is not in it"
             raise MetricError(f"--metric-command printed JSON; {wanted}; its keys are {names}")
         value = value[key]
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -100,11 +100,11 @@ def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSpl
         return
     evaluation = None if split is None else split.evaluation
     if evaluation is None or evaluation.origin != "user":
-        raise DataError("a promise needs --data or --eval-data to be judged on (or --metric-command)")
+        raise DataError("an accuracy target needs --data or --eval-data to be judged on (or --metric-command)")
     if split is not None and split.in_sample:
         raise DataError(
-            f"a promise needs rows that nothing is fitted to: {split.reason}; give others with --eval-data, or in "
-            f"--data at least {FEWEST_ROWS} rows (several .npz files, where a batch cannot be cut)"
+            f"an accuracy target needs rows that nothing is fitted to: {split.reason}; give others with --eval-data, or "
+            f"in --data at least {FEWEST_ROWS} rows (several .npz files, where a batch cannot be cut)"
         )
     if target.max_drop is not None and evaluation.labels is None:
         raise DataError("--max-drop needs labels: --labels FILE, the key labels in the .npz, or --metric-command")
@@ -132,7 +132,7 @@ def keep(
 ) -> tuple[Planned, RunResult]:
     """The smallest file found, placed at `output`. `rivals` in the order in which they are expected to do well.
 
-    Raises PromiseError where no plan keeps the promise, and what `execute` and the metric raise.
+    Raises PromiseError where no plan reaches the accuracy target, and what `execute` and the metric raise.
     """
     loaded = rivals[0].searched.loaded
     if output is not None:
@@ -144,13 +144,14 @@ def keep(
         prober = _Prober(target, trial, output, Path(folder), tell)
         prober.reference = _float_figure(loaded, target, Path(folder))
         if prober.reference is not None:
-            tell(f"float: {loaded.nbytes} bytes, figure {prober.reference:.5g}")
+            tell(f"float: {loaded.nbytes} bytes, value {prober.reference:.5g}")
         bisect(rivals, prober.probe, least_bits(rivals[0]))
         best = prober.smallest
         if best is None and not prober.last and prober.no_smaller is not None:
             raise prober.no_smaller
         if best is None:
-            raise PromiseError(f"{name}: no plan keeps the promise; the last tried: {prober.last}; ask for less")
+            tried = f"the last tried: {prober.last}; ask for less"
+            raise PromiseError(f"{name}: no plan reaches the accuracy target; {tried}")
         files = best.result.files
         if output is not None:
             with writing(output):
@@ -166,7 +167,7 @@ def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path
         path = model_io.save(loaded.model, folder / "float.onnx", False, "float.onnx.data")[0]
     figure = figure_of(path, target)
     if figure == 0 and target.max_drop and not target.lower_is_better:
-        raise MetricError("the float model's figure is 0, of which there is no share to lose; check the metric")
+        raise MetricError("the float model's value is 0, of which there is no share to lose; check the metric")
     return figure
 
 
@@ -175,12 +176,12 @@ def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) 
     if target.metric is not None and reference is not None and target.max_drop is not None:
         figure = figure_of(result.files[0], target)
         loss = (figure - reference) if target.lower_is_better else (reference - figure)
-        return loss <= target.max_drop * abs(reference), -loss, f"figure {figure:.5g}"
+        return loss <= target.max_drop * abs(reference), -loss, f"value {figure:.5g}"
     proof = result.verification
     assert proof is not None
     deployed = proof.deployed
     if deployed is None:
-        raise DataError("the promise cannot be judged: the float model does not run here")
+        raise DataError("the accuracy target cannot be judged: the float model does not run here")
     if target.max_drop is not None:
         if deployed.accuracy is None or proof.float_accuracy is None:
             raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")

@@ -43,7 +43,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: Budge
     for name in searched.table:
         scheme = chosen.get(name)
         if scheme is None:
-            skipped[name] = "float keeps the promise best"
+            skipped[name] = "float reaches the accuracy target best"
         else:
             kept[name] = scheme
     sizes = FileSizes(searched.loaded.model, searched.sites, searched.form, searched.loaded.external)

@@ -106,7 +106,8 @@ def _compare(batch: Sequence[_Stored], decoded: Sequence[FloatArray]) -> None:
     for one, value in zip(batch, decoded, strict=True):
         if not np.array_equal(value, one.expected):
             raise ProofError(
-                f"proof failed at '{one.name}' ({one.quantized.scheme}): its stored codes do not decode to its weights"
+                f"verification failed at '{one.name}' ({one.quantized.scheme}): its stored codes do not "
+                f"decode to its weights"
             )
 
 

@@ -79,7 +79,8 @@ def check_equivalence(
     try:
         got = run_all(exact, data)
     except RuntimeFailure as failure:
-        raise ProofError(f"proof failed: ONNX Runtime does not run the result ({failure}); report it") from failure
+        told = f"verification failed: ONNX Runtime does not run the result ({failure}); report it"
+        raise ProofError(told) from failure
     ratio, same = closeness(wanted, got)
     if ratio >= limit and same:
         return ratio
@@ -100,8 +101,8 @@ def _explained(saved: ModelProto, reference: ModelProto, data: Data, ratio: floa
     where = found.where if isinstance(found, Divergence) else found or "a layer inside a subgraph"
     told = f"{ratio:.1f} dB" if ratio < limit else "other decisions or shapes"
     raise ProofError(
-        f"proof failed: {told} against the float graph with the same weights, at least {limit:g} dB expected; "
-        f"first different at {where}; nothing was written (--no-verify writes without proof)"
+        f"verification failed: {told} against the float graph with the same weights, at least {limit:g} dB expected; "
+        f"first different at {where}; nothing was written (--no-verify writes without verification)"
     )
 
 

@@ -56,7 +56,7 @@ def verify(
         source: What ONNX Runtime loads: the written file, or the model where there is no file.
         data: Rows to compare outputs on, where there are any.
         refusal: Why ONNX Runtime does not load the float model, where it does not.
-        progress: Called with the stage "proof".
+        progress: Called with the stage "verify".
         in_sample: Whether the weights were fitted to `data`.
         optimism_db: By how many dB the metrics are then better than on other rows, where that is known.
 
@@ -64,15 +64,15 @@ def verify(
         ProofError: A check failed.
         DataError: The float model does not run on `data`, or labels do not fit it.
     """
-    progress("proof", 0, _STEPS)
+    progress("verify", 0, _STEPS)
     sessions = [] if refusal is not None else _sessions(source)
-    progress("proof", 1, _STEPS)
+    progress("verify", 1, _STEPS)
     decoder = verify_codes(saved, sites, quantized, rewritten.values, rewritten.transposed)
-    progress("proof", 2, _STEPS)
+    progress("verify", 2, _STEPS)
     outputs = _NOT_COMPARED
     if sessions and data is not None:
         outputs = _compared(original, saved, sites, quantized, sessions, data, progress)
-    progress("proof", 4, _STEPS)
+    progress("verify", 4, _STEPS)
     return Verification(
         codes=len(quantized),
         decoder=decoder,
@@ -106,7 +106,7 @@ def _sessions(source: ModelProto | Path) -> list[Session]:
     try:
         return [Session(source, "exact"), Session(source, "deployed")]
     except RuntimeFailure as failure:
-        raise ProofError(f"proof failed: ONNX Runtime does not load the result ({failure})") from failure
+        raise ProofError(f"verification failed: ONNX Runtime does not load the result ({failure})") from failure
 
 
 def _compared(
@@ -118,7 +118,7 @@ def _compared(
     wanted = reference_outputs(session, data)
     axes = class_axes(original, wanted, session.outputs)
     accuracy = float_accuracy(wanted, data, session.outputs, axes)
-    progress("proof", 3, _STEPS)
+    progress("verify", 3, _STEPS)
     with dequantized_weights(sites, quantized):
         ratio = check_equivalence(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
     quality = tuple(session_quality(wanted, one, data, axes) for one in sessions)
@@ -128,7 +128,7 @@ def _compared(
 def _notes(refusal: str | None, data: Data | None, outputs: _Outputs) -> tuple[str, ...]:
     """What was not checked, and why."""
     if refusal is not None:
-        return (f"ONNX Runtime does not load the float model here ({refusal}); the proof is on the codes alone",)
+        return (f"ONNX Runtime does not load the float model here ({refusal}); the verification is on the codes alone",)
     if data is None:
         return ("outputs were not compared: no generated input runs on the float model; give --data",)
     if outputs.reference_sqnr_db is None:

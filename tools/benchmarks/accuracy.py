@@ -56,8 +56,8 @@ def _goal(name: str, model: Path, root: Path, out: Path) -> list[object]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     text = " ".join(done.stdout.split())
-    tried = re.findall(r"([\d.]+) bits a weight, cost (\w+): (\d+) bytes, figure ([-\d.e]+): (kept|not kept)", text)
-    reference = re.search(r"float: (\d+) bytes, figure ([\d.]+)", text)
+    tried = re.findall(r"([\d.]+) bits a weight, cost ([\w-]+): (\d+) bytes, value ([-\d.e]+): (kept|not kept)", text)
+    reference = re.search(r"float: (\d+) bytes, value ([\d.]+)", text)
     kept = [t for t in tried if t[4] == "kept"]
     if done.returncode != 0 or reference is None or not kept:
         return [name, "-", "-", PEERS[name], f"exit {done.returncode}: {done.stderr.strip()[:80]}"]

@@ -56,8 +56,8 @@ def render(console: Console, data: VerificationPart) -> None:
         console.print("[yellow]not verified (--no-verify)[/yellow]")
         return
     console.print(
-        f"proof: codes of {found['codes']} tensors decode exactly ({found['decoder']}); against the float graph with "
-        f"the same weights: {decibels(found['oracle_sqnr_db'])}"
+        f"verified: codes of {found['codes']} tensors decode exactly ({found['decoder']}); against the float graph "
+        f"with the same weights: {decibels(found['oracle_sqnr_db'])}"
     )
     if found["quality"]:
         console.print(escape(title(found)))
