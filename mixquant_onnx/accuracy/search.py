@@ -103,7 +103,7 @@ def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSpl
         raise DataError("an accuracy target needs --data or --eval-data to be judged on (or --metric-command)")
     if split is not None and split.in_sample:
         raise DataError(
-            f"an accuracy target needs rows that nothing is fitted to: {split.reason}; give others with --eval-data, or "
+            f"an accuracy target needs rows that nothing is fitted to: {split.reason}; give others with --eval-data or "
             f"in --data at least {FEWEST_ROWS} rows (several .npz files, where a batch cannot be cut)"
         )
     if target.max_drop is not None and evaluation.labels is None:

@@ -13,5 +13,5 @@ TARGETS: dict[str, Target] = {"ort": ort, "qdq": qdq}
 def target_named(name: str) -> Target:
     """The row `name`. Raises OptionError where there is none."""
     if name not in TARGETS:
-        raise OptionError(f"target '{name}' is not known; use {' or '.join(TARGETS)}")
+        raise OptionError(f"--target '{name}' is not known; use {' or '.join(TARGETS)}")
     return TARGETS[name]
