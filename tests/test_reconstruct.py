@@ -206,11 +206,14 @@ def test_a_block_that_cannot_be_reconstructed_is_quantized_layer_by_layer(
     middle: str, rows: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(brecq, "FEWEST_ROWS", 24)
-    model, feed = two_layers(middle, rows)
-    result = quantized(model, feed, "brecq")
-    assert any("layer by layer" in note and reason in note for note in result.notes)
-    alone = quantized(model, feed, "adaround")
-    assert error(model, result.model, feed) < 1.1 * error(model, alone.model, feed)
+    ratios = []
+    for _ in range(4):
+        model, feed = two_layers(middle, rows)
+        result = quantized(model, feed, "brecq")
+        assert any("layer by layer" in note and reason in note for note in result.notes)
+        alone = quantized(model, feed, "adaround")
+        ratios.append(error(model, result.model, feed) / error(model, alone.model, feed))
+    assert np.mean(ratios) < 1.1  # 0.96 over 16 draws, of which one alone is from 0.79 to 1.10
 
 
 def test_a_block_that_torch_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

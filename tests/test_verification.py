@@ -50,7 +50,7 @@ def test_what_was_compared_leaves_no_note_and_reports_its_progress() -> None:
     )
     assert found.notes == () and found.reference_sqnr_db == float("inf") and found.synthetic
     assert [quality.profile for quality in found.quality] == ["exact", "deployed"]
-    assert seen == [("proof", step, 4) for step in range(5)]
+    assert seen == [("verify", step, 4) for step in range(5)]
 
 
 def test_a_model_with_random_outputs_is_not_compared_with_its_reference() -> None:
