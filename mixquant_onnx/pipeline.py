@@ -17,7 +17,7 @@ from mixquant_onnx.export.draft import draft_size, rewritten_copy
 from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.model.weights import LocatedSite
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
@@ -28,7 +28,6 @@ from mixquant_onnx.planning.planned import Planned, left_float, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
-from mixquant_onnx.quantization.weight import quantization_error
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.verify import verify
@@ -95,7 +94,7 @@ def execute(
     planned, layers = _quantized(planned, execution, progress)
     if wanted and not layers.quantized:
         return execute(planned, execution, output, name, progress)
-    model, rewritten = rewritten_copy(planned.loaded.model, layers.quantized, planned.form)
+    model, rewritten = rewritten_copy(planned.loaded.model, planned.sites, layers.quantized, planned.form)
     size = model_bytes(model, planned.loaded.external)
     if layers.quantized and size >= planned.loaded.nbytes:
         reason = f"the quantized file would take {size} bytes, as much as the float one"
@@ -120,7 +119,7 @@ class _Made:
 
 
 def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Verification | None) -> RunResult:
-    planned, quantized = made.planned, made.layers.quantized
+    planned = made.planned
     return RunResult(
         model=made.model,
         plan=planned.plan,
@@ -131,7 +130,7 @@ def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Ver
         verification=verification,
         nbytes_before=planned.loaded.nbytes,
         nbytes_after=nbytes,
-        qe={name: quantization_error(q, weight_values(planned.sites[name])) for name, q in quantized.items()},
+        qe=made.layers.qe,
         files=files,
         notes=made.layers.notes,
     )
@@ -158,7 +157,7 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
     if kept.plan.sites == planned.plan.sites:
         return kept, layers
     kept = without_losses(kept)
-    return kept, replace(layers, quantized={name: layers.quantized[name] for name in kept.plan.sites})
+    return kept, layers.of(kept.plan.sites)
 
 
 Check = Callable[[ModelProto | Path], Verification | None]

@@ -8,19 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixquant_onnx.config.stages import BudgetOptions, FormOptions
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import LocatedSite, find, weight_values
+from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import Execution, execute, size_of
 from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced
-from mixquant_onnx.planning.error_table import Cell, SiteErrors
+from mixquant_onnx.planning.error_table import Cell, SiteErrors, has_wide_scales
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.search import Searched
+from mixquant_onnx.planning.select_weights import float_values
 from mixquant_onnx.planning.sensitivity.table import sensitivity_name
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
@@ -139,8 +141,8 @@ def _quality(point: Point) -> float:
     return point.sqnr_db if point.sqnr_db is not None else -point.cost
 
 
-def _mean_square(located: LocatedSite) -> float:
-    return float(np.mean(np.square(np.asarray(weight_values(located), np.float32), dtype=np.float64)))
+def _mean_square(values: NDArray[np.float32]) -> float:
+    return float(np.mean(np.square(values, dtype=np.float64)))
 
 
 def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,12 +188,14 @@ def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Pr
         for name, entry in data["sites"].items():
             if name not in sites or sites[name].site.elements != entry["elements"]:
                 raise PlanError(f"the table knows '{name}', which this model has not so; measure it again")
-            if not math.isclose(_mean_square(sites[name]), entry["power"], rel_tol=_SAME):
+            site, values = sites[name].site, float_values(sites[name])
+            if not math.isclose(_mean_square(values), entry["power"], rel_tol=_SAME):
                 raise PlanError(f"the table was made of other weights of '{name}'; measure it again")
             cells, prices = [], {}
             for cell in entry["cells"]:
                 scheme = Scheme.parse(cell["scheme"])
-                cells.append(Cell(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"])))
+                wide = has_wide_scales(site, values, scheme)
+                cells.append(Cell(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"]), wide=wide))
                 prices[scheme] = float(cell["cost"])
             if not cells:
                 raise wrong

@@ -16,7 +16,7 @@ from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme, dequantized
-from mixquant_onnx.planning.error_table import measure, site_errors
+from mixquant_onnx.planning.error_table import site_errors
 from mixquant_onnx.planning.sensitivity import network_output, weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.quantization.weight import output_error, quantize_weight
@@ -57,7 +57,7 @@ def feed(rows: int = 200) -> dict[str, np.ndarray[Any, Any]]:
 def output_costs(model: ModelProto, method: str = "mse") -> Costs:
     sites = find(model, 256).sites
     options = SearchOptions(method=method)
-    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), options)
+    table = {name: site_errors(located.site, weight_values(located), options) for name, located in sites.items()}
     data = Data(feeds=(feed(),), labels=None)
     return network_output.measure(Measurement(table, model, sites, data, data))
 
@@ -119,7 +119,8 @@ def test_energy_grows_with_the_root_of_the_size_and_is_zero_for_zeros() -> None:
     model = two_paths(1.0)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((32, 32), np.float32), "a"))
     sites = find(model, 256).sites
-    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions(method="minmax"))
+    options = SearchOptions(method="minmax")
+    table = {name: site_errors(located.site, weight_values(located), options) for name, located in sites.items()}
     found = weight_error.measure(Measurement(table, model, sites))
     assert set(found["a"].values()) == {0.0}
     for cell in table["b"].cells:

@@ -14,7 +14,7 @@ from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import price_all
-from mixquant_onnx.planning.error_table import ErrorTable, measure
+from mixquant_onnx.planning.error_table import ErrorTable, site_errors
 from mixquant_onnx.planning.sensitivity import block_output
 from mixquant_onnx.planning.sensitivity.measurement import Measurement
 from mixquant_onnx.run import open_job
@@ -39,7 +39,8 @@ def data() -> Data:
 
 def table_of(model: ModelProto) -> ErrorTable:
     sites = find(model, 1).sites
-    return measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), SearchOptions(method="gptq"))
+    options = SearchOptions(method="gptq")
+    return {name: site_errors(located.site, weight_values(located), options) for name, located in sites.items()}
 
 
 def shares(model: ModelProto) -> block_output.Shares:

@@ -61,7 +61,7 @@ def rewritten(model: ModelProto, target: Any = "ort", **options: Any) -> Case:
     }
     saved = ModelProto()
     saved.CopyFrom(planned.loaded.model)
-    done = rewriting.rewrite(saved, quantized, FormOptions(target=target, fused="always"), 1)
+    done = rewriting.rewrite(saved, planned.sites, quantized, FormOptions(target=target, fused="always"))
     sites = {name: planned.sites[name] for name in quantized}
     return Case(original=planned.loaded.model, saved=saved, sites=sites, quantized=quantized, done=done)
 

@@ -19,9 +19,12 @@ from mixquant_onnx.runtime.session import RuntimeFailure, dequantized_at_every_r
 
 
 def rewritten_copy(
-    original: ModelProto, quantized: Mapping[str, Quantized], form: FormOptions
+    original: ModelProto,
+    weights: Mapping[str, LocatedSite],
+    quantized: Mapping[str, Quantized],
+    form: FormOptions,
 ) -> tuple[ModelProto, Rewritten]:
-    """A rewritten copy of `original`, and what was done.
+    """A rewritten copy of `original`, whose `weights` those `quantized` are of, and what was done.
 
     A weight for a fused kernel that ONNX Runtime would dequantize at every run is folded instead. That happens where
     other fusions come first (MatMul + Add of a matrix becomes Gemm), or where a weight is shared.
@@ -32,7 +35,7 @@ def rewritten_copy(
         model.CopyFrom(original)
         if not quantized:
             return model, unchanged(model)
-        done = rewrite(model, quantized, form, 1, folded)
+        done = rewrite(model, weights, quantized, form, folded)
         if not done.fused or model.ByteSize() >= model_io.LARGEST_PROTOBUF:
             return model, done
         try:
@@ -63,7 +66,7 @@ def draft(
         located = sites[name]
         quick = quantize_weight(located.site, weight_values(located), replace(scheme, method="minmax"))
         quantized[name] = replace(quick, scheme=scheme)
-    return rewritten_copy(original, quantized, form)[0]
+    return rewritten_copy(original, sites, quantized, form)[0]
 
 
 def draft_size(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import GraphProto, ModelProto
 
 from mixquant_onnx.config.stages import FormOptions
@@ -19,10 +18,8 @@ from mixquant_onnx.export.opset import conversion_bytes, most_conversion_bytes, 
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.scopes import fresh_names
-from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.granularity import effective_grid, to_rows
+from mixquant_onnx.model.weights import LocatedSite
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.quantization.ranges.minmax import fit
 
 Schemes = Mapping[str, Scheme]
 """Of each weight that is quantized, by name."""
@@ -45,6 +42,7 @@ class FileSizes:
         options: how they are written.
         external: whether large tensors are kept outside of the model file.
         folded: weights that never run on a fused kernel.
+        wide: weights, by name, and schemes whose scales are float32; all others are float16.
     """
 
     def __init__(
@@ -54,10 +52,11 @@ class FileSizes:
         options: FormOptions,
         external: bool = False,
         folded: Collection[str] = (),
+        wide: Collection[tuple[str, Scheme]] = (),
     ) -> None:
         self._model, self._sites, self._options = model, sites, options
         self._target = target_named(options.target)
-        self._external, self._folded = external, folded
+        self._external, self._folded, self._wide = external, folded, wide
         self._facts = ModelFacts(model, sites)
         self._storages: dict[tuple[str, Scheme], list[Storage]] = {}
         self._pieces: dict[tuple[str, Scheme, int], Piece] = {}
@@ -107,7 +106,7 @@ class FileSizes:
     def _piece(self, name: str, scheme: Scheme, opset: int) -> Piece:
         located = self._sites[name]
         storage = at_opset(self.storages(name, scheme), opset)
-        shapes = outline(located.site, scheme, wide_scales=_has_wide_scales(located, scheme))
+        shapes = outline(located.site, scheme, wide_scales=(name, scheme) in self._wide)
         made = encode(located, shapes, storage, opset, _same)
         shared = {f.name: 0 if self._known.get(f.name) == f else function_bytes(f) for f in made.functions}
         in_graph = isinstance(located.source.scope.body, GraphProto)
@@ -150,19 +149,6 @@ class FileSizes:
 _LITTLE = 4
 """Converting takes seconds for a thousand nodes, and is done for sizes only where up to a quarter of the gain is at
 stake."""
-
-_ALWAYS_WORTH_IT = 1 << 13
-"""Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
-
-
-def _has_wide_scales(located: LocatedSite, scheme: Scheme) -> bool:
-    """Whether a scale is too small for float16; of large weights that is not asked."""
-    site = located.site
-    if site.elements >= _ALWAYS_WORTH_IT:
-        return False
-    values = np.ascontiguousarray(weight_values(located), np.float32)
-    rows = to_rows(values, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
-    return fit(rows, scheme.bits, scheme.symmetric)[0].dtype == np.float32
 
 
 def _same(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, helper
 
@@ -18,7 +19,7 @@ from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.model.scopes import Scope, fresh_names
-from mixquant_onnx.model.weights import LocatedSite, Reader, find
+from mixquant_onnx.model.weights import LocatedSite, Reader, located_in
 from mixquant_onnx.numerics.scheme import Quantized
 
 FUNCTIONS_FROM_IR = 8
@@ -70,18 +71,18 @@ def unchanged(model: ModelProto) -> Rewritten:
 
 def rewrite(
     model: ModelProto,
+    weights: Mapping[str, LocatedSite],
     quantized: Mapping[str, Quantized],
     options: FormOptions,
-    min_size: int,
     folded: Collection[str] = (),
 ) -> Rewritten:
     """Replace weights of `model` in place.
 
     Args:
         model: the model; it is changed.
-        quantized: the weights by name.
+        weights: all weights by name, as located in the model that `model` is a copy of (or in itself).
+        quantized: those to replace, by name.
         options: how they are written.
-        min_size: elements from which on a tensor is a weight, as it was when the names were given.
         folded: weights that never run on a fused kernel.
 
     Raises:
@@ -89,14 +90,15 @@ def rewrite(
     """
     fresh, notes, before = fresh_names(model), list[str](), opset_of(model)
     schemes = {name: q.scheme for name, q in quantized.items()}
-    sizes = FileSizes(model, find(model, min_size).sites, options, folded=folded)
+    wide = {(name, q.scheme) for name, q in quantized.items() if q.scale.dtype == np.float32}
+    sizes = FileSizes(model, weights, options, folded=folded, wide=wide)
     possible = {name: sizes.storages(name, scheme) for name, scheme in schemes.items()}
     _raise(model, sizes.opsets(schemes), fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM_OPSET:
         raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({notes[-1]})")
     storages = {name: at_opset(found, opset) for name, found in possible.items()}
-    sites = find(model, min_size).sites
+    sites = located_in(model, {name: weights[name] for name in quantized})
     encoded = {name: _encode(model, sites[name], q, storages[name], opset, fresh) for name, q in quantized.items()}
     _put_into(model, sites, encoded, notes)
     values = {name: made.nodes[-1].output[0] for name, made in encoded.items()}

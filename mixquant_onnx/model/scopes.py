@@ -15,12 +15,13 @@ FunctionKey = tuple[str, str, str]
 
 @dataclass(eq=False)
 class Scope:
-    """One list of nodes. Names that are not defined here are looked up in `parent`."""
+    """One list of nodes. Names that are not defined here are looked up in `parent`. `position`: its place in `walk`."""
 
     body: Body
     path: str
     parent: Scope | None = None
     defined: set[str] = field(default_factory=set)
+    position: int = 0
 
     @property
     def is_function(self) -> bool:
@@ -70,6 +71,8 @@ def walk(model: ModelProto) -> list[Scope]:
     for function in model.functions:
         name = f"{function.name}:{function.overload}" if function.overload else function.name
         scopes += _walk(function, f"{function.domain}::{name}", None)
+    for position, scope in enumerate(scopes):
+        scope.position = position
     return scopes
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnx import ModelProto, numpy_helper
 
 from mixquant_onnx.model.dtypes import numpy_type
-from mixquant_onnx.model.weights import LocatedSite, find
+from mixquant_onnx.model.weights import LocatedSite, located_in
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import Quantized, dequantized
 
@@ -15,11 +17,11 @@ def replace_weight(located: LocatedSite, q: Quantized) -> None:
     put(located, dequantized(q, numpy_type(q.dtype)))
 
 
-def editable_copy(model: ModelProto) -> tuple[ModelProto, dict[str, LocatedSite]]:
-    """A copy of `model` and its weights, to be replaced there."""
+def editable_copy(model: ModelProto, weights: Mapping[str, LocatedSite]) -> tuple[ModelProto, dict[str, LocatedSite]]:
+    """A copy of `model` and where its `weights` are there, to be replaced."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    return copy, find(copy, 1).sites
+    return copy, located_in(copy, weights)
 
 
 def put(located: LocatedSite, value: FloatArray) -> None:

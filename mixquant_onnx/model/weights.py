@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from mixquant_onnx.model.constant_paths import Paths, Reader
 from mixquant_onnx.model.constant_steps import layout_before, shape_after
 from mixquant_onnx.model.constants import FLOAT_TYPES, Source, elements_of, fixed, label, names_of, sources
 from mixquant_onnx.model.operators import attributes, weight_input
+from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.numerics.granularity import Layout
 
 
@@ -61,7 +63,7 @@ class WeightSite:
         return math.prod(self.shape)
 
 
-__all__ = ["Found", "LocatedSite", "Reader", "Source", "find", "weight_values"]
+__all__ = ["Found", "LocatedSite", "Reader", "Source", "find", "located_in", "weight_values"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,10 +77,20 @@ class LocatedSite:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Found:
-    """Weights by name in the order of the graph, and each other float tensor over the size limit with its reason."""
+    """Weights by name in the order of the graph, and each other float tensor over the size limit with its reason.
+
+    `elements`: of each of these tensors.
+    """
 
     sites: dict[str, LocatedSite]
     skipped: dict[str, str]
+    elements: dict[str, int]
+
+    def at_least(self, min_size: int) -> Found:
+        """Those of at least `min_size` elements, as `find` gives them."""
+        elements = {name: count for name, count in self.elements.items() if count >= min_size}
+        sites = {name: located for name, located in self.sites.items() if name in elements}
+        return Found(sites, {name: reason for name, reason in self.skipped.items() if name in elements}, elements)
 
 
 def _outputs_first(shape: tuple[int, ...]) -> Layout:
@@ -128,13 +140,14 @@ def find(model: ModelProto, min_size: int) -> Found:
     paths = Paths(model)
     overridable = {v.name for v in model.graph.input} if model.ir_version >= 4 else set()
     names = names_of(paths.scopes)
-    found, skipped = Found({}, {}), {}
+    found, skipped = Found({}, {}, {}), {}
     least = max(min_size, 1)
     for scope in paths.scopes:
         for source in sources(scope):
             if source.tensor.data_type not in FLOAT_TYPES or elements_of(source.tensor) < least:
                 continue
             name = names[id(scope), source.name]
+            found.elements[name] = elements_of(source.tensor)
             if scope.parent is None and not scope.is_function and source.name in overridable:
                 skipped[name] = "also a graph input: the caller may replace it"
                 continue
@@ -145,7 +158,9 @@ def find(model: ModelProto, min_size: int) -> Found:
             else:
                 found.sites[name] = LocatedSite(site, source, tuple(readers))
     found.skipped.update(skipped)
-    found.skipped.update({other.name: other.reason for other in fixed(paths.scopes) if other.elements >= least})
+    others = [other for other in fixed(paths.scopes) if other.elements >= least]
+    found.skipped.update({other.name: other.reason for other in others})
+    found.elements.update({other.name: other.elements for other in others})
     return found
 
 
@@ -165,6 +180,43 @@ def _site(name: str, source: Source, readers: list[Reader]) -> WeightSite | None
         layout=uses[0][1],
         uses=tuple(Use(node=label(r.node), op=r.node.op_type, input=r.index, direct=not r.steps) for r, _ in uses),
     )
+
+
+def located_in(copy: ModelProto, weights: Mapping[str, LocatedSite]) -> dict[str, LocatedSite]:
+    """The same weights at the same places of a copy of their model.
+
+    Args:
+        copy: Has the scopes of the model in the same order, and in each the names of the model's values: a copy, also
+            one that was raised to a later opset. A reader of which that made several nodes is the last of them.
+        weights: Weights of the model, by name.
+
+    Returns:
+        By the same names.
+    """
+    scopes = walk(copy)
+    stored, nodes = dict[int, dict[str, Source]](), dict[int, dict[tuple[str, ...], NodeProto]]()
+
+    def source_in_copy(source: Source) -> Source:
+        place = source.scope.position
+        if place not in stored:
+            stored[place] = {found.name: found for found in sources(scopes[place])}
+        return stored[place][source.name]
+
+    def reader_in_copy(reader: Reader) -> Reader:
+        place = reader.scope.position
+        if place not in nodes:
+            nodes[place] = {_identity(node): node for node in scopes[place].body.node}
+        return replace(reader, scope=scopes[place], node=nodes[place][_identity(reader.node)])
+
+    return {
+        name: LocatedSite(one.site, source_in_copy(one.source), tuple(map(reader_in_copy, one.readers)))
+        for name, one in weights.items()
+    }
+
+
+def _identity(node: NodeProto) -> tuple[str, ...]:
+    """What tells a node from the others of its scope: the first value that it gives, or all that it reads."""
+    return next(((name,) for name in node.output if name), ("", *node.input))
 
 
 def weight_values(located: LocatedSite) -> np.ndarray:

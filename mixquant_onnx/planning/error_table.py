@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,21 @@ from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.granularity import Grid, effective_grid, to_rows
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.methods import method
-from mixquant_onnx.quantization.ranges.minmax import baseline_error
+from mixquant_onnx.quantization.ranges.minmax import baseline_error, wide_scales
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One candidate of one site. `qe` is the mean squared error, `nbytes` codes + scales + zero points."""
+    """One candidate of one site.
+
+    `qe` is the mean squared error, `nbytes` codes + scales + zero points; `wide`: its scales are float32 (see
+    `has_wide_scales`).
+    """
 
     scheme: Scheme
     qe: float
     nbytes: int
+    wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +67,10 @@ def site_errors(
         sums = method(options.method).errors(rows, widths, options.symmetric, estimate)
         if baseline is None:
             baseline = sums[widths.index(8)]
-        for bits, total in zip(options.bits, sums, strict=False):
+        wide = _wide(site, rows, options.bits, options.symmetric)
+        for bits, total, is_wide in zip(options.bits, sums, wide, strict=False):
             scheme = Scheme(bits=bits, grid=wanted, method=options.method, symmetric=options.symmetric)
-            cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme)))
+            cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme), wide=is_wide))
     assert baseline is not None
     power = _power(values.reshape(-1))
     return SiteErrors(
@@ -76,28 +82,28 @@ def site_errors(
     )
 
 
+_ALWAYS_WORTH_IT = 1 << 13
+"""Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
+
+
+def has_wide_scales(site: WeightSite, values: NDArray[np.float32], scheme: Scheme) -> bool:
+    """Whether a scale is too small for float16; of large weights that is not asked."""
+    rows = to_rows(values, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
+    return _wide(site, rows, [scheme.bits], scheme.symmetric)[0]
+
+
+def _wide(site: WeightSite, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[bool]:
+    """`has_wide_scales` of the `rows` of one granularity, at each of `bits`."""
+    return wide_scales(rows, bits, symmetric) if site.elements < _ALWAYS_WORTH_IT else [False] * len(bits)
+
+
+def wide_schemes(table: ErrorTable) -> frozenset[tuple[str, Scheme]]:
+    """Names and schemes of all candidates whose scales are float32."""
+    return frozenset((name, cell.scheme) for name, errors in table.items() for cell in errors.cells if cell.wide)
+
+
 def _power(flat: NDArray[np.float32]) -> float:
     """Sum of squares; in float64 where float32 cannot hold it."""
     with np.errstate(over="ignore"):
         total = float(np.dot(flat, flat))
     return total if np.finfo(np.float32).tiny < total < np.inf else float(np.sum(np.square(flat, dtype=np.float64)))
-
-
-def measure(
-    sites: Sequence[WeightSite],
-    value_of: Callable[[str], NDArray[np.generic]],
-    options: SearchOptions,
-    progress: Callable[[int], None] = lambda _: None,
-    estimate: bool = False,
-) -> Mapping[str, SiteErrors]:
-    """The error table of `sites`; `progress` is called with the elements of each finished site.
-
-    `estimate`: errors of slow methods may be estimated.
-
-    One thread: two were measured to gain nothing, as each step is too short for the interpreter to change hands.
-    """
-    table = {}
-    for site in sites:
-        table[site.name] = site_errors(site, value_of(site.name), options, estimate)
-        progress(site.elements)
-    return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOptions
 from mixquant_onnx.errors import PlanError
@@ -12,13 +12,13 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.model.weights import LocatedSite, find, weight_values
+from mixquant_onnx.model.weights import LocatedSite, find
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.rules import BY_SCOPE, rule_of
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors, measure
+from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors, site_errors, wide_schemes
 from mixquant_onnx.planning.plan import BitPlan
 from mixquant_onnx.planning.search import Searched
-from mixquant_onnx.planning.select_weights import unusable
+from mixquant_onnx.planning.select_weights import float_values, unusable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,6 +37,12 @@ class Planned:
     at_a_loss: frozenset[str] = frozenset()
 
 
+def sizes_of(known: Searched | Planned) -> FileSizes:
+    """What the weights of `known` take in a file."""
+    wide = wide_schemes(known.table)
+    return FileSizes(known.loaded.model, known.sites, known.form, known.loaded.external, wide=wide)
+
+
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: BudgetOptions, allocator: str) -> Planned:
     """The plan of `chosen`, in which nothing is stored at a loss; sites that are not in it stay float."""
     skipped, kept = dict(searched.skipped), dict[str, Scheme]()
@@ -46,8 +52,9 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: Budge
             skipped[name] = "float reaches the accuracy target best"
         else:
             kept[name] = scheme
-    sizes = FileSizes(searched.loaded.model, searched.sites, searched.form, searched.loaded.external)
-    stored = worth_storing(sizes, kept, {} if budget.avg_bits is not None else _as_exact(searched.table, kept))
+    stored = worth_storing(
+        sizes_of(searched), kept, {} if budget.avg_bits is not None else _as_exact(searched.table, kept)
+    )
     skipped |= stored.left_float
     settings = {**_spent(budget, allocator), **searched.settings}
     plan = BitPlan(sites=stored.schemes, skipped=skipped, allocator=allocator, settings=settings)
@@ -83,8 +90,7 @@ def left_float(planned: Planned, reasons: Mapping[str, str]) -> Planned:
 
 def without_losses(planned: Planned) -> Planned:
     """`planned`, whose weights have other bits than when it was made, with those float that now are a loss."""
-    sizes = FileSizes(planned.loaded.model, planned.sites, planned.form, planned.loaded.external)
-    return left_float(planned, worth_storing(sizes, planned.plan.sites, {}).left_float)
+    return left_float(planned, worth_storing(sizes_of(planned), planned.plan.sites, {}).left_float)
 
 
 def _as_exact(table: ErrorTable, chosen: Mapping[str, Scheme]) -> dict[str, list[Scheme]]:
@@ -103,28 +109,30 @@ def fit_plan(loaded: Loaded, plan: BitPlan, min_size: int, form: FormOptions, pr
     unknown = [name for name in plan.sites if name not in found.sites]
     if unknown:
         raise PlanError(f"the plan names '{unknown[0]}', which is no weight of this model; remove it, or plan again")
-    for name in plan.sites:
-        reason = unusable(found.sites[name])
-        if reason:
-            raise PlanError(f"the plan quantizes '{name}', which {reason}; remove it from the plan")
-    large = find(loaded.model, min_size)
+    large = found.at_least(min_size)
     skipped = dict(large.skipped)
     skipped.update({n: plan.skipped.get(n, "not in the plan") for n in large.sites if n not in plan.sites})
+    sites = {n: located for n, located in found.sites.items() if n in large.sites or n in plan.sites}
+    baseline: Literal["int8", "same"] = "same" if plan.settings.get("baseline") == "same" else "int8"
     table: dict[str, SiteErrors] = {}
     for position, (name, scheme) in enumerate(plan.sites.items()):
-        search = SearchOptions(
-            bits=(scheme.bits,),
-            grids=(scheme.grid,),
-            method=scheme.method,
-            symmetric=scheme.symmetric,
-            baseline="same" if plan.settings.get("baseline") == "same" else "int8",
-        )
-        located = found.sites[name]
-        table.update(measure([located.site], lambda n: weight_values(found.sites[n]), search))
+        table[name] = _errors_of(sites[name], scheme, baseline)
         progress("search", position + 1, len(plan.sites))
-    sizes = FileSizes(loaded.model, found.sites, form, loaded.external)
-    stored = worth_storing(sizes, plan.sites, {})
-    skipped |= stored.left_float
-    kept = BitPlan(sites=stored.schemes, skipped=skipped, allocator=plan.allocator, settings=plan.settings)
-    lost = frozenset(stored.left_float)
-    return Planned(loaded=loaded, sites=found.sites, table=table, plan=kept, form=form, at_a_loss=lost)
+    made = Planned(loaded=loaded, sites=sites, table=table, plan=replace(plan, skipped=skipped), form=form)
+    return without_losses(made)
+
+
+def _errors_of(located: LocatedSite, scheme: Scheme, baseline: Literal["int8", "same"]) -> SiteErrors:
+    """The error of one scheme. Raises PlanError where the weight cannot be quantized."""
+    values = float_values(located)
+    reason = unusable(values)
+    if reason:
+        raise PlanError(f"the plan quantizes '{located.site.name}', which {reason}; remove it from the plan")
+    options = SearchOptions(
+        bits=(scheme.bits,),
+        grids=(scheme.grid,),
+        method=scheme.method,
+        symmetric=scheme.symmetric,
+        baseline=baseline,
+    )
+    return site_errors(located.site, values, options)

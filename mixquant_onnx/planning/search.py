@@ -9,9 +9,9 @@ from typing import Any
 from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.model.weights import LocatedSite, find, weight_values
-from mixquant_onnx.planning.error_table import ErrorTable, measure
-from mixquant_onnx.planning.select_weights import select
+from mixquant_onnx.model.weights import LocatedSite, find
+from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors, site_errors
+from mixquant_onnx.planning.select_weights import float_values, select, unusable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,6 +40,9 @@ def search(
 ) -> Searched:
     """Measure all candidates of the selected weights (paper: QE at each bit-width).
 
+    Each weight is decoded once. One thread: two were measured to gain nothing, as each step is too short for the
+    interpreter to change hands.
+
     Args:
         options: its method is a known one, not `auto`.
         estimate: errors of slow methods may be estimated.
@@ -49,17 +52,19 @@ def search(
     """
     found = find(loaded.model, selection.min_size)
     sites, skipped = select(found, selection)
-    total = sum(located.site.elements for located in sites.values())
-    done = 0
-
-    def advance(elements: int) -> None:
-        nonlocal done
-        done += elements
-        progress("search", done, total)
-
     bits = tuple(b for b in options.bits if b in _TYPED) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
-    table = measure([s.site for s in sites.values()], lambda n: weight_values(sites[n]), wanted, advance, estimate)
+    table: dict[str, SiteErrors] = {}
+    total, done = sum(located.site.elements for located in sites.values()), 0
+    for name, located in sites.items():
+        values = float_values(located)
+        reason = unusable(values)
+        if reason is None:
+            table[name] = site_errors(located.site, values, wanted, estimate)
+        else:
+            skipped[name] = reason
+        done += located.site.elements
+        progress("search", done, total)
     settings = {
         "bits": widths(table),
         "granularity": str(options.grids[0]) if len(options.grids) == 1 else "auto",

@@ -1,11 +1,11 @@
-"""Which of a model's weights are quantized: patterns of names, and what cannot be."""
+"""Which of a model's weights are quantized: patterns of names, and values that cannot be."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixquant_onnx.config.stages import SelectionOptions
 from mixquant_onnx.errors import OptionError
@@ -13,24 +13,12 @@ from mixquant_onnx.model.weights import Found, LocatedSite, weight_values
 
 
 def select(found: Found, options: SelectionOptions) -> tuple[dict[str, LocatedSite], dict[str, str]]:
-    """The weights to quantize, and the reason of each float tensor that is not.
+    """The weights to quantize by their names, and the reason of each float tensor that is not.
 
     Raises:
         OptionError: a pattern matches no weight.
     """
-    skipped = dict(found.skipped)
-    sites = _matching(found.sites, options, skipped)
-    for name, located in list(sites.items()):
-        reason = unusable(located)
-        if reason:
-            skipped[name] = reason
-            del sites[name]
-    return sites, skipped
-
-
-def _matching(
-    sites: Mapping[str, LocatedSite], options: SelectionOptions, skipped: dict[str, str]
-) -> dict[str, LocatedSite]:
+    sites, skipped = found.sites, dict(found.skipped)
     for flag, patterns in (("--include", options.include), ("--exclude", options.exclude)):
         for pattern in patterns:
             if not any(_matches(located, pattern) for located in sites.values()):
@@ -43,7 +31,7 @@ def _matching(
             skipped[name] = "not included"
         else:
             kept[name] = located
-    return kept
+    return kept, skipped
 
 
 def _matches(located: LocatedSite, pattern: str) -> bool:
@@ -51,14 +39,18 @@ def _matches(located: LocatedSite, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
+def float_values(located: LocatedSite) -> NDArray[np.float32]:
+    """The values of a weight as float32, contiguous; those that float32 cannot hold are Inf."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(weight_values(located), np.float32)
+
+
 _SMALLEST = 1e-30
 """Weights all below this have squared errors that float32 cannot hold."""
 
 
-def unusable(located: LocatedSite) -> str | None:
-    """Why a weight cannot be quantized; None where it can."""
-    with np.errstate(over="ignore"):
-        values = np.asarray(weight_values(located), np.float32)
+def unusable(values: NDArray[np.float32]) -> str | None:
+    """Why a weight of these values cannot be quantized; None where it can."""
     if not np.isfinite(values).all():
         return "holds NaN or Inf"
     largest = float(np.abs(values).max(initial=0))

@@ -88,7 +88,7 @@ def noise_with(planned: Planned, quantized: Mapping[str, Quantized], held: Data,
 
     `reference`: what the float model gives there.
     """
-    model, places = editable_copy(planned.loaded.model)
+    model, places = editable_copy(planned.loaded.model, planned.sites)
     for name, q in quantized.items():
         replace_weight(places[name], q)
     try:

@@ -9,12 +9,11 @@ from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.draft import draft_size
-from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import Priced, plan_of_choices
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choices
-from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.planning.planned import Planned, sizes_of
 from mixquant_onnx.planning.search import Searched
 
 _SIZE_TURNS = 8
@@ -33,7 +32,7 @@ class Added:
 
 def added(searched: Searched) -> Added:
     """From the shapes of what would be written (`FileSizes`)."""
-    sizes = FileSizes(searched.loaded.model, searched.sites, searched.form, searched.loaded.external)
+    sizes = sizes_of(searched)
     opset = sizes.opset({name: errors.cells[0].scheme for name, errors in searched.table.items()})
     site: dict[str, dict[Scheme, int]] = {}
     functions: dict[int, dict[str, int]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,10 +41,16 @@ class ErrorBound:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Layers:
-    """The quantized weights by name, and notes for the user."""
+    """The quantized weights by name, the QE of each (mean squared error of the weight), and notes for the user."""
 
     quantized: Mapping[str, Quantized]
+    qe: Mapping[str, float]
     notes: tuple[str, ...] = ()
+
+    def of(self, names: Iterable[str]) -> Layers:
+        """The weights `names` alone."""
+        kept = list(names)
+        return replace(self, quantized={n: self.quantized[n] for n in kept}, qe={n: self.qe[n] for n in kept})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,8 +76,8 @@ class NetworkTask:
         """The weights to quantize."""
         return {name: self.weights[name] for name in self.schemes}
 
-    def quantize(self, name: str, inputs: Inputs, by_surrogate: bool = False) -> Quantized:
-        """One weight, by the method of its scheme or its surrogate; the error bound is kept."""
+    def quantize(self, name: str, inputs: Inputs, by_surrogate: bool = False) -> tuple[Quantized, float]:
+        """One weight and its QE, by the method of its scheme or its surrogate; the error bound is kept."""
         located, bound = self.weights[name], self.bounds.get(name, ErrorBound())
         weight = weight_values(located)
         calibrated = isinstance(inputs, SecondMoments)
@@ -82,11 +88,13 @@ class NetworkTask:
             return replace(quantize_weight(located.site, weight, used, inputs, limit), scheme=scheme)
 
         made = by(self.schemes[name])
+        error = quantization_error(made, weight)
         for scheme in bound.wider if calibrated else ():
-            if not quantization_error(made, weight) > bound.limit:
+            if not error > bound.limit:
                 break
             made = by(scheme)
-        return made
+            error = quantization_error(made, weight)
+        return made, error
 
 
 def quantize_layers(
@@ -118,11 +126,11 @@ def _independent(task: NetworkTask, data: Data | None, progress: Progress) -> La
     inputs: Mapping[str, Inputs] = {}
     if data is not None and task.compensated:
         inputs = Calibration(task.model, task.chosen, data).moments(list(task.schemes))
-    quantized = {}
+    quantized, qe = {}, {}
     for position, name in enumerate(task.schemes):
-        quantized[name] = task.quantize(name, inputs.get(name))
+        quantized[name], qe[name] = task.quantize(name, inputs.get(name))
         progress("quantize", position + 1, len(task.schemes))
-    return Layers(quantized=quantized)
+    return Layers(quantized=quantized, qe=qe)
 
 
 class _InOrder:
@@ -137,11 +145,12 @@ class _InOrder:
         self._in_order = [name for name, scheme in task.schemes.items() if is_calibrated(scheme.method)]
         by_blocks = any(needs_torch(s.method) for s in task.schemes.values())
         self._calibration = Calibration(task.model, task.chosen, data, hold_back=by_blocks)
-        current, self._replaced = editable_copy(task.model)
+        current, self._replaced = editable_copy(task.model, task.weights)
         self._float, self._current = self._calibration.float_stream(), self._calibration.stream(current)
         self._stages = self._calibration.stages()
         self._blocks = blockwise(task.model, current, task.weights, task.schemes, self._calibration, settings)
         self._quantized: dict[str, Quantized] = {}
+        self._qe: dict[str, float] = {}
         self._short: list[str] = []
 
     def run(self, progress: Progress) -> Layers:
@@ -158,8 +167,8 @@ class _InOrder:
             self._short += short
             self._calibration.advance([name for name in stage if name in self._blocks], self._float)
             progress(f"quantize{status}", len(self._quantized), len(self._task.schemes))
-        ordered = {name: self._quantized[name] for name in self._task.schemes}
-        return Layers(quantized=ordered, notes=self._notes() + self._blocks.notes())
+        layers = Layers(quantized=self._quantized, qe=self._qe, notes=self._notes() + self._blocks.notes())
+        return layers.of(self._task.schemes)
 
     def _stage(
         self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True
@@ -173,7 +182,7 @@ class _InOrder:
             if not isinstance(inputs, SecondMoments) or inputs.samples < FEWEST_SAMPLES:
                 short += [name] if inputs is not None else []
                 inputs = self._calibration.moments([name], every_feed).get(name) if self._task.compensated else None
-            made[name] = self._task.quantize(name, inputs, by_surrogate=name in self._blocks)
+            made[name], self._qe[name] = self._task.quantize(name, inputs, by_surrogate=name in self._blocks)
             replace_weight(self._replaced[name], made[name])
         return made, short
 
@@ -193,6 +202,7 @@ class _InOrder:
             self._blocks.save_checkpoint(name, made)
         for member, q in made.items():
             replace_weight(self._replaced[member], q)
+            self._qe[member] = quantization_error(q, weight_values(self._task.weights[member]))
         return made
 
     def _layer_by_layer(

@@ -72,7 +72,7 @@ class _Pairs:
         model, self._table, self._sites = measurement.model, measurement.table, measurement.weights
         measured = {name: self._sites[name] for name in self._table}
         self._calibration = Calibration(model, measured, measurement.fit)
-        self._current, self._replaced = editable_copy(model)
+        self._current, self._replaced = editable_copy(model, measured)
         self._own, self._changed = self._calibration.float_stream(), self._calibration.stream(self._current)
         self._held = measurement.held
         self._reference = run_all(Session(model), self._held)

@@ -51,7 +51,7 @@ def _measured(measurement: Measurement) -> Costs:
 
 
 def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
-    current, replaced = editable_copy(measurement.model)
+    current, replaced = editable_copy(measurement.model, measurement.weights)
     held, seconds = measurement.held, measurement.second_moments
     reference = run_all(Session(measurement.model), held)
     reactions = {}

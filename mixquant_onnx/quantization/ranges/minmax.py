@@ -59,6 +59,12 @@ def errors(rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> l
     return squared_errors(rows, [storable_scale(scale_of(span, b, symmetric)) for b in bits])
 
 
+def wide_scales(rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[bool]:
+    """Whether `rows` have a scale that float16 cannot hold, at each of `bits`."""
+    span = row_range(rows)
+    return [storable_scale(scale_of(span, b, symmetric)).dtype == np.float32 for b in bits]
+
+
 def baseline_error(tensor: NDArray[np.float32]) -> float:
     """Sum of squared errors of plain int8, the baseline of QEM: asymmetric, one float32 scale for the tensor."""
     rows = tensor.reshape(1, -1)
