@@ -20,7 +20,7 @@ from mixquant_onnx.planning.allocators.lagrangian import lower_bound
 
 Table = dict[str, list[Choice]]
 CHANNEL, BLOCKS = Grid(per="channel"), Grid(per="block", block=32)
-SHARES = (0.02, 0.1, 0.3, 0.6, 0.9)
+SHARES = (0.05, 0.3, 0.8)
 """Of the way from the least to the most that a plan can need."""
 
 

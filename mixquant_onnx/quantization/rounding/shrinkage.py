@@ -44,7 +44,7 @@ def trust(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
     every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
     some = rows[:, ::every]
     scale, zero = (np.broadcast_to(part, rows.shape)[:, ::every] for part in (problem.scale, problem.zero_point))
-    fewer = replace(problem, target=some, scale=scale, zero_point=zero)
+    fewer = replace(problem, scale=scale, zero_point=zero)
     losses = {}
     for factor in _FACTORS:
         levels = gptq.solve(posed(fewer, some, replace(fit, trust=factor)))
