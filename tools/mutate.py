@@ -31,6 +31,7 @@ NEAREST = {
     "numerics/outputs.py": ["quality"],
     "numerics/parts.py": ["quality"],
     "numerics/*.py": ["numerics"],
+    "quantization/rounding/adaround.py": ["adaround"],
     "quantization/rounding/bias_corrected.py": ["bias_corrected"],
     "quantization/rounding/shrinkage.py": ["moments_trust", "trust"],
     "quantization/rounding/*.py": ["solvers"],
