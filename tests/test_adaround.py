@@ -54,7 +54,7 @@ def by_autodiff(given: Problem) -> Rows:
             beta = 2 + 0.5 * 18 * (1 + math.cos(math.pi * (step - WARM) / (ITERATIONS - WARM)))
             loss = loss + STRENGTH * (1 - (2 * up - 1).abs() ** beta).sum()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     room = below < given.highest - zero
     chosen = below + (room & (hidden.detach() > 0))
