@@ -225,6 +225,8 @@ def test_a_site_whose_costs_are_not_finite_takes_the_fewest_bytes_and_the_others
     limit = 35_000
     alone = best_within_bytes(table, limit - 200)
     assert best_within_bytes(dead | table, limit) == {"dead": dead["dead"][0]} | alone
+    mixed = {"a": [choice(4, float("inf"), 10), choice(8, 5.0, 20)], "b": [choice(4, 400.0, 10), choice(8, 0.0, 30)]}
+    assert best_within_bytes(mixed, 40) == {"a": mixed["a"][1], "b": mixed["b"][0]}
 
 
 def test_the_bound_is_below_the_optimum_and_reached_where_a_price_alone_decides() -> None:
@@ -235,6 +237,9 @@ def test_the_bound_is_below_the_optimum_and_reached_where_a_price_alone_decides(
     assert lower_bound(values, needs, 4.0).value == pytest.approx(2.0, rel=1e-6)
     ragged = np.array([[4.0, 1.0], [9.0, np.inf]]), np.array([[1.0, 2.0], [1.0, np.inf]])
     assert lower_bound(*ragged, 3.0).value == pytest.approx(10.0, rel=1e-6)
+    for unit in (1e-25, 1e25):
+        assert lower_bound(unit * values, needs, 3.0).value == pytest.approx(5.0 * unit)
+        assert lower_bound(values, unit * needs, 3.0 * unit).value == pytest.approx(5.0)
     equal = np.full((2, 2), 3.0)
     assert lower_bound(equal, needs, 2.0).value == lower_bound(values * 0 + 3, equal, 2.0).value == 6.0
 
