@@ -30,6 +30,7 @@ NEAREST = {
     "numerics/noise.py": ["quality"],
     "numerics/outputs.py": ["quality"],
     "numerics/parts.py": ["quality"],
+    "numerics/rounding_error.py": ["rounding_error"],
     "numerics/*.py": ["numerics"],
     "quantization/rounding/adaround.py": ["adaround"],
     "quantization/rounding/bias_corrected.py": ["bias_corrected"],
