@@ -14,13 +14,20 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 import mixquant_onnx as mq
 from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.planning.allocators import knapsack
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
-from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, smallest_within_cost
+from mixquant_onnx.planning.allocators.knapsack import (
+    Choice,
+    best_within_bytes,
+    relative_error,
+    smallest_within_cost,
+)
 from mixquant_onnx.planning.allocators.lagrangian import lower_bound
+from mixquant_onnx.planning.error_table import SiteErrors
 
 Table = dict[str, list[Choice]]
 CHANNEL, BLOCKS = Grid(per="channel"), Grid(per="block", block=32)
-SHARES = (0.02, 0.1, 0.3, 0.6, 0.9)
+SHARES = (0.05, 0.3, 0.8)
 """Of the way from the least to the most that a plan can need."""
 
 
@@ -218,6 +225,8 @@ def test_a_site_whose_costs_are_not_finite_takes_the_fewest_bytes_and_the_others
     limit = 35_000
     alone = best_within_bytes(table, limit - 200)
     assert best_within_bytes(dead | table, limit) == {"dead": dead["dead"][0]} | alone
+    mixed = {"a": [choice(4, float("inf"), 10), choice(8, 5.0, 20)], "b": [choice(4, 400.0, 10), choice(8, 0.0, 30)]}
+    assert best_within_bytes(mixed, 40) == {"a": mixed["a"][1], "b": mixed["b"][0]}
 
 
 def test_the_bound_is_below_the_optimum_and_reached_where_a_price_alone_decides() -> None:
@@ -228,6 +237,9 @@ def test_the_bound_is_below_the_optimum_and_reached_where_a_price_alone_decides(
     assert lower_bound(values, needs, 4.0).value == pytest.approx(2.0, rel=1e-6)
     ragged = np.array([[4.0, 1.0], [9.0, np.inf]]), np.array([[1.0, 2.0], [1.0, np.inf]])
     assert lower_bound(*ragged, 3.0).value == pytest.approx(10.0, rel=1e-6)
+    for unit in (1e-25, 1e25):
+        assert lower_bound(unit * values, needs, 3.0).value == pytest.approx(5.0 * unit)
+        assert lower_bound(values, unit * needs, 3.0 * unit).value == pytest.approx(5.0)
     equal = np.full((2, 2), 3.0)
     assert lower_bound(equal, needs, 2.0).value == lower_bound(values * 0 + 3, equal, 2.0).value == 6.0
 
@@ -251,3 +263,24 @@ def test_a_width_that_not_every_site_has_is_no_plan_by_itself() -> None:
 
 def test_sites_that_stay_float_are_no_width_of_one_bit() -> None:
     assert total_bytes({"a": choice(0, 0.0, 100)}, {1: 7}) == 100
+
+
+def test_each_pass_keeps_the_limit_and_finds_nothing_worse_than_what_is_known() -> None:
+    table = random_table(2, 8)
+    values, needs = (np.array([[float(getattr(c, name)) for c in own] for own in table.values()])
+                     for name in ("cost", "nbytes"))  # fmt: skip
+    limit, _ = between(table, 0.3)
+    price = lower_bound(values, needs, limit).price
+    best = summed(best_within_bytes(table, limit))[0]
+    for known in (float("inf"), 2 * best, best):
+        found = knapsack._pass(values, needs, limit, price, known, 10_000)
+        assert found is not None and found[1] == pytest.approx(best)
+        assert needs[np.arange(8), found[0]].sum() <= limit
+        assert values[np.arange(8), found[0]].sum() == pytest.approx(best)
+    assert knapsack._pass(values, needs, limit, price, 0.999 * best, 10_000) is None
+
+
+@pytest.mark.parametrize(("power", "share"), [(0.5, 0.4), (2.0, 0.1), (0.0, 0.0)])
+def test_an_error_is_a_share_of_the_power_and_none_of_zeros(power: float, share: float) -> None:
+    errors = SiteErrors(site="w", elements=1, power=power, baseline=1.0, cells=())
+    assert relative_error(errors, 0.2) == pytest.approx(share)

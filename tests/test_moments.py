@@ -12,7 +12,8 @@ from mixquant_onnx.data.moments import LEAST_SHRINKAGE, Accumulator, SecondMomen
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.granularity import Grid, Layout
 from mixquant_onnx.numerics.scheme import Scheme, dequantized
-from mixquant_onnx.quantization.rounding.objective import Problem
+from mixquant_onnx.quantization.rounding import gptq
+from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 from mixquant_onnx.quantization.rounding.shrinkage import best_sample_weight, for_inputs, with_best_shrinkage
 from mixquant_onnx.quantization.weight import quantize_weight
 
@@ -131,3 +132,45 @@ def test_a_problem_is_posed_anew_only_where_another_trust_does_better() -> None:
     assert (again.matrix == wanted.matrix).all() and (again.matrix != given.matrix).any()
     assert with_best_shrinkage(given, rows, replace(inputs, sample_weight=factor)) is given
     assert with_best_shrinkage(given, rows, replace(inputs, halves=None)) is given
+
+
+def test_a_problem_posed_anew_has_the_target_and_the_matrix_of_its_inputs() -> None:
+    random = np.random.default_rng(7)
+    own = dependent(random, 400, 1.0)
+    inputs = moments_of([own + 0.3 * random.standard_normal(own.shape)], [own])
+    rows = random.standard_normal((1, 4, WIDTH)).astype(np.float32)
+    one = np.ones((1, 1, 1), np.float32)
+    given = Problem(target=rows, scale=one, zero_point=one, highest=3, matrix=inputs.matrix)
+    again = for_inputs(given, rows, inputs)
+    assert (again.target == inputs.target(rows)).all() and (again.target != rows).any()
+    assert (again.matrix == inputs.shrunk()).all()
+    assert (again.scale, again.zero_point, again.highest) == (one, one, 3)
+
+
+@pytest.mark.parametrize(("groups", "rows", "tried"), [(1, 256, 64), (1, 32, 32), (4, 64, 16)])
+def test_trust_is_found_on_some_rows_with_their_own_scales(
+    groups: int, rows: int, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Problem] = []
+    solve = gptq.solve
+
+    def watched(problem: Problem) -> Rows:
+        seen.append(problem)
+        return solve(problem)
+
+    monkeypatch.setattr(gptq, "solve", watched)
+    inputs = repeated()
+    assert inputs.halves is not None
+    many = [replace(i, matrix=np.repeat(i.matrix, groups, 0), mean=np.repeat(i.mean, groups, 0)) for i in inputs.halves]
+    inputs = replace(inputs, matrix=np.repeat(inputs.matrix, groups, 0), halves=(many[0], many[1]))
+    weights = np.random.default_rng(8).standard_normal((groups, rows, WIDTH)).astype(np.float32)
+    scale = np.linspace(0.3, 0.5, rows, dtype=np.float32)[None, :, None]
+    zero = np.arange(rows, dtype=np.float32)[None, :, None] % 3 + 6
+    best_sample_weight(
+        Problem(target=weights, scale=scale, zero_point=zero, highest=15, matrix=inputs.matrix), weights, inputs
+    )
+    assert len(seen) == 3
+    every = rows // tried
+    for one in seen:
+        assert one.target.shape == (groups, tried, WIDTH) and (one.target == weights[:, ::every]).all()
+        assert (one.scale == scale[:, ::every]).all() and (one.zero_point == zero[:, ::every]).all()

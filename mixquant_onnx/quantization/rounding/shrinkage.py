@@ -68,7 +68,7 @@ def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> f
     every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
     some = rows[:, ::every]
     scale, zero = (np.broadcast_to(part, rows.shape)[:, ::every] for part in (problem.scale, problem.zero_point))
-    fewer = replace(problem, target=some, scale=scale, zero_point=zero)
+    fewer = replace(problem, scale=scale, zero_point=zero)
     losses = {}
     for weight in _SAMPLE_WEIGHTS:
         levels = gptq.solve(for_inputs(fewer, some, replace(fit, sample_weight=weight)))
