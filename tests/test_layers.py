@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,22 @@ def test_graphsurgeon_and_onnxruntime_are_imported_in_one_place_each() -> None:
 
 def test_few_files_lie_at_the_top() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 14
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40
+"""Lines; of a function without its docstring."""
+
+
+def test_files_and_functions_are_short() -> None:
+    functions = 0
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text(encoding="utf8")
+        assert text.count("\n") <= LONGEST_FILE, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                functions += 1
+                first = node.body[0]
+                told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                docstring = (first.end_lineno or 0) - first.lineno + 1 if told else 0
+                assert node.end_lineno - node.lineno + 1 - docstring <= LONGEST_FUNCTION, f"{file}: {node.name}"
+    assert functions > 500
