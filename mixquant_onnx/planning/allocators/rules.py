@@ -19,7 +19,7 @@ BY_SCOPE = "qem-model"
 class Rule:
     """One row.
 
-    Args:
+    Attributes:
         allocate: (errors, QEM) -> the scheme of each weight.
         limit: (errors of a weight, QEM) -> the QE that it may have.
         allocator: what plans call the rule.

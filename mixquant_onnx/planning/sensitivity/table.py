@@ -15,7 +15,7 @@ from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 class Sensitivity:
     """One row.
 
-    Args:
+    Attributes:
         measure: the cost of every candidate.
         alias: an older name of it, which the option takes too; "" for none.
         needs_rows: whether it is measured on rows of data (of the user, or proxy inputs).

@@ -67,7 +67,10 @@ def _fit(parts: Sequence[Tensor]) -> bool:
 def _squares(
     program: Program, values: dict[str, Tensor], exits: Sequence[str], output: str, random: torch.Generator
 ) -> list[Tensor]:
-    """Mean squared derivative at each exit. Each exit starts a graph of its own, so that nothing else stays in memory."""
+    """Mean squared derivative at each exit.
+
+    Each exit starts a graph of its own, so that nothing else stays in memory.
+    """
     taps: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ _DECIDED = 0.5
 
 
 class SoftWeight:
-    """A weight with each element between two neighbouring levels: its current one, and the next towards its float
-    value.
+    """A weight whose elements lie between two neighbouring levels.
+
+    The levels of an element are its current one, and the next towards its float value.
 
     Args:
         weight: The float weight.
