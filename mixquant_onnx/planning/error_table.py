@@ -1,4 +1,4 @@
-"""Sites x schemes -> errors: the MixQuant search, linear in weights x widths."""
+"""The MixQuant search: quantization errors for weights x schemes, in time linear in weights x widths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from mixquant_onnx.quantization.ranges.minmax import baseline_error
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One candidate of one site. `qe` is the mean squared error, `nbytes` codes + scales + zero points."""
+    """One candidate of one weight.
+
+    Attributes:
+        scheme: How it is quantized.
+        qe: Mean squared error of the dequantized weight.
+        nbytes: Size of codes, scales and zero points in bytes.
+    """
 
     scheme: Scheme
     qe: float
@@ -28,9 +34,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteErrors:
-    """All that an allocator may know of one site: its candidates and what it is judged against.
+    """One weight as an allocator sees it.
 
-    `baseline` is the QE that QEM multiplies; `power` is the mean squared weight.
+    Attributes:
+        site: Its name.
+        elements: Number of values.
+        power: Mean squared weight.
+        baseline: The QE that QEM multiplies.
+        cells: The candidates.
     """
 
     site: str
@@ -41,12 +52,26 @@ class SiteErrors:
 
 
 ErrorTable = Mapping[str, SiteErrors]
+"""By the name of the weight."""
 
 
 def site_errors(
     site: WeightSite, weight: NDArray[np.generic], options: SearchOptions, estimate: bool = False
 ) -> SiteErrors:
-    """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
+    """QE of a weight at every candidate width and granularity.
+
+    Args:
+        site: The weight.
+        weight: Its values.
+        options: Widths, granularities, method and baseline.
+        estimate: Whether errors of slow methods may be estimated.
+
+    Returns:
+        The candidates and the baseline.
+
+    Source:
+        Kloberdanz and Le 2023, arXiv 2309.17341: QE is the mean squared error of the dequantized weight.
+    """
     values = np.ascontiguousarray(weight, dtype=np.float32)
     count = site.elements
     baseline = baseline_error(values) if options.baseline == "int8" else None
@@ -77,7 +102,7 @@ def site_errors(
 
 
 def _power(flat: NDArray[np.float32]) -> float:
-    """Sum of squares; in float64 where float32 cannot hold it."""
+    """Sum of squares; in float64 where float32 overflows or underflows."""
     with np.errstate(over="ignore"):
         total = float(np.dot(flat, flat))
     return total if np.finfo(np.float32).tiny < total < np.inf else float(np.sum(np.square(flat, dtype=np.float64)))
@@ -90,11 +115,19 @@ def measure(
     progress: Callable[[int], None] = lambda _: None,
     estimate: bool = False,
 ) -> Mapping[str, SiteErrors]:
-    """The error table of `sites`; `progress` is called with the elements of each finished site.
+    """The error table of a model.
 
-    `estimate`: errors of slow methods may be estimated.
+    Runs on one thread: two gain nothing (measured), as each step is too short for the interpreter to switch threads.
 
-    One thread: two were measured to gain nothing, as each step is too short for the interpreter to change hands.
+    Args:
+        sites: The weights.
+        value_of: Gives the values of a weight by name.
+        options: Widths, granularities, method and baseline.
+        progress: Called with the elements of each finished weight.
+        estimate: Whether errors of slow methods may be estimated.
+
+    Returns:
+        Errors by the name of the weight.
     """
     table = {}
     for site in sites:

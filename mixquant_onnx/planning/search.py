@@ -41,8 +41,12 @@ def search(
     """Measure all candidates of the selected weights (paper: QE at each bit-width).
 
     Args:
-        options: its method is a known one, not `auto`.
+        loaded: The model.
+        selection: Which weights are quantized.
+        options: Candidates; the method is a known one, not `auto`.
+        form: How files are written.
         estimate: errors of slow methods may be estimated.
+        progress: Called with the elements measured so far.
 
     Raises:
         OptionError: a pattern of names matches no weight.
