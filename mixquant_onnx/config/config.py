@@ -63,7 +63,7 @@ class Config:
 
     @property
     def compares_plans(self) -> bool:
-        """Whether samples may decide between plans: sensitivities are measured on them, or several plans are compared."""
+        """Whether samples may decide between plans: they measure sensitivities, or several plans are compared."""
         return not self.by_layer and self.budget.cost not in ("weight-error", "energy")
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from mixquant_onnx.numerics.quadratic import quadratic_error
 
 _LEAST_VARIANCE = 0.1
-"""Least variance of an input, as a share of its layer's mean variance, where inputs are generated: a channel without
-variance on generated inputs may still have some on real ones.
+"""Least variance of an input, relative to its layer's mean variance, where inputs are generated: real ones may vary
+more.
 """
 
 
@@ -116,10 +116,7 @@ class SecondMoments:
 
     @property
     def shrinkage(self) -> float:
-        """Share of the off-diagonal moments to drop: K / (K + n), n the effective samples; at least LEAST_SHRINKAGE.
-
-        n samples of K inputs determine n directions.
-        """
+        """Share of the off-diagonal moments to drop: K / (K + n), n the effective samples; at least LEAST_SHRINKAGE."""
         return max(LEAST_SHRINKAGE, self.width / (self.width + self.effective_samples))
 
     def shrunk(self) -> Matrices:

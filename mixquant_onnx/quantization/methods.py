@@ -186,7 +186,7 @@ def check_torch(name: str) -> None:
 
 
 def surrogate(scheme: Scheme) -> Scheme:
-    """surrogate(scheme): the cheap method used to compare plans (gptq for adaround and brecq).
+    """Replace the method of a scheme by the cheap one used to compare plans (gptq for adaround and brecq).
 
     Args:
         scheme: The scheme of a plan.

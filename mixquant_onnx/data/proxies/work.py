@@ -1,5 +1,6 @@
-"""Cost of running a model on a batch, estimated without timing, so that results do not depend on the load of the
-machine.
+"""Cost of running a model on a batch, estimated without timing.
+
+Timing would make results depend on the load of the machine.
 """
 
 from __future__ import annotations

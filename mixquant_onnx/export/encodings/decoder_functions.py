@@ -1,8 +1,8 @@
 """Model-local functions that decode stored planes to a weight. ONNX Runtime inlines and folds them at load.
 
 Unpacking is a table look-up: Gather(table [256, fields], bytes) gives the fields of each byte, already in their place
-in the code, so that planes only have to be added. At load it takes a third of the time of shifting and masking every
-element (docs/load.md), and it works at every opset.
+in the code, so that planes only have to be added. Measured at load, it takes a third of the time of shifting and
+masking every element, and it works at every opset.
 """
 
 from __future__ import annotations

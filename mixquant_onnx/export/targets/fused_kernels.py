@@ -1,4 +1,4 @@
-"""Weights that run on ONNX Runtime's MatMulNBits kernels: those for which operator, size and scheme make it worthwhile."""
+"""Selection of the weights that run on ONNX Runtime's MatMulNBits kernels, by operator, size and scheme."""
 
 from __future__ import annotations
 

@@ -83,7 +83,10 @@ class Brecq:
         return {name: soft[value].hardened() for value, name in stored.items()}, outcome
 
     def advance(self, block: Block) -> None:
-        """See `Reconstructor`. Makes the same runs as `reconstruct`: ONNX Runtime's sums depend on how a graph is cut."""
+        """See `Reconstructor`.
+
+        Makes the same runs as `reconstruct`: ONNX Runtime's sums depend on how a graph is cut.
+        """
         self._float.advance([*block.inputs, block.exit])
         self._quantized.advance(block.inputs)
 
