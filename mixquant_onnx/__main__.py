@@ -1,4 +1,4 @@
-"""python -m mixquant_onnx"""
+"""Entry point of `python -m mixquant_onnx`."""
 
 from mixquant_onnx.cli.main import main
 

@@ -36,11 +36,17 @@ if TYPE_CHECKING:
 
 
 def checked_config(**keywords: Any) -> Config:
-    """The options of a run, with all that is known before a model is read.
+    """The options of a run, with all checks that do not need the model.
+
+    Args:
+        **keywords: Options by name; see docs/options.md.
+
+    Returns:
+        The options of all stages.
 
     Raises:
-        OptionError: a keyword is not known, a value is not taken, or options exclude each other.
-        OutputError: the folder of `resume` cannot be written to.
+        OptionError: A keyword is not known, a value is not allowed, or options exclude each other.
+        OutputError: The folder of `resume` cannot be written to.
     """
     config = config_of(**keywords)
     method, rows = config.search.method, config.data.data is not None or not config.data.data_free
@@ -63,7 +69,14 @@ def checked_config(**keywords: Any) -> Config:
 
 
 def name_of(model: Model) -> str:
-    """What a model is called in messages."""
+    """The name of a model in messages.
+
+    Args:
+        model: A path or a model.
+
+    Returns:
+        The path, or "the model".
+    """
     return str(model) if isinstance(model, (str, Path)) else "the model"
 
 
@@ -71,9 +84,12 @@ def inspect(model: Model, *, progress: Progress = quiet, **options: Unpack[Keywo
     """What `quantize` would do to a model: its weights, their errors at each width, the plan.
 
     Args:
-        model: a path, an onnx ModelProto or an onnx_graphsurgeon Graph.
-        progress: called with the stage, how much of it is done, and how much there is.
-        options: see docs/options.md.
+        model: A path, an onnx ModelProto or an onnx_graphsurgeon Graph; it is not changed.
+        progress: Called with the stage, and how many of how many steps are done.
+        **options: See docs/options.md.
+
+    Returns:
+        The plan and the errors of its candidates.
 
     Raises:
         MixquantError: ModelError, OptionError or DataError.
@@ -87,13 +103,16 @@ def quantize(
     """Quantize the weights of a model by the MixQuant rule or for a goal, verify the result, and write it.
 
     Args:
-        model: a path, an onnx ModelProto or an onnx_graphsurgeon Graph; it is not changed.
-        output: where to write; None: nowhere, the model is in the result.
-        progress: called with the stage, how much of it is done, and how much there is.
-        options: see docs/options.md.
+        model: A path, an onnx ModelProto or an onnx_graphsurgeon Graph; it is not changed.
+        output: The file to write; None to return the model only.
+        progress: Called with the stage, and how many of how many steps are done.
+        **options: See docs/options.md.
+
+    Returns:
+        The written model, its plan and its verification.
 
     Raises:
-        MixquantError: see `errors`; then nothing was written.
+        MixquantError: See `errors`; nothing was written then.
     """
     config = checked_config(**options)
     path = None if output is None else Path(output)
@@ -108,13 +127,14 @@ def sweep(
     progress: Progress = quiet,
     **options: Unpack[Keywords],
 ) -> list[Point]:
-    """Size against quality for many plans of a model, which is measured once.
+    """Size and quality of many plans of a model, which is measured once.
 
     Args:
-        model: as for `quantize`.
-        qems: a plan by the rule for each.
-        average_bits: a plan of that many bits a weight for each.
-        options: see docs/options.md; `verify=False` leaves the quality out, and is quick.
+        model: A path, an onnx ModelProto or an onnx_graphsurgeon Graph; it is not changed.
+        qems: One plan by the rule for each.
+        average_bits: One plan with that many bits per weight for each.
+        progress: Called with the stage, and how many of how many steps are done.
+        **options: See docs/options.md; `verify=False` omits the quality, and is fast.
 
     Returns:
         The plans, the smallest first.
@@ -138,13 +158,20 @@ def apply_plan(
     progress: Progress = quiet,
     **options: Unpack[Keywords],
 ) -> RunResult:
-    """Replay a plan on a model.
+    """Apply a plan to a model.
 
     Args:
-        plan: a plan, or a file that `--plan` wrote.
+        model: A path, an onnx ModelProto or an onnx_graphsurgeon Graph; it is not changed.
+        plan: A plan, or a file that `--plan` wrote.
+        output: The file to write; None to return the model only.
+        progress: Called with the stage, and how many of how many steps are done.
+        **options: See docs/options.md.
+
+    Returns:
+        The written model, its plan and its verification.
 
     Raises:
-        MixquantError: as `quantize`, and PlanError where the plan does not fit the model.
+        MixquantError: As `quantize`, and PlanError where the plan does not fit the model.
     """
     config = checked_config(**options)
     read = read_plan(plan)
@@ -156,14 +183,37 @@ def apply_plan(
 def replayed(
     loaded: Loaded, plan: BitPlan, config: Config, output: Path | None, name: str, progress: Progress
 ) -> tuple[Planned, RunResult]:
-    """`plan` fitted to the model and executed."""
+    """Fit a plan to a model and execute it.
+
+    Args:
+        loaded: The model.
+        plan: The plan.
+        config: Options of the run.
+        output: The file to write; None for none.
+        name: Name of the model, for messages.
+        progress: Called during the run.
+
+    Returns:
+        The fitted plan, and its result.
+
+    Raises:
+        MixquantError: As `apply_plan`.
+    """
     planned = fit_plan(loaded, plan, config.selection.min_size, config.form, progress)
     job = run.open_job(loaded, config)
     return planned, execute(planned, job.execution, output, name, progress)
 
 
 def check_data(plan: BitPlan, config: Config) -> None:
-    """Raises OptionError where `plan` has methods that need data and `config` gives none."""
+    """Check that there is data for the methods of a plan.
+
+    Args:
+        plan: The plan.
+        config: Options of the run.
+
+    Raises:
+        OptionError: A method needs data, or torch, that is missing.
+    """
     for method in sorted({scheme.method for scheme in plan.sites.values() if needs_torch(scheme.method)}):
         check_torch(method)
     if config.data.data is None and config.data.data_free:
@@ -173,7 +223,17 @@ def check_data(plan: BitPlan, config: Config) -> None:
 
 
 def read_plan(plan: BitPlan | str | Path) -> BitPlan:
-    """Raises PlanError when the file is missing or not a plan."""
+    """Read a plan.
+
+    Args:
+        plan: A plan, or a file that `--plan` wrote.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanError: The file is missing or not a plan.
+    """
     if isinstance(plan, BitPlan):
         return plan
     data = read_json(Path(plan), "write a plan with --plan FILE")
@@ -187,7 +247,18 @@ def read_plan(plan: BitPlan | str | Path) -> BitPlan:
 
 
 def read_json(path: Path, advice: str) -> Any:
-    """What the file at `path` holds. Raises PlanError, with `advice`."""
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        advice: How to make such a file, for the message.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        PlanError: The file is missing or not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf8"))
     except OSError as error:

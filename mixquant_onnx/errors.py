@@ -1,15 +1,15 @@
-"""The exceptions of the package, one exit code a class.
+"""The exceptions of the package, one exit code per class.
 
-MixquantError            1  anything below, caught by callers who do not care which
+MixquantError            1  base class, for callers that handle all of them alike
 ├── OptionError          2  a value that an option does not take
 ├── ModelError           3  the input is missing, truncated, not ONNX, or not runnable
 ├── OutputError          4  the output cannot be written
 ├── PlanError            5  a plan that does not fit the model
 ├── DataError            6  evaluation data that does not fit the model
 ├── UnchangedError       7  nothing was quantized
-├── ProofError           8  the written model failed its proof and was removed
-├── PromiseError         9  no plan keeps what was promised
-└── MetricError         10  the user's measure failed, hung, or gave no number
+├── ProofError           8  the written model failed verification and was removed
+├── PromiseError         9  no plan meets the accuracy target
+└── MetricError         10  the user's metric failed, timed out, or gave no number
 """
 
 from __future__ import annotations
@@ -21,50 +21,75 @@ from pathlib import Path
 
 
 class MixquantError(Exception):
-    """Base of every error that is the user's to act on. The message is one line."""
+    """Base of every error that the user can act on. The message is one line."""
 
     exit_code = 1
 
 
 class OptionError(MixquantError):
+    """A value that an option does not take."""
+
     exit_code = 2
 
 
 class ModelError(MixquantError):
+    """The input is missing, truncated, not ONNX, or not runnable."""
+
     exit_code = 3
 
 
 class OutputError(MixquantError):
+    """The output cannot be written."""
+
     exit_code = 4
 
 
 class PlanError(MixquantError):
+    """A plan or a scheme that cannot be parsed, or does not fit the model."""
+
     exit_code = 5
 
 
 class DataError(MixquantError):
+    """Calibration or evaluation data that does not fit the model."""
+
     exit_code = 6
 
 
 class UnchangedError(MixquantError):
+    """Nothing was quantized."""
+
     exit_code = 7
 
 
 class ProofError(MixquantError):
+    """The written model failed verification and was removed."""
+
     exit_code = 8
 
 
 class PromiseError(MixquantError):
+    """No plan meets the accuracy target."""
+
     exit_code = 9
 
 
 class MetricError(MixquantError):
+    """The user's metric failed, timed out, or gave no number."""
+
     exit_code = 10
 
 
 @contextmanager
 def writing(path: Path | None) -> Iterator[None]:
-    """An OSError inside becomes the OutputError of `path`."""
+    """Turn an OSError raised inside the context into an OutputError of `path`.
+
+    Args:
+        path: The file that is written.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -72,7 +97,14 @@ def writing(path: Path | None) -> Iterator[None]:
 
 
 def check_folder(path: Path) -> None:
-    """Makes the folder `path` where it is not there. Raises OutputError where nothing can be written into it."""
+    """Create the folder `path` where it does not exist.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        OutputError: The folder cannot be created, or is not writable.
+    """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
@@ -80,6 +112,14 @@ def check_folder(path: Path) -> None:
 
 
 def first_line(error: Exception, most: int = 300) -> str:
-    """The first line of an error's message that is not blank, cut to `most` characters; without one, its class."""
+    """The first line of an error's message that is not blank.
+
+    Args:
+        error: The exception.
+        most: Largest number of characters.
+
+    Returns:
+        The line, cut to `most` characters; the name of the exception's class where the message is empty.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:most] if lines else type(error).__name__

@@ -1,12 +1,12 @@
-"""How a run tells where it is."""
+"""Progress reports of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, how much of it is done, and how much there is."""
+"""Called as (stage, done, total): the name of the stage, and how many of its steps are done."""
 
 
 def quiet(stage: str, done: int, total: int) -> None:
-    return None
+    """A `Progress` that reports nothing."""

@@ -55,6 +55,7 @@ class RunResult:
 
     @property
     def elements(self) -> int:
+        """Number of quantized weights."""
         return sum(self.sites[name].site.elements for name in self.plan.sites)
 
     @property
@@ -78,8 +79,11 @@ def execute(
     """Quantize, rewrite, save and verify.
 
     Args:
+        planned: The plan.
+        execution: Samples and options of the run.
         output: where the model is written; None: nowhere.
         name: of the model, for messages.
+        progress: Called during the run.
 
     Raises:
         UnchangedError: nothing was quantized, or the file would be no smaller.

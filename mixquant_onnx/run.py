@@ -1,4 +1,4 @@
-"""Which plan a run makes: by the rule, for a budget, or for an accuracy target."""
+"""Selection of the plan of a run: by the rule, for a budget, or for an accuracy target."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ _ONE_WIDTH = "one width"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Job:
-    """A model, the options of a run, and the rows to fit to and to judge by (None where there are none)."""
+    """A model with the options and samples of a run.
+
+    Attributes:
+        loaded: The model.
+        config: The options.
+        split: The samples; None where there are none.
+    """
 
     loaded: Loaded
     config: Config
@@ -49,10 +55,21 @@ class Job:
 
     @property
     def execution(self) -> Execution:
+        """How plans of this run are executed."""
         return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
 
     def searched(self, progress: Progress = quiet) -> Searched:
-        """Every candidate with its error, by the method that the rows allow."""
+        """Every candidate with its error, by the method that the samples allow.
+
+        Args:
+            progress: Called during the search.
+
+        Returns:
+            The weights and the errors of their candidates.
+
+        Raises:
+            OptionError: A pattern of names matches no weight.
+        """
         config = self.config
         method = _method(config, self.split)
         options = replace(config.search, method=method)
@@ -67,10 +84,17 @@ class Job:
 
 
 def open_job(loaded: Loaded, config: Config) -> Job:
-    """Reads or makes the rows of a run, once.
+    """Read or generate the samples of a run, once.
+
+    Args:
+        loaded: The model.
+        config: The options.
+
+    Returns:
+        The job.
 
     Raises:
-        DataError: the rows do not fit the model, or options need rows and there are none.
+        DataError: The samples do not fit the model, or options need samples and there are none.
     """
     split = prepare(
         loaded.model,
@@ -95,7 +119,7 @@ def _needs_rows(config: Config) -> bool:
 
 
 def _wished(config: Config) -> str:
-    """The method by the options alone: `auto` is gptq where there may be rows to calibrate with."""
+    """The method by the options alone: `auto` is gptq where there may be samples for calibration."""
     if config.search.method != "auto":
         return config.search.method
     if config.data.data is not None or not config.data.data_free:
@@ -112,7 +136,7 @@ def _calibrates(split: DataSplit | None) -> bool:
 
 
 def _method(config: Config, split: DataSplit | None) -> str:
-    """The method of a run. Raises DataError where the one that was named has no rows to calibrate with."""
+    """The method of a run. Raises DataError where the requested one has no samples for calibration."""
     wished = _wished(config)
     if not is_calibrated(wished) or _calibrates(split):
         return wished
@@ -122,11 +146,19 @@ def _method(config: Config, split: DataSplit | None) -> str:
 
 
 def plan(loaded: Loaded, config: Config, progress: Progress = quiet) -> Planned:
-    """What a run would write; nothing is changed.
+    """The plan that a run would execute; nothing is changed.
+
+    Args:
+        loaded: The model.
+        config: The options.
+        progress: Called during the search.
+
+    Returns:
+        The plan.
 
     Raises:
-        OptionError: a budget cannot be met, or there is an accuracy target, which takes runs to reach.
-        DataError: the model does not run on the rows.
+        OptionError: A budget cannot be met, or there is an accuracy target, which takes runs to meet.
+        DataError: The model does not run on the samples.
     """
     if config.accuracy.wanted:
         raise OptionError(
@@ -154,7 +186,7 @@ def _plan(job: Job, progress: Progress) -> Planned:
 
 
 def _spending(searched: Searched, budget: BudgetOptions) -> Callable[[Priced], Planned]:
-    """What makes a plan that keeps to the budget."""
+    """A function that makes a plan within the budget."""
     size = budget.max_size
     if size is None:
         return lambda priced: plan_priced(priced, budget)
@@ -168,7 +200,7 @@ def _plan_of(priced: Priced, budget: BudgetOptions, spend: Callable[[Priced], Pl
 
 
 def _uniform_plan(priced: Priced, budget: BudgetOptions) -> Planned | None:
-    """All weights at the most bits that fit; None where none does. Mixed widths must do better to be worth anything."""
+    """The plan with all weights at the largest width that fits; None where none does. A baseline for mixed widths."""
     searched = priced.searched
     loaded, table = searched.loaded, searched.table
     for bits in reversed(widths(table)):
@@ -201,15 +233,21 @@ def run(
     progress: Progress = quiet,
     tell: Tell = silent,
 ) -> tuple[Planned, RunResult]:
-    """Plan and write.
+    """Plan, quantize, verify and write.
 
     Args:
-        output: where the model is written; None: nowhere.
-        name: of the model, for messages.
-        tell: called with a line on each file that was tried for an accuracy target.
+        loaded: The model.
+        config: The options.
+        output: The file to write; None for none.
+        name: Name of the model, for messages.
+        progress: Called during the run.
+        tell: Called with a line on each trial for an accuracy target.
+
+    Returns:
+        The plan, and its result.
 
     Raises:
-        MixquantError: what `plan` and `execute` raise; PromiseError where no plan reaches the accuracy target.
+        MixquantError: As `plan` and `execute`; PromiseError where no plan meets the accuracy target.
     """
     if config.accuracy.judged_by_data and not config.checks.verify:
         raise OptionError("an accuracy target is judged by the verification; leave --no-verify out")

@@ -1,4 +1,4 @@
-"""Many plans from one measuring pass: the curve of size against quality."""
+"""Many plans from one measurement: size against quality."""
 
 from __future__ import annotations
 
@@ -27,18 +27,29 @@ from mixquant_onnx.planning.sensitivity.table import sensitivity_name
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
 TABLE_FORMAT = 1
+"""Format of the table's file; incremented by incompatible changes."""
 
 _SAME = 1e-3
-"""Relative difference of mean squared weights up to which they are the same: float sums differ by machine."""
+"""Relative difference of mean squared weights up to which they are considered equal: float sums differ between
+machines.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """One plan. `cost` is what the budget summed; quality in the deployed profile, None where not measured.
+    """One plan.
 
-    `rows`: how many the quality was measured on, and `data` what they are: the user's, proxies or noise.
-
-    `pareto`: no other point is both smaller and better, in SQNR or, where there is none, in cost.
+    Attributes:
+        setting: The QEM or bits that it was made for.
+        nbytes: Size of its file in bytes.
+        average_bits: Bits per weight, scales and zero points included.
+        cost: Sum of its weights' costs.
+        sqnr_db: SQNR of the outputs in dB, in the deployed profile; None if not measured.
+        top1_agreement: Share of decisions equal to float's, from 0 to 1; None if not measured.
+        accuracy: Top-1 accuracy, from 0 to 1; None without labels.
+        rows: Samples on which the quality was measured.
+        data: What these samples are: the user's, proxies or noise.
+        pareto: Whether no other point is both smaller and better, in SQNR or, where there is none, in cost.
     """
 
     setting: str
@@ -63,10 +74,25 @@ def sweep(
     progress: Progress = quiet,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Point]:
-    """A point for each of `qems` (by the scope of `budget`) and each of `bits`, smallest first.
+    """Make, and if `execution` verifies also run, many plans.
 
-    Where `execution` verifies, each is run, on rows that nothing was fitted to. Bits that are too few are left out, and
-    told. Raises OptionError where no point is left.
+    Plans are run on samples to which nothing is fitted. Numbers of bits that are too small are left out, and reported.
+
+    Args:
+        priced: Costs of the candidates.
+        budget: Its scope applies to the plans of `qems`.
+        execution: How plans are run.
+        qems: One plan by QEM for each.
+        bits: One plan with that many bits per weight for each.
+        name: Name of the model, for messages.
+        progress: Called after each plan.
+        tell: Called with a line on what is left out.
+
+    Returns:
+        The points, smallest first.
+
+    Raises:
+        OptionError: No plan is left.
     """
     plans = [(f"qem {qem:g}", _by_error(priced, replace(budget, qem=qem, avg_bits=None))) for qem in qems]
     refused = OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
@@ -120,7 +146,7 @@ def _point(setting: str, planned: Planned, priced: Priced, execution: Execution,
 
 
 def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, nbytes: int) -> Point:
-    """Bits and cost of the schemes `chosen`: those of the file, which the safe rule may widen after planning."""
+    """Size and cost of the schemes in the file, which the safe rule may widen after planning."""
     table = priced.searched.table
     cost = sum(priced.costs[site][scheme] for site, scheme in chosen.items())
     taken = sum({c.scheme: c.nbytes for c in table[site].cells}[scheme] for site, scheme in chosen.items())
@@ -129,7 +155,14 @@ def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, 
 
 
 def marked(points: Sequence[Point]) -> list[Point]:
-    """`points`, smallest first, with those on the Pareto front marked: the first of equals."""
+    """Mark the points on the Pareto front.
+
+    Args:
+        points: Points in any order.
+
+    Returns:
+        The points, smallest first; of equal ones the first is marked.
+    """
     best, result = float("-inf"), []
     for point in sorted(points, key=lambda p: (p.nbytes, -_quality(p))):
         result.append(replace(point, pareto=_quality(point) > best))
@@ -146,7 +179,15 @@ def _mean_square(values: NDArray[np.float32]) -> float:
 
 
 def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that plans are made from, so that other plans need no measuring; `settings`: how it was measured."""
+    """Everything that plans are made from, so that further plans need no measurement.
+
+    Args:
+        priced: Costs of the candidates.
+        settings: The options by which they were measured.
+
+    Returns:
+        Values that `json` can write.
+    """
     sites = {
         name: {
             "elements": errors.elements,
@@ -177,7 +218,19 @@ def _cost_of(text: str) -> str:
 
 
 def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Priced:
-    """The table that `table_to_json` made of the same model. Raises PlanError."""
+    """Read a table of the same model.
+
+    Args:
+        data: What `json` read.
+        loaded: The model.
+        form: How files are written.
+
+    Returns:
+        Costs of the candidates.
+
+    Raises:
+        PlanError: It is not a table of this format, or of another model.
+    """
     wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
     if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
         raise wrong

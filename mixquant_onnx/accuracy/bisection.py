@@ -1,4 +1,4 @@
-"""The order in which bits are tried for a promise: from 4 bits up or down, between what is kept and what is not."""
+"""Bisection over bits per weight for an accuracy target, with several sensitivities."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from mixquant_onnx.numerics.arrays import FLOAT_BITS
 T = TypeVar("T")
 
 _FIRST_BITS = 4.0
+"""Bits per weight of the first trial."""
 MOST_BITS = 8.5
-"""Bits a weight beyond which a plan leaves weights float."""
+"""Bits per weight above which a plan leaves weights float."""
 
 _TRIES = 12
+"""Most trials; bounds time."""
 _CLOSE = 1.03
-"""Ratio of bits between what keeps the promise and what does not, at which the bisection ends."""
+"""Ratio of bits between a plan that meets the target and one that does not, at which the bisection ends."""
 
 _FIRST_STEP = 1.05
-"""How much smaller than what is kept the first try of a cost that comes late is."""
+"""Reduction of bits in the first trial of a sensitivity that is tried later."""
 
 _RIVALS = 2
-"""Costs that start, and go on until one loses."""
+"""Number of sensitivities that start, and continue until one is worse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Of one try. Of two, the higher score is better. What was known before costs no try."""
+    """Result of one trial. `score`: higher is better. Cached results do not count against the trial limit.
+
+    Attributes:
+        kept: Whether the target is met.
+        score: Quality of the file, in any unit.
+        known: Whether the result is cached.
+    """
 
     kept: bool
     score: float
@@ -35,9 +43,12 @@ class Verdict:
 
 
 def bisect(rivals: Sequence[T], judge: Callable[[T, float], Verdict], least: float) -> None:
-    """Asks `judge` of a rival and bits a weight, at least `least`, again and again; the caller keeps what it liked.
+    """Search for the fewest bits that meet the target.
 
-    `rivals` are costs in the order in which they are expected to do well.
+    Args:
+        rivals: Sensitivities, the most promising first.
+        judge: Runs a trial of a sensitivity at a number of bits per weight; the caller records files that it wants.
+        least: Bits per weight of the smallest plan.
     """
     search = _Bisection(judge, least, late=rivals[_RIVALS:])
     high = search.between(list(rivals[:_RIVALS]))
@@ -46,7 +57,14 @@ def bisect(rivals: Sequence[T], judge: Callable[[T, float], Verdict], least: flo
 
 
 def first_bits(least: float) -> float:
-    """What is tried first, where the smallest plan takes `least` bits a weight."""
+    """Bits per weight of the first trial.
+
+    Args:
+        least: Bits per weight of the smallest plan.
+
+    Returns:
+        At least `least`.
+    """
     return max(_FIRST_BITS, least)
 
 
@@ -56,7 +74,7 @@ class _Bisection(Generic[T]):
         self._left = _TRIES
 
     def between(self, rivals: list[T]) -> float:
-        """The fewest bits found at which one of `rivals` keeps the promise, or inf; those that lose come late."""
+        """The fewest bits at which one of `rivals` meets the target, or infinity; the others are tried later."""
         bits, low, high = first_bits(self._least), self._least, float("inf")
         while True:
             kept, rivals = self._compete(rivals, bits)
@@ -73,7 +91,7 @@ class _Bisection(Generic[T]):
                 bits = min(low * 1.6, FLOAT_BITS * 0.95)
 
     def _compete(self, rivals: list[T], bits: float) -> tuple[bool, list[T]]:
-        """Whether one of `rivals` keeps the promise, and those that go on: all while all keep it, else the best."""
+        """Whether one of `rivals` meets the target, and those that continue: all if all meet it, else the best."""
         verdicts = [self._try(one, bits) for one in rivals]
         best = max(range(len(rivals)), key=lambda k: (verdicts[k].kept, verdicts[k].score))
         if all(verdict.kept for verdict in verdicts):
@@ -82,7 +100,10 @@ class _Bisection(Generic[T]):
         return verdicts[best].kept, [rivals[best]]
 
     def below(self, high: float) -> None:
-        """Tries that are left go to the late costs: a little below `high`, and further while they keep the promise."""
+        """Use the remaining trials for later sensitivities.
+
+        The first is slightly below `high`, further ones lower while they meet the target.
+        """
         for one in self._late:
             step, low = _FIRST_STEP, self._least
             while self._left > 0 and high / low >= _CLOSE:
@@ -93,6 +114,7 @@ class _Bisection(Generic[T]):
                     low = bits if step > _FIRST_STEP else high
 
     def _try(self, one: T, bits: float) -> Verdict:
+        """Run one trial; a cached result does not count against the limit."""
         verdict = self._judge(one, bits)
         self._left -= not verdict.known
         return verdict

@@ -1,4 +1,4 @@
-"""The user's own measure of a model: a command or a callable that gives one number."""
+"""The user's metric of a model: a command or a callable that gives one number."""
 
 from __future__ import annotations
 
@@ -20,13 +20,25 @@ _TAIL = 5
 """Lines of a failing command's output that are shown."""
 
 _WAKE = 0.5
-"""Seconds between looks for signals: one that another thread got does not end the waiting of this one."""
+"""Seconds between checks for signals: one that another thread received does not interrupt waiting here."""
 
 _VARIABLE = "MIXQUANT_MODEL"
+"""Environment variable with the path of the model."""
 
 
 def figure_of(model: Path, target: AccuracyOptions) -> float:
-    """What the metric of `target` says of the model at `model`. Raises MetricError."""
+    """The metric value of a model.
+
+    Args:
+        model: Path of the model.
+        target: The metric.
+
+    Returns:
+        A finite number.
+
+    Raises:
+        MetricError: The metric failed, timed out, or gave no number.
+    """
     if callable(target.metric):
         given: Any = target.metric(model)
         try:
@@ -44,9 +56,10 @@ def figure_of(model: Path, target: AccuracyOptions) -> float:
 
 
 def _output(metric: str, model: Path, command: str, timeout: float) -> str:
-    """Standard output of `metric`; its whole process group is ended when it takes longer than `timeout` seconds.
+    """Standard output of a command; its whole process group is killed after `timeout` seconds.
 
-    The name of the model is in the environment, so that no shell takes a part of it for a command. `command`: in words.
+    The path of the model is passed in the environment, so that a shell does not interpret it. `command` is for
+    messages.
     """
     pipe, named = subprocess.PIPE, {**os.environ, _VARIABLE: str(model)}
     with subprocess.Popen(
@@ -69,7 +82,14 @@ def _output(metric: str, model: Path, command: str, timeout: float) -> str:
 
 
 def with_variable(command: str) -> str:
-    """`command` with a shell's variable in place of each {model}, quoted as the place asks for."""
+    """Replace each {model} in a command by a shell variable.
+
+    Args:
+        command: The command.
+
+    Returns:
+        The command, with quotes that suit each position.
+    """
     made, inside = [], [""]
     for token in re.findall(r"\{model\}|\$\(|\\.|.", command, re.DOTALL):
         here = inside[-1]
@@ -88,7 +108,7 @@ def with_variable(command: str) -> str:
 
 
 def _communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:
-    """Both outputs. Raises TimeoutExpired after `timeout` seconds."""
+    """Standard output and error. Raises TimeoutExpired after `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -131,7 +151,7 @@ def _read(line: str, key: str | None, command: str) -> float:
 
 
 def _number(text: str) -> float | None:
-    """Also what is no JSON, such as `.97`, which bc prints, and `nan`."""
+    """A number in another form than JSON, such as `.97`, which bc prints, or `nan`."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The smallest file that keeps a promise: whole runs, each saved and judged."""
+"""The smallest file that meets an accuracy target: complete runs, each saved and evaluated."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ Trial = Callable[[Planned, Path], RunResult]
 """Quantizes by a plan and writes the file."""
 
 Tell = Callable[[str], None]
-"""Called with a line on what was tried."""
+"""Called with a line about each trial."""
 
 
 def silent(line: str) -> None:
-    return None
+    """A `Tell` that reports nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Probe:
-    """One whole run."""
+    """One complete run."""
 
     planned: Planned
     result: RunResult
 
 
 class _Prober:
-    """Runs plans of given bits in a folder, and says of each whether it keeps the target."""
+    """Runs plans of given bits in a folder, and evaluates whether each meets the target."""
 
     def __init__(self, target: AccuracyOptions, trial: Trial, output: Path | None, folder: Path, tell: Tell) -> None:
         self._target, self._trial, self._tell, self._folder, self._output = target, trial, tell, folder, output
@@ -74,7 +74,7 @@ class _Prober:
         return verdict
 
     def _file(self) -> Path:
-        """A name in a folder of its own, where the names of data files beside the output are taken, too."""
+        """A path in a new folder, where names of data files beside the output are also taken."""
         folder = self._folder / str(len(self._seen))
         with writing(self._output):
             folder.mkdir()
@@ -85,7 +85,7 @@ class _Prober:
         return folder / self._output.name
 
     def _remember(self, probe: _Probe, kept: bool) -> None:
-        """The smallest file that keeps the promise stays; it is not always that of the fewest bits. Others go."""
+        """Store the smallest file that meets the target, which need not have the fewest bits; delete others."""
         smaller = self.smallest is None or probe.result.nbytes_after < self.smallest.result.nbytes_after
         useless: _Probe | None = probe
         if kept and smaller:
@@ -95,7 +95,16 @@ class _Prober:
 
 
 def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSplit | None) -> None:
-    """Before anything takes long: are there rows to judge by, which nothing is fitted to? Raises DataError."""
+    """Check early that there are samples for evaluation, to which nothing is fitted.
+
+    Args:
+        loaded: The model.
+        target: The accuracy target.
+        split: The samples; None where there are none.
+
+    Raises:
+        DataError: There are no such samples, no labels, or no classes, as the target requires.
+    """
     if target.metric is not None:
         return
     evaluation = None if split is None else split.evaluation
@@ -113,7 +122,7 @@ def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSpl
 
 
 def _check_agreement(loaded: model_io.Loaded, data: Data) -> None:
-    """Raises DataError where the model has no classes; looks at the outputs of its first batch."""
+    """Raise DataError where the model has no classes; runs its first batch."""
     try:
         session = Session(loaded.model)
     except RuntimeFailure:
@@ -123,16 +132,30 @@ def _check_agreement(loaded: model_io.Loaded, data: Data) -> None:
 
 
 def least_bits(priced: Priced) -> float:
-    """Bits a weight of the smallest plan."""
+    """Bits per weight of the smallest plan."""
     return max(8 * priced.least_bytes / max(priced.elements, 1) * 1.0001, 0.01)
 
 
 def keep(
     rivals: Sequence[Priced], target: AccuracyOptions, trial: Trial, output: Path | None, name: str, tell: Tell
 ) -> tuple[Planned, RunResult]:
-    """The smallest file found, placed at `output`. `rivals` in the order in which they are expected to do well.
+    """Find the smallest file that meets the target.
 
-    Raises PromiseError where no plan reaches the accuracy target, and what `execute` and the metric raise.
+    Args:
+        rivals: Costs by several sensitivities, the most promising first.
+        target: The accuracy target.
+        trial: Quantizes by a plan and writes the file.
+        output: Where to place the file; None to write none.
+        name: Name of the model, for messages.
+        tell: Called with a line about each trial.
+
+    Returns:
+        The plan and the result of its run.
+
+    Raises:
+        PromiseError: No plan meets the target.
+        MetricError: The metric fails.
+        DataError: The target cannot be evaluated on the data.
     """
     loaded = rivals[0].searched.loaded
     if output is not None:
@@ -172,7 +195,7 @@ def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path
 
 
 def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) -> tuple[bool, float, str]:
-    """Whether the saved file keeps the promise, in the deployed profile; the score, higher is better; in words."""
+    """Whether the saved file meets the target, in the deployed profile; the score, higher is better; a description."""
     if target.metric is not None and reference is not None and target.max_drop is not None:
         figure = figure_of(result.files[0], target)
         loss = (figure - reference) if target.lower_is_better else (reference - figure)

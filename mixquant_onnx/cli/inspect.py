@@ -10,6 +10,7 @@ from mixquant_onnx.cli.quantize import add_report, check_outputs, plan_to_replay
 
 
 def parser() -> Parser:
+    """The parser of `inspect`."""
     made = Parser(
         prog="mixquant-onnx inspect",
         usage="mixquant-onnx inspect IN.onnx [options]",
@@ -24,6 +25,17 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Plan and report; nothing is written but what --json and --plan ask for.
+
+    Args:
+        arguments: Command line without the name of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MixquantError: As `api.inspect`.
+    """
     args = parser().parse_intermixed_args(list(arguments))
     (source,) = paths_in(args, 1, "inspect")
     keywords = keywords_in(args)

@@ -1,4 +1,4 @@
-"""The console command: which command is meant, and what becomes of errors."""
+"""The console command: dispatch to subcommands, and handling of errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixquant_onnx.cli.signals import stoppable
 from mixquant_onnx.errors import MixquantError
 
 INTERRUPTED = 130
-"""Exit code after a signal to stop, as shells give it."""
+"""Exit code after a signal to stop, 128 + SIGINT as in shells."""
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "quantize": quantize.main,
@@ -20,7 +20,14 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; gives back the exit code."""
+    """Run a command.
+
+    Args:
+        argv: Command line without the name of the program; None for that of the process.
+
+    Returns:
+        The exit code; errors are printed on stderr.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with stoppable():
         try:
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command and its arguments; options may stand before its name, and `quantize` may be left out."""
+    """The command and its arguments; options may precede its name, and `quantize` may be omitted."""
     if arguments and arguments[0] in COMMANDS:
         return arguments[0], arguments[1:]
     named = next((word for word in arguments if word in COMMANDS), None)

@@ -1,4 +1,4 @@
-"""Parsers made from the options in config/. Imports nothing heavy, so that `--help` answers at once."""
+"""Parsers made from the options in `config/`. Imports nothing slow, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ from mixquant_onnx.errors import OptionError, writing
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises OptionError where argparse would print its usage and end."""
+    """A parser that raises OptionError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> Any:
+        """Raise OptionError.
+
+        Args:
+            message: What is wrong with the arguments.
+
+        Raises:
+            OptionError: Always.
+        """
         raise OptionError(f"{message}; see {self.prog} --help")
 
 
 def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
-    """The options of every stage but `without`, as text: what is not given is not in the namespace."""
+    """Add the options of every stage, as text; options that are not given are missing in the namespace.
+
+    Args:
+        parser: The parser.
+        without: Keywords of options to leave out.
+    """
     for title, stage in STAGES.values():
         group = parser.add_argument_group(title)
         for one in options_in(stage):
@@ -41,12 +54,31 @@ def _add(group: Any, one: Option) -> None:
 
 
 def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of the options of config/."""
+    """The options of `config/` that were given.
+
+    Args:
+        args: What the parser returned.
+
+    Returns:
+        Values as text by keyword.
+    """
     return {one.keyword: getattr(args, one.keyword) for one in all_options() if hasattr(args, one.keyword)}
 
 
 def paths_in(args: argparse.Namespace, wanted: int, command: str) -> list[Path]:
-    """The file names. Raises OptionError where there are not as many as `wanted`."""
+    """The file names that were given.
+
+    Args:
+        args: What the parser returned.
+        wanted: Their number.
+        command: Name of the command, for the message.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OptionError: There are more or fewer.
+    """
     if len(args.paths) != wanted:
         names = f"{wanted} file name{'s' * (wanted > 1)} expected, {len(args.paths)} given"
         raise OptionError(f"{names}; see mixquant-onnx {command} --help")
@@ -54,6 +86,14 @@ def paths_in(args: argparse.Namespace, wanted: int, command: str) -> list[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises OutputError."""
+    """Write a text file in UTF-8.
+
+    Args:
+        path: The file.
+        text: Its content.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     with writing(path):
         path.write_text(text, encoding="utf8")

@@ -1,4 +1,4 @@
-"""A bar on stderr while something takes long."""
+"""A progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """What is to be told of progress; nothing is drawn where stderr is not a terminal."""
+    """Show a progress bar within the context; nothing is drawn where stderr is not a terminal.
+
+    Yields:
+        The callback that reports progress.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

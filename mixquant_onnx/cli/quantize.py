@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
+    """The parser of `quantize`."""
     made = Parser(
         prog="mixquant-onnx",
         usage="mixquant-onnx [quantize] IN.onnx OUT.onnx [options]\n       mixquant-onnx inspect IN.onnx [options]\n"
@@ -35,7 +36,7 @@ def parser() -> Parser:
 
 
 def add_report(made: Parser) -> None:
-    """What quantize and inspect write beside the model."""
+    """Add the options for files that quantize and inspect write beside the model."""
     group = made.add_argument_group("Plan and report")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     group.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
@@ -50,6 +51,17 @@ def _version() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Quantize, verify, write and report.
+
+    Args:
+        arguments: Command line without the name of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MixquantError: As `api.quantize`.
+    """
     args = parser().parse_intermixed_args(list(arguments))
     source, output = paths_in(args, 2, "")
     if args.blocks:
@@ -87,7 +99,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """Raises OutputError where one of them cannot be written, before anything takes long."""
+    """Check early that files can be written.
+
+    Args:
+        *paths: The files; None for those that were not requested.
+
+    Raises:
+        OutputError: One of them cannot be written.
+    """
     from mixquant_onnx.model.files import check_writable
 
     for path in paths:
@@ -96,7 +115,19 @@ def check_outputs(*paths: Path | None) -> None:
 
 
 def plan_to_replay(path: Path | None, config: Config) -> BitPlan | None:
-    """The plan of --apply. Raises OptionError where there is a goal too, and PlanError."""
+    """The plan of --apply.
+
+    Args:
+        path: The file; None if the option was not given.
+        config: The other options.
+
+    Returns:
+        The plan; None if the option was not given.
+
+    Raises:
+        OptionError: There is also a budget or an accuracy target.
+        PlanError: The file is not a plan.
+    """
     if path is None:
         return None
     from mixquant_onnx.api import read_plan
@@ -110,4 +141,13 @@ def plan_to_replay(path: Path | None, config: Config) -> BitPlan | None:
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file.
+
+    Args:
+        path: The file.
+        data: What `json` can write.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     write_text(path, json.dumps(data, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Being stopped by signals."""
+"""Handling of signals that stop a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 @contextmanager
 def stoppable(grace: float = 2.0) -> Iterator[None]:
-    """Signals to stop are a KeyboardInterrupt inside, so that what is half done is cleaned up.
+    """Turn signals to stop into a KeyboardInterrupt within the context, so that temporary files are removed.
 
-    More of them within `grace` seconds are one: cleaning is not interrupted. What was ignored (nohup) still is.
+    Signals that were ignored (nohup) still are.
+
+    Args:
+        grace: Seconds in which further signals are dropped, so that the cleanup is not interrupted.
     """
     last = -float("inf")
 

@@ -25,10 +25,22 @@ if TYPE_CHECKING:
     from mixquant_onnx.run import Job
 
 _STEP = 0.5
+"""Step of a range of numbers without one; half a bit."""
 
 
 def numbers(text: str, flag: str) -> list[float]:
-    """`1,2,4`, `2.5..8` (steps of 0.5) or `2.5..8:0.25`. Raises OptionError."""
+    """Parse a list of numbers.
+
+    Args:
+        text: `1,2,4`, `2.5..8` (steps of 0.5) or `2.5..8:0.25`.
+        flag: Name of the option, for the message.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        OptionError: The text is none of these.
+    """
     values: list[float] = []
     try:
         for part in text.split(","):
@@ -46,6 +58,7 @@ def numbers(text: str, flag: str) -> list[float]:
 
 
 def parser() -> Parser:
+    """The parser of `sweep`."""
     made = Parser(
         prog="mixquant-onnx sweep",
         usage="mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [options]",
@@ -65,7 +78,17 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure once, plan often, show and write."""
+    """Measure once, make many plans, report and write them.
+
+    Args:
+        arguments: Command line without the name of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MixquantError: As `api.sweep`.
+    """
     args = parser().parse_intermixed_args(list(arguments))
     if len(args.paths) != 1:
         raise OptionError(f"sweep takes 1 file name, {len(args.paths)} given; see mixquant-onnx sweep --help")
@@ -115,7 +138,7 @@ def _plans(args: argparse.Namespace, keywords: Mapping[str, Any]) -> tuple[list[
 def _measured(
     table: Path | None, job: Job, keywords: Mapping[str, Any], progress: Progress
 ) -> tuple[Priced, dict[str, Any]]:
-    """What plans are made from, measured or read, and how it was measured."""
+    """The costs of all candidates, measured or read, and the options by which they were measured."""
     from mixquant_onnx.api import read_json
     from mixquant_onnx.planning.allocation import price
     from mixquant_onnx.tradeoff import table_from_json
@@ -134,7 +157,7 @@ def _measured(
 _MEASURED = (
     "bits", "method", "granularity", "symmetric", "baseline", "cost", "include", "exclude", "min_size", "native_types",
 )  # fmt: skip
-"""Options that a table was measured with, and that do nothing when it is read."""
+"""Options by which a table was measured, and which have no effect when it is read."""
 
 
 def _settings(config: Config, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +168,7 @@ def _settings(config: Config, keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_settings(chosen: Mapping[str, Any], keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises OptionError where an option was given that the table was not measured with."""
+    """Raise OptionError for an option that was given and differs from that of the table."""
     for name in _MEASURED:
         if name in keywords and chosen[name] != settings.get(name):
             flag = "--" + name.replace("_", "-")
@@ -156,7 +179,7 @@ def _check_settings(chosen: Mapping[str, Any], keywords: Mapping[str, Any], sett
 
 
 def _check_data(priced: Priced, job: Job) -> None:
-    """Raises OptionError where what the table chooses from needs data to be judged; tells where it was made without."""
+    """Raise OptionError where the methods in the table need data; note where the table was measured without."""
     from mixquant_onnx.planning.sensitivity.table import WEIGHT_ERROR
     from mixquant_onnx.quantization.methods import is_calibrated
 

@@ -1,6 +1,6 @@
 """Every option once: its flag, default, check and help text.
 
 In: keywords of the Python interface or values of the command line. Out: `Config`, one frozen dataclass for each stage;
-a stage is handed its own. For one more option add a field in `stages.py`: the command line, the keywords of the
-Python interface (`keywords.py`) and docs/options.md are made from the fields (`tools/options`).
+a stage takes only its own. To add an option, add a field in `stages.py`: the command line, the keywords of the Python
+interface (`keywords.py`) and docs/options.md are generated from the fields (`tools/options`).
 """

@@ -1,4 +1,4 @@
-"""All options of a run, each stage's in a dataclass of its own."""
+"""All options of a run, one dataclass per stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,21 @@ from mixquant_onnx.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Every choice of a run. Only the entry points know all of it; each stage takes its own part."""
+    """All options of a run. Only entry points use all of it; each stage takes its own part.
+
+    Attributes:
+        budget: How many bits to spend.
+        search: Candidates of each tensor.
+        selection: Tensors to quantize.
+        accuracy: The accuracy target.
+        form: Form of the file.
+        data: Where samples are read from.
+        rounding: How weights are rounded.
+        checks: What is checked at the end.
+
+    Raises:
+        OptionError: Options of different stages exclude each other.
+    """
 
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
@@ -44,12 +58,12 @@ class Config:
 
     @property
     def by_layer(self) -> bool:
-        """Whether the rule decides layer by layer, and bits are not spent over the whole model."""
+        """Whether the rule decides layer by layer, without a budget over the whole model."""
         return self.budget.by_layer and not self.accuracy.wanted
 
     @property
     def compares_plans(self) -> bool:
-        """Whether rows of data may decide between plans: costs are measured on them, or several plans are judged."""
+        """Whether samples may decide between plans: they measure sensitivities, or several plans are compared."""
         return not self.by_layer and self.budget.cost not in ("weight-error", "energy")
 
 
@@ -63,7 +77,7 @@ STAGES: Mapping[str, tuple[str, Any]] = {
     "rounding": ("Rounding", RoundingOptions),
     "checks": ("Checks", CheckOptions),
 }
-"""For each field of `Config`: a title and its dataclass."""
+"""For each field of `Config`, the title of its options and its dataclass."""
 
 
 def all_options() -> list[Option]:
@@ -72,10 +86,16 @@ def all_options() -> list[Option]:
 
 
 def config_of(**keywords: Any) -> Config:
-    """The `Config` of keywords or flags; what is not given has its default.
+    """The `Config` for keywords or flags; options that are not given have their defaults.
+
+    Args:
+        **keywords: Values by the keyword of the Python interface.
+
+    Returns:
+        The options of all stages.
 
     Raises:
-        OptionError: a keyword is not known, a value is not taken, or two options exclude each other.
+        OptionError: A keyword is not known, a value is not allowed, or two options exclude each other.
     """
     known = [one.keyword for one in all_options()]
     for name in keywords:

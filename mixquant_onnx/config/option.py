@@ -1,4 +1,4 @@
-"""An option as a field of a dataclass, and the list of them."""
+"""Options as fields of dataclasses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from typing import Any, Literal
 from mixquant_onnx.errors import OptionError
 
 Kind = Literal["value", "list", "switch", "off"]
-"""On the command line: takes a value; takes one, and may be given again; turns on; turns off what is on."""
+"""On the command line: takes a value; takes a value and may be repeated; turns on; turns off what is on by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
     """One option of a run.
 
-    `keyword` is that of the Python interface, `flag` that of the command line, `field` where the value is kept;
-    `accepts` is the type of the keyword and `shown` the default, both as text. `convert` makes the value of either
-    into that of the field and raises OptionError.
+    Attributes:
+        keyword: Name in the Python interface.
+        flag: Name on the command line.
+        field: Name of the dataclass field.
+        help: Text of the command line and of docs/options.md.
+        accepts: Type of the keyword, as text.
+        shown: The default, as text.
+        default: Value of the field if the option is not given.
+        kind: Form on the command line.
+        metavar: Placeholder for the value in the help.
+        choices: Allowed values; empty for any.
+        convert: Converts a value of either interface to that of the field; raises OptionError.
     """
 
     keyword: str
@@ -47,7 +56,23 @@ def option(
     choices: Sequence[str] = (),
     convert: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A field of a stage's dataclass that is an option; `flag` and `keyword` where they are not the field's name."""
+    """A dataclass field that is an option.
+
+    Args:
+        default: Value of the field.
+        help: Text of the command line and of docs/options.md.
+        accepts: Type of the keyword, as text.
+        flag: Name on the command line; "" for the keyword with dashes.
+        keyword: Name in the Python interface; "" for the name of the field.
+        shown: The default, as text; None for its `str`.
+        kind: Form on the command line.
+        metavar: Placeholder for the value in the help.
+        choices: Allowed values; empty for any.
+        convert: Converts and checks a value; None to check `choices` alone.
+
+    Returns:
+        A `dataclasses.field`.
+    """
     made = {
         "help": help, "accepts": accepts, "flag": flag, "keyword": keyword, "shown": shown, "kind": kind,
         "metavar": metavar, "choices": tuple(choices), "convert": convert,
@@ -56,7 +81,14 @@ def option(
 
 
 def options_in(stage: Any) -> list[Option]:
-    """The options of the dataclass `stage`, in order."""
+    """The options of a dataclass, in order.
+
+    Args:
+        stage: The dataclass.
+
+    Returns:
+        One entry for each field made by `option`.
+    """
     return [_option(f) for f in fields(stage) if "option" in f.metadata]
 
 

@@ -1,4 +1,4 @@
-"""Values of options, as text or as Python values, made into those of the fields. All raise OptionError."""
+"""Conversion of option values, given as text or as Python values. All functions raise OptionError."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from mixquant_onnx.numerics.arrays import ALL_BITS, FloatArray
 from mixquant_onnx.numerics.granularity import AUTO_GRIDS, Grid
 
 Rows = Path | tuple[Mapping[str, FloatArray], ...]
-"""Where rows of data are read from, or feeds in memory: arrays by the name of the input."""
+"""Where samples are read from, or batches in memory: arrays by the name of the input."""
 
 
 def widths(value: int | str | Sequence[int]) -> tuple[int, ...]:
-    """`2-8`, `4,8`, 4 or (4, 8), fewest bits first."""
+    """Parse bit widths.
+
+    Args:
+        value: `2-8`, `4,8`, 4 or (4, 8).
+
+    Returns:
+        Distinct widths in ascending order.
+
+    Raises:
+        OptionError: There is none, or one is not from 2 to 8.
+    """
     if isinstance(value, str):
         found = []
         for part in value.split(","):
@@ -33,12 +43,32 @@ def widths(value: int | str | Sequence[int]) -> tuple[int, ...]:
 
 
 def grids(value: str) -> tuple[Grid, ...]:
-    """The granularities that `tensor`, `channel`, `block:N` or `auto` stands for."""
+    """Parse granularities.
+
+    Args:
+        value: `tensor`, `channel`, `block:N` or `auto`.
+
+    Returns:
+        One granularity, or those that `auto` chooses from.
+
+    Raises:
+        OptionError: The text is none of these.
+    """
     return AUTO_GRIDS if value == "auto" else (Grid.parse(value),)
 
 
 def release(value: str | tuple[int, int]) -> tuple[int, int]:
-    """`1.22`, or (1, 22), of onnxruntime."""
+    """Parse a release of onnxruntime.
+
+    Args:
+        value: `1.22`, or (1, 22).
+
+    Returns:
+        (major, minor).
+
+    Raises:
+        OptionError: It is not a release, or older than OLDEST_ORT.
+    """
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+)\.(\d+)(?:\.\d+)?", value)
         if not found:
@@ -51,17 +81,24 @@ def release(value: str | tuple[int, int]) -> tuple[int, int]:
 
 
 OLDEST_ORT = (1, 20)
-"""The oldest onnxruntime on which files were tried (docs/releases.md)."""
+"""The oldest onnxruntime on which files were tested (docs/releases.md)."""
 
 FUSED_PAYS_FROM = (1, 25)
 """The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float (docs/releases.md)."""
 
 SMALL_INTS_FROM = (1, 21)
-"""The first onnxruntime with Add and Sub on 8-bit integers: smaller and quicker at load."""
+"""The first onnxruntime with Add and Sub on 8-bit integers: smaller files that load faster (docs/releases.md)."""
 
 
 def share(flag: str) -> Callable[[Any], float | None]:
-    """`1%` or 0.01."""
+    """A converter for shares.
+
+    Args:
+        flag: Name of the option, for messages.
+
+    Returns:
+        Converts `1%` or 0.01 to a float; raises OptionError for other text. None stays None.
+    """
 
     def convert(value: str | float | None) -> float | None:
         if value is None:
@@ -77,7 +114,17 @@ def share(flag: str) -> Callable[[Any], float | None]:
 
 
 def size(value: str | int | None) -> str | None:
-    """Checked text such as `5MB` or `25%`."""
+    """Check a file size.
+
+    Args:
+        value: Text such as `5MB` or `25%`, or bytes.
+
+    Returns:
+        The text; None stays None.
+
+    Raises:
+        OptionError: It is not a size.
+    """
     if value is None:
         return None
     nbytes_of(str(value), 1)
@@ -88,7 +135,18 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def nbytes_of(text: str, nbytes: int) -> int:
-    """Bytes that `5MB` (decimal) or `25%` (of `nbytes`) stand for."""
+    """Bytes of a file size.
+
+    Args:
+        text: `5MB` (decimal) or `25%`.
+        nbytes: What a percentage refers to, in bytes.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        OptionError: It is not a size.
+    """
     found = re.fullmatch(r"\s*([0-9.]+)\s*(%|[kKmMgG]?[bB]?)\s*", text)
     try:
         number = float(found[1]) if found else 0.0
@@ -100,7 +158,18 @@ def nbytes_of(text: str, nbytes: int) -> int:
 
 
 def number(flag: str, least: float, most: float, words: str, whole: bool = False) -> Callable[[Any], Any]:
-    """A number from `least` to `most`; `words` say what is taken. None stays None."""
+    """A converter for numbers.
+
+    Args:
+        flag: Name of the option, for messages.
+        least: Smallest allowed value.
+        most: Largest allowed value.
+        words: Description of the allowed values, for messages.
+        whole: Whether to convert to int.
+
+    Returns:
+        Converts a value and raises OptionError where it is not allowed. None stays None.
+    """
 
     def convert(value: Any) -> Any:
         if value is None:
@@ -117,15 +186,24 @@ def number(flag: str, least: float, most: float, words: str, whole: bool = False
 
 
 def patterns(value: Sequence[str]) -> tuple[str, ...]:
+    """One or more patterns as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def path(value: str | Path | None) -> Path | None:
+    """A path; None stays None."""
     return None if value is None else Path(value)
 
 
 def rows(value: Any) -> Rows | None:
-    """A path, one feed, or several feeds."""
+    """Data as a path or as batches.
+
+    Args:
+        value: A path, one batch, or several batches.
+
+    Returns:
+        A path, or a tuple of batches; None stays None.
+    """
     if value is None or isinstance(value, (str, Path)):
         return path(value)
     return (value,) if isinstance(value, Mapping) else tuple(value)

@@ -1,4 +1,4 @@
-"""The options of each stage. Text in `help` is shown by the command line and in docs/options.md."""
+"""The options of each stage. The command line and docs/options.md show the text in `help`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ Metric = Callable[[Path], float]
 """The value of a metric for the model at a path."""
 
 _LONGEST = 1_000_000
+"""Largest number of seconds or iterations; a guard against typing errors."""
 _ROWS = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectionOptions:
-    """Which tensors are quantized. Patterns match names of tensors, weights and nodes (fnmatch)."""
+    """Tensors to quantize. Patterns match names of tensors, weights and nodes (fnmatch)."""
 
     include: tuple[str, ...] = option(
         (), "only these tensors or nodes", accepts="Sequence[str]", kind="list", metavar="PATTERN",
@@ -43,7 +44,7 @@ class SelectionOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOptions:
-    """Which candidates each tensor has: widths, granularities, one method."""
+    """Candidates of each tensor: widths, granularities, one method."""
 
     bits: tuple[int, ...] = option(
         ALL_BITS, "allowed widths: 2-8, or a list such as 4,8", accepts="int | str | Sequence[int]", shown="2-8",
@@ -68,7 +69,7 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetOptions:
-    """How many bits there are to spend, and by what."""
+    """How many bits to spend, and by which rule or sensitivity."""
 
     qem: float = option(
         2.0, "a tensor's error may be X times that of plain int8; larger is smaller and less exact",
@@ -110,7 +111,7 @@ class BudgetOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyOptions:
-    """What the file must keep (the accuracy target): one of max_drop, min_sqnr, min_agreement.
+    """The accuracy target: one of max_drop, min_sqnr, min_agreement.
 
     `max_drop` and `min_agreement` are shares, `min_sqnr` is in dB.
     """
@@ -154,17 +155,18 @@ class AccuracyOptions:
 
     @property
     def wanted(self) -> bool:
+        """Whether there is an accuracy target."""
         return any(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement))
 
     @property
     def judged_by_data(self) -> bool:
-        """Whether the file is judged on rows of --data or --eval-data."""
+        """Whether the file is evaluated on samples of --data or --eval-data, not by the user's metric."""
         return self.wanted and self.metric is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
-    """The rows that weights are fitted to and judged by."""
+    """The samples for calibration and evaluation."""
 
     data: Rows | None = option(
         None, ".npz with the inputs by name, or a folder of them", accepts=_ROWS, metavar="PATH", convert=parsing.rows
@@ -189,7 +191,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundingOptions:
-    """How weights are rounded. `seed`, `iterations` and `resume` are of brecq."""
+    """How weights are rounded. `seed`, `iterations` and `resume` apply to brecq."""
 
     rounding: Literal["compensated", "nearest"] = option(
         "compensated", "compensated: a few weights are rounded the other way so that outputs keep their mean",
@@ -210,6 +212,7 @@ class RoundingOptions:
 
     @property
     def compensated(self) -> bool:
+        """Whether a few weights are rounded the other way so that outputs keep their mean."""
         return self.rounding == "compensated"
 
 
@@ -217,9 +220,9 @@ class RoundingOptions:
 class FormOptions:
     """What is written into the file.
 
-    `fused`: which large MatMul and Gemm weights run on the runtime's low-bit kernels. `auto`: those that see one row
-    by the model's own shapes, where the kernels are faster on every processor tried; `always`: all of them, which is
-    faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: all are folded.
+    `fused` selects the large MatMul and Gemm weights that run on the runtime's low-bit kernels. `auto`: those that see
+    one row by the model's declared shapes, where the kernels are faster on every processor tested; `always`: all of
+    them, which is faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: none.
     """
 
     target: str = option(

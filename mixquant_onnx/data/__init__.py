@@ -1,5 +1,5 @@
-"""Rows of data: read from files, found out by running the model, and divided once.
+"""Samples of data: read from files or generated, checked against the model, and split once.
 
-In: an .npz file, a folder of them, or feeds in memory. Out: `Data`, and of it a `DataSplit` into rows to calibrate on,
-rows to select by and rows to evaluate on. Another file format is one more reader in `files.py`.
+In: an .npz file, a folder of them, or batches in memory. Out: `Data`, and from it a `DataSplit` into samples for
+calibration, for selection and for evaluation. To add a file format, add a reader in `files.py`.
 """

@@ -1,4 +1,4 @@
-"""Second moments of what meets each weight, from runs of the float model and of the one being quantized."""
+"""Second moments of the input of each weight, from runs of the float model and of the partly quantized one."""
 
 from __future__ import annotations
 
@@ -19,51 +19,69 @@ from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
 
 ROWS = 8192
-"""Samples of a weight's input over all feeds, at most; fewer where the rows are short."""
+"""Most samples of a weight's input over all batches: bounds the time for K x K products."""
 
 _ROWS_A_COLUMN = 6
-"""Samples wanted for each input of a weight."""
+"""Samples wanted per input channel K of a weight, so that K x K second moments are well determined."""
 
 _FEWEST_ROWS = 2048
-"""Samples wanted of a weight with few inputs, or where means and variances are enough."""
+"""Samples of a weight with few inputs, or where only means and variances are needed."""
 
 _MOST_ROWS = 512
-"""Rows of data that are run, in feeds evenly spaced."""
+"""Most samples of data that are run, in evenly spaced batches: bounds the time of calibration."""
 
 _HELD = 8
-"""Every how many feeds one is held back, where that is asked for."""
+"""One of this many batches is held out, where that is asked for."""
 
 _FEWEST_LEARNED = 16
-"""Rows that must be left to learn from."""
+"""Fewest samples that must be left for learning."""
 
 _PLACES = 16
-"""Inputs read in one run, so that not all activations of a model are in memory at once."""
+"""Inputs read in one run, so that not all activations of a model are in memory at once. Affects memory alone."""
 
 PROXY_SAMPLE_WEIGHT = 0.25
-"""As how many independent samples one of a proxy input counts. Of 1, 1/4, 1/16 and 1/64 it does best on ResNet-20,
-MobileNetV2 and EfficientNet-Lite0 (docs/data_free.md); cross-validation on halves of the proxies takes twice as
-long and gains nothing."""
+"""Number of independent samples that one sample of a proxy input counts as. Of 1, 1/4, 1/16 and 1/64 it does best on
+ResNet-20, MobileNetV2 and EfficientNet-Lite0 (docs/data_free.md); cross-validation on halves of the proxies takes twice
+as long and gains nothing.
+"""
 
 WIDEST_OF_PROXIES = 2304
-"""Inputs of a weight beyond which proxies give means and variances alone: some 2,000 effective samples say little of
-more directions, and the solve takes their cube (4608 inputs: 8 times 2304)."""
+"""Widest input for which proxies give second moments; wider ones get means and variances alone. About 2,000 effective
+samples do not determine more directions, and the solve is cubic in the width (4608 inputs: 8 times 2304).
+"""
 
 Values = Mapping[Place, FloatArray]
+"""Values of one batch by place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ActivationStream:
-    """Inputs of weights in one model, read in the order of the graph. `names`: of each place in the main graph."""
+    """Inputs of weights in one model, read in the order of the graph.
+
+    Attributes:
+        executor: Computes the values.
+        names: Name in the main graph of each place.
+    """
 
     executor: IncrementalExecutor
     names: Mapping[Place, str]
 
     def fork(self) -> ActivationStream:
-        """A second stream at the same place; neither moves the other."""
+        """A second stream at the same position; advancing one does not affect the other."""
         return replace(self, executor=self.executor.fork())
 
     def values(self, places: Sequence[Place]) -> Iterator[Values]:
-        """For each feed the values at `places`. Raises RuntimeFailure."""
+        """Compute the values at some places, and move there.
+
+        Args:
+            places: Places behind those of earlier calls.
+
+        Yields:
+            The values of each batch.
+
+        Raises:
+            RuntimeFailure: ONNX Runtime does not run the model.
+        """
         for found in self.executor.values([self.names[place] for place in places]):
             yield {place: found[self.names[place]] for place in places}
 
@@ -78,13 +96,14 @@ class Calibration:
     Args:
         model: The float model; never changed.
         sites: The weights by name.
-        data: What the model is run on.
-        hold_back: Keep some rows out of learning, to judge by, if `data` can be cut (its `axes` say where).
+        data: The samples that the model is run on.
+        hold_back: Hold some samples out of learning, for evaluation, if `data` can be split (`Data.axes`).
 
     Attributes:
         order: Names of the weights in the order of the graph.
-        features: Where the input of each weight is; weights whose input cannot be read have none.
-        feeds: All that is run; the first `learned` are learned from and the others judge.
+        features: Location of the input of each weight; weights whose input cannot be read have none.
+        feeds: All batches that are run; the first `learned` are for learning, the others for evaluation.
+        learned: Number of batches for learning.
     """
 
     def __init__(
@@ -102,11 +121,11 @@ class Calibration:
 
     @property
     def holds_back(self) -> bool:
-        """Whether some feeds are kept to judge by."""
+        """Whether some batches are held out for evaluation."""
         return self.learned < len(self.feeds)
 
     def stages(self) -> list[list[str]]:
-        """Names of all weights in the order of the graph, those that read the same value together."""
+        """Names of all weights in the order of the graph, those that read the same value grouped."""
         groups: dict[Place | str, list[str]] = {}
         for name in self.order:
             feature = self.features.get(name)
@@ -114,11 +133,11 @@ class Calibration:
         return list(groups.values())
 
     def moments(self, names: Sequence[str], every_feed: bool = True) -> dict[str, Moments]:
-        """Mean and variance of the inputs of `names`.
+        """Mean and variance of the inputs of weights in the float model.
 
         Args:
-            names: Weights.
-            every_feed: Of all feeds; else of those to learn from alone.
+            names: The weights.
+            every_feed: Whether to use all batches, or only those for learning.
 
         Returns:
             By name, without weights whose input cannot be read; empty where the model does not run.
@@ -128,13 +147,25 @@ class Calibration:
         return {name: one.of_generated_inputs() for name, one in found.items()} if self._noise else found
 
     def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
-        """Second moments in the float model, as `moments` does."""
+        """Second moments of the inputs of weights in the float model, over all batches.
+
+        Args:
+            names: The weights.
+
+        Returns:
+            By name, without weights whose input cannot be read; empty where the model does not run.
+        """
         return _full(self._all(names, True))
 
     def stream(self, model: ModelProto) -> ActivationStream:
-        """The inputs of all weights in `model`: the calibration's own, perhaps with other weights.
+        """A stream of the inputs of all weights.
 
-        Edits `model` so that values inside of branches are given out.
+        Args:
+            model: The calibration's model, perhaps with other weights. Changed: values inside of branches become
+                outputs.
+
+        Returns:
+            The stream, at the first input.
         """
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
@@ -143,7 +174,7 @@ class Calibration:
         return ActivationStream(executor=executor, names=names)
 
     def float_stream(self) -> ActivationStream:
-        """The inputs of all weights in the float model."""
+        """A stream of the inputs of all weights in the float model."""
         if all(not feature.place[0] for feature in self.features.values()):
             return self.stream(self._model)
         copy = ModelProto()
@@ -153,13 +184,13 @@ class Calibration:
     def collect(
         self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True
     ) -> dict[str, SecondMoments]:
-        """Second moments of the inputs of weights that read the same value; moves both streams there.
+        """Second moments of the inputs of weights that read the same value. Advances both streams.
 
         Args:
             names: The weights.
             reference: Stream of the float model.
             current: Stream of the model whose earlier weights are quantized.
-            every_feed: Of all feeds; else of those to learn from alone (all are run).
+            every_feed: Whether to use all batches, or only those for learning (all are run).
 
         Returns:
             By name, with cross moments of `reference`; without weights whose input cannot be read or is too wide.
@@ -168,7 +199,7 @@ class Calibration:
         return _full(self._sums(wanted, reference, current, True, self._count(every_feed)))
 
     def is_too_wide(self, name: str) -> bool:
-        """Whether a weight has more inputs than the samples of proxies can tell the second moments of."""
+        """Whether a weight has more inputs than samples of proxies can determine second moments of."""
         feature = self.features.get(name)
         return self._proxy and feature is not None and feature.width > WIDEST_OF_PROXIES
 
@@ -176,7 +207,12 @@ class Calibration:
         return len(self.feeds) if every_feed else self.learned
 
     def advance(self, names: Sequence[str], stream: ActivationStream) -> None:
-        """Move `stream` past the inputs of `names`, as `collect` would."""
+        """Move a stream past the inputs of weights, as `collect` would.
+
+        Args:
+            names: The weights.
+            stream: The stream.
+        """
         stream.advance(list(dict.fromkeys(self.features[name].place for name in names if name in self.features)))
 
     def _all(self, names: Sequence[str], full: bool, every_feed: bool = True) -> dict[str, SecondMoments | Moments]:
@@ -191,7 +227,7 @@ class Calibration:
     def _sums(
         self, names: Sequence[str], own: ActivationStream, other: ActivationStream | None, full: bool, feeds: int
     ) -> dict[str, SecondMoments | Moments]:
-        """Of the first `feeds` feeds; all are run."""
+        """Statistics of the first `feeds` batches; all are run."""
         places = list(dict.fromkeys(self.features[name].place for name in names))
         if not places:
             return {}
@@ -226,7 +262,7 @@ class Calibration:
 
 
 def _batches(data: Data) -> tuple[Feed, ...]:
-    """In two feeds at least, where they can be cut: the shrinkage is cross-validated between halves."""
+    """The data in at least two batches, if it can be split: the shrinkage is cross-validated between halves."""
     parts = batched(data)
     if len(parts.feeds) == 1:
         parts = batched(data, max(1, -(-data.rows // 2)))
@@ -234,7 +270,7 @@ def _batches(data: Data) -> tuple[Feed, ...]:
 
 
 def _parts(data: Data) -> tuple[tuple[Feed, ...], tuple[Feed, ...]]:
-    """What to learn from and what to judge by; all and nothing where `data` is not to be cut, or is little."""
+    """Batches for learning and held-out batches; none are held out where `data` is small or cannot be split."""
     learned, held = held_out(data, _HELD)
     few = len(learned.feeds) + len(held.feeds) < _HELD or learned.rows < _FEWEST_LEARNED
     if few or held.rows * 2 * _HELD < learned.rows + held.rows:

@@ -1,4 +1,4 @@
-"""What a model is run on (`Data`), and its division by purpose (`DataSplit`)."""
+"""Samples that a model is run on (`Data`), and their split by purpose (`DataSplit`)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
 
 BATCH = 32
-"""Rows that are run at once, at most, where a feed can be cut: memory, not quality, depends on it."""
+"""Most samples per batch, where batches can be split. Affects memory, not results."""
 
 Axes = Mapping[str, int]
-"""The batch axis of each input that has one; the other inputs are shared by all rows."""
+"""The batch axis of each input that has one; other inputs are shared by all samples."""
 
 
 Origin = Literal["user", "proxy", "noise"]
+"""Where data comes from: the user, proxy inputs, or random noise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Data:
-    """Feeds in order, and labels for all their rows where there are any.
+    """Batches in order, with labels for all their samples where there are any.
 
-    `origin`: given by the user; `proxy`: not the user's, but of the kind that the model reads; `noise`: random.
-    `name`: what the rows are called in messages.
-    `axes`: where the rows of a feed are, as found by running the model; None where a feed can only be run whole.
+    Attributes:
+        feeds: The batches: inputs of the model by name.
+        labels: One integer per sample (or a fixed number per sample), or None.
+        origin: `user`: given by the user; `proxy`: generated, of the kind that the model reads; `noise`: random.
+        name: What messages call the samples.
+        axes: The batch axes, as found by running the model; None where a batch can only be run whole.
     """
 
     feeds: tuple[Feed, ...]
@@ -38,19 +42,21 @@ class Data:
 
     @property
     def rows(self) -> int:
-        """Rows over all feeds; those of its first input for a feed that can only be run whole."""
+        """Number of samples; for a batch that can only be run whole, the length of its first input."""
         return sum(rows_of(feed, self.axes) for feed in self.feeds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DataSplit:
-    """One data set by purpose; a step is handed the part that is meant for it.
+    """One data set, split by purpose; each step gets the part that is meant for it.
 
-    calibration: what moments, rounding and costs are fitted to while plans are compared.
-    selection: what decides between plans; the calibration rows themselves where none could be spared.
-    fitting: both together, for the last solve, when the plan is chosen.
-    evaluation: what every figure that is told or promised is of; of no other part, unless `in_sample`.
-    in_sample: the evaluation rows were fitted to, because none could be spared: `reason` says why not.
+    Attributes:
+        calibration: For moments, rounding and sensitivities while plans are compared.
+        selection: For choosing between plans; equal to `calibration` where no samples could be spared.
+        fitting: Both together, for the final solve of the chosen plan.
+        evaluation: For all reported metric values and accuracy targets; disjoint from the others unless `in_sample`.
+        in_sample: Whether the evaluation samples were also fitted to, because none could be spared.
+        reason: Why none could be spared; "" if not `in_sample`.
     """
 
     calibration: Data
@@ -62,20 +68,37 @@ class DataSplit:
 
 
 def undivided(data: Data, in_sample: bool = False, reason: str = "") -> DataSplit:
-    """All of `data` for every purpose."""
+    """All of `data` for every purpose.
+
+    Args:
+        data: The samples.
+        in_sample: See `DataSplit`.
+        reason: See `DataSplit`.
+
+    Returns:
+        The split.
+    """
     return DataSplit(
         calibration=data, selection=data, fitting=data, evaluation=data, in_sample=in_sample, reason=reason
     )
 
 
 def row_count(feed: Feed) -> int:
-    """Rows of the first input; one for a feed without rows."""
+    """Length of the first input of a batch; one if it has no axes."""
     first = next(iter(feed.values()), None)
     return len(first) if isinstance(first, np.ndarray) and first.ndim else 1
 
 
 def rows_of(feed: Feed, axes: Axes | None) -> int:
-    """Rows of `feed`, which lie along `axes`; of its first input where there are none."""
+    """Number of samples in a batch.
+
+    Args:
+        feed: The batch.
+        axes: Its batch axes; None for the length of its first input.
+
+    Returns:
+        The number of samples.
+    """
     if not axes:
         return row_count(feed)
     name, axis = next(iter(axes.items()))
@@ -83,12 +106,29 @@ def rows_of(feed: Feed, axes: Axes | None) -> int:
 
 
 def take(feed: Feed, axes: Axes, rows: Sequence[int] | slice) -> Feed:
-    """Some rows of `feed`, with what all rows share."""
+    """Some samples of a batch, with the inputs that all samples share.
+
+    Args:
+        feed: The batch.
+        axes: Its batch axes.
+        rows: Positions of the samples.
+
+    Returns:
+        A batch.
+    """
     return {n: a[(slice(None),) * axes[n] + (rows,)] if n in axes else a for n, a in feed.items()}
 
 
 def batched(data: Data, rows: int = BATCH) -> Data:
-    """`data` with feeds of at most `rows` rows, about equal within what was one feed, where they can be cut."""
+    """Split the data into batches of limited size, about equal within each original batch.
+
+    Args:
+        data: The samples.
+        rows: Most samples per batch.
+
+    Returns:
+        The same samples; `data` itself where batches cannot be split.
+    """
     axes = data.axes
     if not axes:
         return data
@@ -101,6 +141,14 @@ def batched(data: Data, rows: int = BATCH) -> Data:
 
 
 def thinned(data: Data, rows: int) -> Data:
-    """Every n-th feed of `data`, so that they hold about `rows` rows at most; without labels where any are left out."""
+    """Every n-th batch of the data.
+
+    Args:
+        data: The samples.
+        rows: Approximate limit on the number of samples.
+
+    Returns:
+        `data`, or fewer batches without labels.
+    """
     every = max(1, -(-data.rows // rows)) if len(data.feeds) > 1 else 1
     return data if every == 1 else replace(data, feeds=data.feeds[::every], labels=None)

@@ -1,4 +1,4 @@
-"""Feeds and labels from .npz files or from memory, checked against the inputs of a model."""
+"""Batches and labels from .npz files or from memory, checked against the inputs of a model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,25 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
 
 LABELS = "labels"
+"""Key of the labels in an .npz file."""
 
 
 def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
-    """Feeds of an .npz file (arrays by input name) or of a folder of them, in the order of their names.
+    """Read batches from an .npz file (arrays by input name), or from a folder of them in the order of their names.
 
-    The tensors of a sequence are `name.0`, `name.1` and so on, or the rows of the array `name`. Rows beyond a fixed
-    batch are fed one batch after another, together with the rows of the other inputs. Raises DataError for whatever
-    does not fit.
+    The tensors of a sequence are `name.0`, `name.1` and so on, or the rows of the array `name`. Where a model fixes its
+    batch size, longer arrays are split into batches, all inputs alike.
+
+    Args:
+        path: The file or folder.
+        labels: A file of labels; None to use the key `labels` of the .npz files, if there is one.
+        inputs: Inputs of the model.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: A file is missing, or its arrays do not fit the model.
     """
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not path.exists() or not files:
@@ -41,7 +52,19 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
 
 
 def data_of(feeds: Sequence[Mapping[str, Any]], labels: Path | None, inputs: list[Input]) -> Data:
-    """Feeds that the caller has in memory, checked and cut as those of files. Raises DataError."""
+    """Batches that the caller has in memory, checked and split like those of files.
+
+    Args:
+        feeds: Arrays by input name, for each batch.
+        labels: A file of labels, or None.
+        inputs: Inputs of the model.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: There are no batches, or they do not fit the model.
+    """
     if not feeds:
         raise DataError("data: holds no feed; give arrays by input name")
     made = [feed for given in feeds for feed in _cut(Path("data"), dict(given), inputs)]
@@ -81,7 +104,7 @@ def _read_labels(file: Path) -> FloatArray:
 
 
 def _cut(file: Path, given: Mapping[str, Any], inputs: list[Input]) -> Iterator[Feed]:
-    """One feed, or several where an input of fixed size comes with more rows: row by row, all inputs together."""
+    """One batch, or several where an input of fixed size has more samples: all inputs are split alike."""
     values = {i.name: _fitting(file, given, i) for i in inputs}
     count, axes = _cut_axes(file, values, inputs)
     for position in range(count):
@@ -92,7 +115,7 @@ def _cut(file: Path, given: Mapping[str, Any], inputs: list[Input]) -> Iterator[
 
 
 def _cut_axes(file: Path, values: Mapping[str, Any], inputs: list[Input]) -> tuple[int, dict[str, int | None]]:
-    """How many feeds `values` make, and along which axis each is cut (None: all feeds share it). Raises DataError."""
+    """Number of batches that `values` make, and the axis along which each is split (None: shared). Raises DataError."""
     axes = {i.name: _cut_axis(values[i.name], i) for i in inputs}
     fixed = [i for i in inputs if axes[i.name] == 0]
     count = max((_pieces(values[i.name], i, 0) for i in fixed), default=1)
@@ -123,7 +146,7 @@ def _pieces(value: FloatArray, expected: Input, axis: int) -> int:
 
 
 def _cut_axis(value: Any, expected: Input) -> int | None:
-    """The one axis along which `value` is a multiple of what the model takes; None where it is taken as it is."""
+    """The axis along which `value` is a multiple of the input's size; None where it fits as it is."""
     if expected.sequence or expected.dims is None:
         return None
     differ = [k for k, d in enumerate(expected.dims) if isinstance(d, int) and d != value.shape[k]]
@@ -131,7 +154,7 @@ def _cut_axis(value: Any, expected: Input) -> int | None:
 
 
 def _fitting(file: Path, given: Mapping[str, Any], expected: Input) -> Any:
-    """What is fed to an input: an array, or a list of them for a sequence. Raises DataError."""
+    """The value for an input: an array, or a list of arrays for a sequence. Raises DataError."""
     name = expected.name
     if not expected.sequence:
         if name not in given:
@@ -146,7 +169,7 @@ def _fitting(file: Path, given: Mapping[str, Any], expected: Input) -> Any:
 
 
 def _typed(file: Path, array: FloatArray, expected: Input) -> FloatArray:
-    """`array` as the model takes it: strings as objects. Raises DataError for another type, or NaN."""
+    """`array` in the input's type, strings as objects. Raises DataError for another type, or NaN."""
     if expected.dtype == np.dtype(object):
         if array.dtype.kind not in "USO":
             raise DataError(f"{file}: input '{expected.name}' is {array.dtype}, the model takes strings")
@@ -159,7 +182,7 @@ def _typed(file: Path, array: FloatArray, expected: Input) -> FloatArray:
 
 
 def _check_shape(file: Path, array: FloatArray, expected: Input) -> None:
-    """Raises DataError where `array` is neither what the model takes nor a number of those, one after another."""
+    """Raise DataError where the shape is neither the input's nor a multiple of it along one axis."""
     if array.ndim and array.shape[0] == 0:
         raise DataError(f"{file}: input '{expected.name}' holds no values (shape {array.shape}); give at least one row")
     dims = expected.dims

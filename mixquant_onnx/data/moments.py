@@ -1,4 +1,4 @@
-"""Statistics of the inputs that meet a weight: means, variances, second moments, and how far these are shrunk."""
+"""Statistics of the inputs of a weight: means, variances, second moments, and their shrinkage."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 from mixquant_onnx.numerics.quadratic import quadratic_error
 
 _LEAST_VARIANCE = 0.1
-"""Least variance of an input, as a share of its layer's mean variance, where inputs are generated."""
+"""Least variance of an input, relative to its layer's mean variance, where inputs are generated: real ones may vary
+more.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
-    """Mean and variance of the input that meets each weight of a row.
+    """Mean and variance of the input of each weight in a row.
 
-    Args:
-        mean: [groups, M], a row for each group of a Conv, else one.
+    Attributes:
+        mean: [groups, M], one row for each group of a Conv, else one.
         variance: [groups, M].
-        one_signed: [groups, M], which inputs were never seen to change their sign, as after Relu; None if unknown.
+        one_signed: [groups, M], inputs whose sign was constant, as after Relu; None if unknown.
     """
 
     mean: NDArray[np.float32]
@@ -28,14 +30,17 @@ class Moments:
     one_signed: NDArray[np.bool_] | None = None
 
     def of_generated_inputs(self) -> Moments:
-        """The part of statistics of noise that holds for real inputs too.
+        """The statistics of noise that also hold for real inputs.
 
-        Inputs of one sign share that sign, but noise does not tell which are the largest: they get one mean for all of
-        them. No variance is below its squared mean: real inputs vary more than noise (mean^2 / variance of a layer's
-        real inputs is 0.05 to 1.9 on the models of docs/accuracy.md, on generated ones up to 10^5).
+        Inputs of one sign share that sign, but noise does not tell which are largest: they get a common mean. No
+        variance is below its squared mean: real inputs vary more than noise (mean^2 / variance of a layer's real inputs
+        is 0.05 to 1.9 on the models of docs/accuracy.md, up to 10^5 on generated ones).
+
+        Returns:
+            Moments of the same shape; `self` where signs are unknown.
 
         Source:
-            One mean for all: SQuant, Guo et al. 2022, arXiv 2202.07471.
+            A common mean: SQuant, Guo et al. 2022, arXiv 2202.07471.
         """
         if self.one_signed is None:
             return self
@@ -77,14 +82,14 @@ _CROSS_DAMPING = 0.05
 class SecondMoments:
     """Second moments of the inputs x of a weight's rows.
 
-    Args:
+    Attributes:
         matrix: E[x x^T] [groups, K, K].
         mean: E[x] [groups, K].
         samples: Number of samples n.
-        cross: E[y x^T] [groups, K, K], where x comes from the model whose earlier weights are quantized already and y
-            from the float model; None where both are the same.
-        halves: The same statistics of every other feed, and of the rest; None where there is one feed.
-        sample_weight: As how many independent samples each sample counts.
+        cross: E[y x^T] [groups, K, K], with x from the partly quantized model and y from the float model; None where
+            both are the same.
+        halves: The same statistics of the even and of the odd batches; None where there is one batch.
+        sample_weight: Number of independent samples that each sample counts as.
     """
 
     matrix: Matrices
@@ -106,19 +111,16 @@ class SecondMoments:
 
     @property
     def effective_samples(self) -> float:
-        """Number of independent samples that the samples count as."""
+        """Number of independent samples: `samples` times `sample_weight`."""
         return self.samples * self.sample_weight
 
     @property
     def shrinkage(self) -> float:
-        """Share of the off-diagonal moments to drop: K / (K + n), n the effective samples; at least LEAST_SHRINKAGE.
-
-        n samples of K inputs fix n directions.
-        """
+        """Share of the off-diagonal moments to drop: K / (K + n), n the effective samples; at least LEAST_SHRINKAGE."""
         return max(LEAST_SHRINKAGE, self.width / (self.width + self.effective_samples))
 
     def shrunk(self) -> Matrices:
-        """`matrix` [groups, K, K] moved towards its diagonal by `shrinkage`; positive definite."""
+        """`matrix` [groups, K, K] shrunk towards its diagonal by `shrinkage`; positive definite."""
         diagonal = self.diagonal()
         result = self.matrix * np.float32(1 - self.shrinkage)
         index = np.arange(self.width)
@@ -126,17 +128,17 @@ class SecondMoments:
         return np.asarray(result, np.float32)
 
     def diagonal(self) -> NDArray[np.float32]:
-        """E[x_j^2] [groups, K], none so small that a weight would be free."""
+        """E[x_j^2] [groups, K], with a floor of 0.1 % of the mean, so that no weight is unconstrained."""
         index = np.arange(self.width)
         diagonal = self.matrix[:, index, index]
         least = 1e-3 * diagonal.mean(axis=1, keepdims=True) + np.float32(1e-12)
         return np.asarray(np.maximum(diagonal, least), np.float32)
 
     def target(self, rows: Matrices) -> Matrices:
-        """The weights that best repeat the float output on the inputs as they now are.
+        """The weights that best reproduce the float output on the current inputs.
 
-        W + W (E[y x^T] - E[x x^T]) (E[x x^T] + damping)^-1, the least-squares solution of min |W y - W' x|^2, pulled
-        towards W as far as the samples are few.
+        W + W (E[y x^T] - E[x x^T]) (E[x x^T] + damping)^-1, the least-squares solution of min |W y - W' x|^2; the
+        damping grows as samples get fewer.
 
         Args:
             rows: The float weights W [groups, n, K].
@@ -153,11 +155,14 @@ class SecondMoments:
         return np.asarray(rows + np.linalg.solve(damped, missed.astype(np.float64)).transpose(0, 2, 1), np.float32)
 
     def output_loss(self, rows: Matrices, levels: Matrices) -> float:
-        """Mean squared difference of two weights' outputs, up to a constant that does not depend on `levels`.
+        """Mean squared difference of the outputs of two weights, up to a constant that does not depend on `levels`.
 
         Args:
-            rows: The float weights [groups, n, K], which meet the float model's inputs.
-            levels: Quantized weights [groups, n, K], which meet the current inputs.
+            rows: The float weights [groups, n, K], applied to the float model's inputs.
+            levels: Quantized weights [groups, n, K], applied to the current inputs.
+
+        Returns:
+            The loss, in squared units of the output, summed over rows and groups.
         """
         if self.cross is None:
             return quadratic_error(levels - rows, self.matrix)
@@ -175,26 +180,26 @@ def _moments(mean: NDArray[np.float32], square: NDArray[np.float32]) -> Moments:
 
 
 _AT_ONCE = 2048
-"""Samples that are multiplied at once: small products are slow."""
+"""Samples that are multiplied at once: small products are slow. Affects speed alone."""
 
 
 def _products(left: Matrices, right: Matrices) -> Matrices:
-    """left^T right of each group; for one group as a plain product, which BLAS does by half when both are the same."""
+    """left^T right for each group; for one group a plain product, which BLAS halves when both are the same array."""
     if len(left) == 1:
         return np.asarray((left[0].T @ right[0])[None], np.float32)
     return np.asarray(np.matmul(left.transpose(0, 2, 1), right), np.float32)
 
 
 _WIDEST_SPLIT = 4096
-"""Inputs of a weight up to which its halves are kept: they take as much memory as the whole."""
+"""Widest input for which statistics of halves are collected: they take as much memory as the whole."""
 
 
 class Accumulator:
-    """Sums of one weight's inputs, feed after feed; float64 across feeds.
+    """Running sums of one weight's inputs over batches; float64 across batches.
 
     Args:
-        full: Products of all pairs of inputs; else of each with itself.
-        split: With halves, where there is more than one feed.
+        full: Whether to sum products of all pairs of inputs, or only squares.
+        split: Whether to collect halves too, where there is more than one batch.
     """
 
     def __init__(self, full: bool = True, split: bool = False) -> None:
@@ -203,18 +208,22 @@ class Accumulator:
         self._feeds = 0
 
     def add(self, rows: Matrices, reference: Matrices | None = None) -> None:
-        """Add the samples of one feed.
+        """Add the samples of one batch.
 
         Args:
             rows: Inputs [groups, n, K] of the current model.
-            reference: The same rows of the float model; None where both are the same.
+            reference: The same samples of the float model; None where both are the same.
         """
         apart = self._split and rows.shape[2] <= _WIDEST_SPLIT
         self._sums[self._feeds % 2 if apart else 0].add(rows, reference)
         self._feeds += 1
 
     def result(self) -> SecondMoments | Moments | None:
-        """The statistics: SecondMoments if `full`, else Moments; None where nothing was added, or not all is finite."""
+        """The statistics so far.
+
+        Returns:
+            SecondMoments if `full`, else Moments; None where nothing was added, or a sum is not finite.
+        """
         one, two = self._sums
         if not self._full:
             return one.moments()
@@ -263,7 +272,7 @@ class _Sums:
             total += part
 
     def join(self, other: _Sums) -> None:
-        """Takes the sums of `other`, which is of no use afterwards."""
+        """Add the sums of `other`, which must not be used afterwards."""
         if self._sums is not None and other._sums is not None:
             for total, part in zip(self._sums, other._sums, strict=True):
                 total += part

@@ -1,4 +1,4 @@
-"""Inputs for a model, generated to be valid for it."""
+"""Random inputs that are valid for a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 
 def usable_data(float_session: Session, original: ModelProto) -> Data | None:
-    """Generated inputs on which the float model runs and gives no NaN; None where none was found."""
+    """Random inputs on which the float model runs.
+
+    Args:
+        float_session: The float model, loaded.
+        original: The float model.
+
+    Returns:
+        Data of origin `noise` without NaN and with finite values in the outputs; None where none was found.
+    """
     for data in synthetic(original):
         try:
             outputs = run_all(float_session, data)
@@ -30,17 +38,26 @@ def usable_data(float_session: Session, original: ModelProto) -> Data | None:
 
 
 def _has_finite(outputs: Outputs) -> bool:
-    """Whether an output holds a finite number, or something that is no float."""
+    """Whether an output holds a finite number, or is not of floats."""
     arrays = [a for feed in outputs for a in arrays_of(feed).values()]
     floats = [a for a in arrays if np.issubdtype(a.dtype, np.floating)]
     return len(floats) < len(arrays) or not floats or any(bool(np.isfinite(a).any()) for a in floats)
 
 
 SEED = 0
+"""Seed of the noise, so that runs are reproducible; the value does not matter."""
 
 
 def synthetic(model: ModelProto, count: int = 4) -> Iterator[Data]:
-    """Generated inputs from a fixed seed, one size after another; a caller takes the first that runs."""
+    """Random inputs of a fixed seed, for several guesses of free dimensions.
+
+    Args:
+        model: The model.
+        count: Batches per guess.
+
+    Yields:
+        Data of origin `noise`; the caller takes the first on which the model runs.
+    """
     inputs = model_inputs(model)
     limits = _index_limits(model)
     for free in ((1, 16), (1, 224), (1, 64), (1, 320), (1, 32), (2, 128), (1, 512), (1, 1), (1, 48)):
@@ -52,7 +69,7 @@ def synthetic(model: ModelProto, count: int = 4) -> Iterator[Data]:
 def _generate(
     wanted: Input, free: tuple[int, int], limits: Mapping[str, int], random: np.random.Generator
 ) -> FloatArray:
-    """The first unknown size of an input is its batch, free[0]; others are free[1], channels of images 3."""
+    """One input. The first free size is the batch, free[0]; others are free[1], channels of images 3."""
     dims = wanted.dims or ()
     shape: list[int] = []
     batches = {next((d for d in dims if not isinstance(d, int)), "")} - {""}
@@ -76,12 +93,12 @@ def _generate(
 
 
 def _scalar(name: str) -> int:
-    """A number such as a sampling rate must be one that the model knows."""
+    """Value of an integer scalar; a sampling rate must be one that the model supports."""
     return 16000 if name.lower() in ("sr", "sample_rate", "sampling_rate") else 1
 
 
 def _index_limits(model: ModelProto) -> dict[str, int]:
-    """For each integer input that ends up as indices of a Gather: the size of the table it looks into."""
+    """For each integer input that becomes indices of a Gather: the size of the table."""
     sizes: dict[str, int] = {}
     for scope in walk(model):
         for tensor in getattr(scope.body, "initializer", ()):

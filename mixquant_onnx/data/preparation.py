@@ -1,4 +1,4 @@
-"""The rows of a run, read or made once and divided once."""
+"""The samples of a run, read or generated once and split once."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 def prepare(
     model: ModelProto, options: DataOptions, *, selects: bool = False, judges: bool = False, stands_in: bool = True
 ) -> DataSplit | None:
-    """The user's rows; without any proxy inputs, or else noise.
+    """The user's samples; without any, proxy inputs, or else noise.
 
     Args:
-        selects: rows decide between plans.
-        judges: an accuracy target is judged on rows, so that more of them are held back.
-        stands_in: without the user's rows others are made.
+        model: The float model.
+        options: Where data is read from.
+        selects: Samples decide between plans.
+        judges: An accuracy target is evaluated on samples, so that more of them are held out.
+        stands_in: Without the user's samples others are generated.
 
     Returns:
-        The parts; None where there are no rows, or the model does not run on those that were made.
+        The parts; None where there are no samples, or the model does not run on those that were generated.
 
     Raises:
-        DataError: the user's rows do not fit the model.
+        DataError: The user's samples do not fit the model.
     """
     evaluation = None if options.eval_data is None else _read(model, options.eval_data, None)
     if options.data is not None:

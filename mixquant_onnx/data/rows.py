@@ -1,4 +1,4 @@
-"""What a row of a feed is, found out by running the model: the names of dimensions differ between exporters."""
+"""Find the batch axes of a model's inputs by running it: names of dimensions differ between exporters."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from mixquant_onnx.data.dataset import Axes, rows_of, take
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 _TRIED_ROWS = 4
-"""Rows that are run to find out, at once and in two parts."""
+"""Samples that are run, together and in two parts."""
 
 _MOST_TRIES = 8
-"""Readings of a feed that are tried; most models need one."""
+"""Most hypotheses that are tested; most models need one."""
 
 _LARGEST_NOISE = 1e-4
-"""Squared difference of a row alone to the same row among others, as a share of its square (40 dB), up to which both
-are the same. Kernels differ by batch size: float32 leaves 100 dB and more, float16 some 50; a mean over the batch that
-counts for a tenth leaves 20 (tests/test_data_rows.py)."""
+"""Squared difference of a sample alone to the same sample in a batch, relative to its square (40 dB), up to which both
+are considered equal. Kernels differ by batch size: float32 leaves 100 dB and more, float16 about 50; a mean over the
+batch that contributes a tenth leaves 20 (tests/test_data_rows.py).
+"""
 
 
 def find_axes(session: Session, feeds: Sequence[Feed]) -> Axes | None:
-    """The batch axis of each input that has one. None where rows cannot be told apart, or no feed has two.
+    """The batch axis of each input that has one.
 
-    An axis is the batch's where the model gives the same rows for a part of the batch as for the whole. A model that
-    gives other outputs at every run is judged by their shapes. Costs the time of 8 rows; some tries more for
-    time-major inputs, and for models whose rows depend on each other.
+    An axis is the batch axis where the model gives the same results for a part of the batch as for the whole. A model
+    whose outputs are random is judged by their shapes. Costs the time of 8 samples; a few attempts more for time-major
+    inputs, and for models whose samples depend on each other.
+
+    Args:
+        session: The model.
+        feeds: Batches.
+
+    Returns:
+        Axes by name of the input; None where samples depend on each other, or no batch has two.
     """
     longest = max(feeds, key=_longest, default={})
     for axes, count in islice(_readings(longest), _MOST_TRIES):
@@ -42,10 +50,10 @@ def _longest(feed: Feed) -> int:
 
 
 def _readings(feed: Feed) -> Iterator[tuple[dict[str, int], int]]:
-    """What the batch axes may be, the likeliest first, with the rows that they have.
+    """Possible batch axes, the likeliest first, with the number of samples.
 
-    The second axis is tried only where the first has two entries or more: the only sample of [1, T, F] is one row,
-    whatever the model does along T.
+    The second axis is tried only where the first has two entries or more: [1, T, F] is one sample, whatever the model
+    does along T.
     """
     arrays = {name: a for name, a in feed.items() if isinstance(a, np.ndarray) and a.ndim}
     firsts = [a.shape[0] for a in arrays.values()]
@@ -60,7 +68,7 @@ def _readings(feed: Feed) -> Iterator[tuple[dict[str, int], int]]:
 
 
 def _fits_all(feeds: Sequence[Feed], axes: Axes) -> bool:
-    """Whether every feed has rows there, as many in each input."""
+    """Whether every batch has these axes, of equal length in each input."""
     for feed in feeds:
         if any(feed[name].ndim <= axis for name, axis in axes.items()):
             return False
@@ -70,7 +78,7 @@ def _fits_all(feeds: Sequence[Feed], axes: Axes) -> bool:
 
 
 def _separable(session: Session, feed: Feed, axes: Axes, count: int) -> bool:
-    """Whether the model gives for one row, and for the others, what it gives for all of them together."""
+    """Whether the model gives for one sample, and for the others, the same as for all of them together."""
     rows = min(count, _TRIED_ROWS)
     together = take(feed, axes, slice(0, rows))
     try:
@@ -86,7 +94,7 @@ def _separable(session: Session, feed: Feed, axes: Axes, count: int) -> bool:
 
 
 def _joined(whole: Sequence[Any], parts: Sequence[Sequence[Any]], exactly: bool) -> bool:
-    """Whether each output of `whole` is made of those of `parts`; not `exactly`: by its shape."""
+    """Whether each output of `whole` is the concatenation of those of `parts`; if not `exactly`, by its shape alone."""
     return all(_one_joined(w, list(p), exactly) for w, *p in zip(whole, *parts, strict=True))
 
 
@@ -108,7 +116,7 @@ def _one_joined(whole: Any, parts: list[Any], exactly: bool) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal up to the rounding of floats, in arrays, lists and maps."""
+    """Whether arrays, lists and maps are equal up to rounding of floats."""
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
     if isinstance(one, list):

@@ -1,4 +1,4 @@
-"""The division of a data set, made once, at the start of a run."""
+"""The split of a data set, made once at the start of a run."""
 
 from __future__ import annotations
 
@@ -14,38 +14,42 @@ from mixquant_onnx.errors import DataError
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 FEWEST_ROWS = 16
-"""With fewer rows in all, none are spared for evaluation."""
+"""With fewer samples in total, none are held out for evaluation."""
 
 SHARE = 8
-"""Of so many rows one is for evaluation: few rows calibrate badly."""
+"""One of this many samples is for evaluation: calibration on few samples is poor."""
 
 PROMISE_SHARE = 4
-"""The same where a promise is judged by them."""
+"""The same where an accuracy target is evaluated on them."""
 
 _HANDFUL = 8
-"""Rows for evaluation, at least, where they are not more than a quarter of all."""
+"""Fewest samples for evaluation, where they are at most a quarter of all."""
 
 _ENOUGH = 768
-"""Rows to fit to, beyond which more tell little: the others are for evaluation, up to half of all."""
+"""Samples for fitting beyond which more have little effect: the others are for evaluation, up to half of all."""
 
 _SELECTED = 4
-"""Of so many rows left one is for selection."""
+"""One of this many remaining samples is for selection."""
 
 _FEEDS = 8
-"""With so many feeds they are divided as they are: rows of one file may be of one recording."""
+"""From this many batches on, whole batches are assigned: samples of one file may be of one recording."""
 
 _RUN = 4
-"""Neighbouring rows that stay together, at most: they are often alike."""
+"""Most neighbouring samples that stay together: they are often alike."""
 
 _SEED = 0
-"""Of the places at which rows are taken, one in each stretch of equal length."""
+"""Seed of the positions at which samples are drawn, one in each stretch of equal length; the value does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Units:
-    """What can be put into one part or another: rows, or whole feeds. `where`: (feed, row) of each, row None: all.
+    """Samples, or whole batches, each of which goes into one part.
 
-    `labels`: those of each, or None.
+    Attributes:
+        data: The data set.
+        where: (batch, sample) of each unit; sample None for a whole batch.
+        sizes: Samples in each.
+        labels: Labels of each, or None.
     """
 
     data: Data
@@ -54,7 +58,7 @@ class _Units:
     labels: list[NDArray[np.int64]] | None
 
     def part(self, chosen: NDArray[np.bool_]) -> Data:
-        """The units that are `chosen`, in their order, in feeds as large as they may be."""
+        """The units that are `chosen`, in order, in batches as large as allowed."""
         feeds: list[Feed] = []
         axes = self.data.axes
         for number, feed in enumerate(self.data.feeds):
@@ -71,12 +75,23 @@ class _Units:
 def split_data(
     model: ModelProto | Session, data: Data, wants_selection: bool, evaluation: Data | None = None, share: int = SHARE
 ) -> DataSplit:
-    """`data` divided into rows to fit to, rows to select by where `wants_selection`, and rows to evaluate on.
+    """Split samples into those for fitting, for selection and for evaluation.
 
-    Rows are found by running `model`; several feeds, and feeds that cannot be cut, are divided as feeds. `evaluation`:
-    rows of the user's own to evaluate on, so that none are spared. `share`: of so many rows one is for evaluation, and
-    a handful at least. Labels are divided with their rows, and each part has its share of every label.
-    Raises DataError where there are not as many labels as rows.
+    The batch axis is found by running the model; many batches, and batches that cannot be split, are assigned whole.
+    Labels stay with their samples, and each part has its share of every label.
+
+    Args:
+        model: The float model.
+        data: The samples.
+        wants_selection: Whether a part is needed for selection.
+        evaluation: The user's own samples for evaluation, so that none are held out; None if there are none.
+        share: One of this many samples is for evaluation, and a few at least.
+
+    Returns:
+        The parts.
+
+    Raises:
+        DataError: The number of labels does not fit the number of samples.
     """
     session = _session(model)
     data = with_axes(session, data)
@@ -97,12 +112,27 @@ def split_data(
 
 
 def evaluation_rows(rows: int, share: int = SHARE) -> int:
-    """How many of `rows` rows are for evaluation."""
+    """Number of samples for evaluation.
+
+    Args:
+        rows: All samples.
+        share: One of this many.
+
+    Returns:
+        At least rows // share; more for small and for large data sets.
+    """
     return max(rows // share, min(_HANDFUL, rows // 4), min(rows - _ENOUGH, rows // 2))
 
 
 def halves(data: Data) -> tuple[Data, Data] | None:
-    """`data` in two parts of about as many rows; None where it cannot be cut."""
+    """Two parts of about equal size.
+
+    Args:
+        data: The samples.
+
+    Returns:
+        The parts; None where the data cannot be split.
+    """
     units = _units(data)
     if len(units.where) < 2:
         return None
@@ -111,7 +141,16 @@ def halves(data: Data) -> tuple[Data, Data] | None:
 
 
 def held_out(data: Data, every: int, run: int = _RUN) -> tuple[Data, Data]:
-    """(to learn from, to judge by): of each `every` runs of `run` neighbouring rows the last is held out."""
+    """Hold out runs of neighbouring samples at regular intervals.
+
+    Args:
+        data: The samples.
+        every: One of this many runs is held out.
+        run: Samples in a run.
+
+    Returns:
+        (samples for learning, held-out samples), without labels.
+    """
     parts = batched_by(data, run)
     held = [k % every == every - 1 for k in range(len(parts.feeds))]
     learned, judged = (
@@ -122,7 +161,15 @@ def held_out(data: Data, every: int, run: int = _RUN) -> tuple[Data, Data]:
 
 
 def batched_by(data: Data, rows: int) -> Data:
-    """`data` in feeds of exactly `rows` rows, the last of each feed fewer, where they can be cut."""
+    """Split the data into batches of a fixed size.
+
+    Args:
+        data: The samples.
+        rows: Samples per batch; the last part of each original batch may have fewer.
+
+    Returns:
+        The same samples; `data` itself where batches cannot be split.
+    """
     if not data.axes:
         return data
     cut = [
@@ -134,20 +181,35 @@ def batched_by(data: Data, rows: int) -> Data:
 
 
 def with_axes(session: Session | None, data: Data) -> Data:
-    """`data` with its batch axes, found by running; as it is where they are known, or the model does not load."""
+    """The data with its batch axes, found by running the model.
+
+    Args:
+        session: The model; None where it does not load.
+        data: The samples.
+
+    Returns:
+        `data` itself where the axes are known, or the model does not load.
+    """
     if session is None or data.axes is not None:
         return data
     return replace(data, axes=find_axes(session, data.feeds))
 
 
 def check_labels(data: Data) -> None:
-    """Raises DataError where rows have labels, but not one each (or as many for each)."""
+    """Check that there are as many labels as samples, or a fixed number per sample.
+
+    Args:
+        data: The samples.
+
+    Raises:
+        DataError: The numbers do not fit.
+    """
     if data.labels is not None:
         _labels_each(data)
 
 
 def _labels_each(data: Data) -> list[int]:
-    """How many labels each feed has."""
+    """Number of labels of each batch."""
     assert data.labels is not None
     count = len(data.labels)
     if data.rows and count and count % data.rows == 0:
@@ -183,7 +245,7 @@ def _units(data: Data) -> _Units:
 
 
 def _too_few(units: _Units) -> str:
-    """Why no rows can be spared; empty where they can."""
+    """Why no samples can be held out; empty where they can."""
     rows = int(units.sizes.sum())
     if rows < FEWEST_ROWS:
         return f"{rows} {'row is' if rows == 1 else 'rows are'} too few to spare any"
@@ -193,7 +255,7 @@ def _too_few(units: _Units) -> str:
 
 
 def _divided(units: _Units, held: NDArray[np.bool_], wants_selection: bool, evaluation: Data) -> DataSplit:
-    """Of the units that are not `held`, some for selection where that is wanted and there are four or more."""
+    """Split the units that are not `held`: some for selection, where that is wanted and there are four or more."""
     left = ~held
     fitting = units.part(left)
     count = int(left.sum()) // _SELECTED
@@ -209,9 +271,9 @@ def _divided(units: _Units, held: NDArray[np.bool_], wants_selection: bool, eval
 
 
 def _spread(units: _Units, among: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """`count` of the units `among`: one run of neighbours in each of as many equal stretches, where it is drawn.
+    """Draw `count` units of `among`: one run of neighbours, at a random position, in each of equally long stretches.
 
-    In the order of their labels where each has one, and then no runs.
+    Units with one label each are sorted by label, and runs have length one.
     """
     order = np.flatnonzero(among)
     run = max(1, min(_RUN, count // 4))

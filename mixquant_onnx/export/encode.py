@@ -1,4 +1,4 @@
-"""One weight as it goes into the file: encoded, with the documentation of the tensor that it replaces."""
+"""Encode one weight, with the documentation of the tensor that it replaces."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from mixquant_onnx.numerics.scheme import Quantized
 
 
 def encode(located: LocatedSite, q: Quantized, storage: Storage, opset: int, fresh: FreshName) -> Encoded:
-    """What takes the place of the weight `located` in a model of `opset`.
+    """Tensors and nodes that replace a weight.
 
     Doc string and metadata of the tensor go to the codes, those of a Constant node to the last node.
+
+    Args:
+        located: The weight.
+        q: The quantized weight, or its `Outline`.
+        storage: How it is stored.
+        opset: Opset of the model.
+        fresh: Gives an unused name.
+
+    Returns:
+        What to insert in place of the weight.
     """
     encoded = storage.encode(q, located.source.name, opset, fresh)
     _move_documentation(located.source.tensor, encoded.tensors[0])

@@ -1,8 +1,8 @@
-"""Where ONNX Runtime would fuse a product of two dequantized values to an integer kernel that fails.
+"""Products of two dequantized values that ONNX Runtime would fuse to an integer kernel that fails.
 
-It replaces MatMul of two DequantizeLinear of 8 bits by MatMulIntegerToFloat, which takes one scale for the
-left operand and one for each column of the right one. Other granularities are fused all the same, and the model fails
-when it is run (seen in 1.32.0).
+It replaces MatMul of two 8-bit DequantizeLinear by MatMulIntegerToFloat, which supports one scale for the left operand
+and one for each column of the right one. Other granularities are fused too, and the model fails at run time (observed
+in 1.32.0).
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ _MOVES = frozenset(
 
 
 def dequantized_values(model: ModelProto, weights: Collection[str]) -> frozenset[str]:
-    """Names of values that are, or move, what DequantizeLinear gives; `weights` will be such."""
+    """Values that come from a DequantizeLinear, directly or through operators that move it.
+
+    Args:
+        model: The model.
+        weights: Names of weights that will come from one.
+
+    Returns:
+        Names of values.
+    """
     found = set(weights)
     for scope in walk(model):
         for node in scope.body.node:
@@ -34,13 +42,30 @@ def dequantized_values(model: ModelProto, weights: Collection[str]) -> frozenset
 
 
 def meets_dequantized(reader: Reader, dequantized: Collection[str]) -> bool:
-    """Whether the other operand of the product that `reader` is was dequantized."""
+    """Whether the other operand of a product is dequantized.
+
+    Args:
+        reader: A reader of a weight.
+        dequantized: Names of dequantized values.
+
+    Returns:
+        False where the reader is not a product.
+    """
     product = reader.node.op_type in ("MatMul", "Gemm") and reader.index < 2
     return product and reader.node.input[1 - reader.index] in dequantized
 
 
 def cannot_be_fused(located: LocatedSite, scheme: Scheme, dequantized: Collection[str]) -> bool:
-    """Whether a DequantizeLinear of this weight would be fused into a product that does not run."""
+    """Whether a DequantizeLinear of a weight would be fused into a product that does not run.
+
+    Args:
+        located: The weight.
+        scheme: Its scheme.
+        dequantized: Names of dequantized values.
+
+    Returns:
+        True where any of its products fails.
+    """
     return any(
         scheme.grid.per == "block" or (reader.index == 0 and scheme.grid.per != "tensor")
         for reader in located.readers

@@ -1,8 +1,8 @@
-"""Raise the opset of a model, node by node, with onnx.version_converter; everything else stays untouched.
+"""Raise the opset of a model node by node with onnx.version_converter; everything else stays unchanged.
 
-Converting the whole model loses functions, metadata and doc strings (onnx.version_converter works on a C++
-copy of the graph). So only nodes whose operator changed between the two opsets are converted, each in a
-model of its own, and put back.
+Converting the whole model loses functions, metadata and doc strings (onnx.version_converter works on a C++ copy of the
+graph). Therefore only nodes whose operator changed between the two opsets are converted, each in a model of its own,
+and put back.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mixquant_onnx.model.skeleton import SMALL, elements, types_of, without_data
 
 
 class CannotConvert(Exception):
-    """A model cannot be raised to an opset; the message says which node is in the way."""
+    """A model cannot be raised to an opset; the message names the node that prevents it."""
 
 
 def opset_of(model: ModelProto) -> int:
-    """Version of the default domain; 1 where the model names none."""
+    """Version of the default domain; 1 where the model declares none."""
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
@@ -52,7 +52,7 @@ def _convert_node(
     target: int,
     fresh: Callable[[str], str],
 ) -> list[NodeProto]:
-    """`node` as it must be written at `target`: itself, or what takes its place."""
+    """The node at opset `target`: itself, or the nodes that replace it."""
     inputs, initializers = [], []
     for name in dict.fromkeys(n for n in node.input if n):
         if name in constants:
@@ -124,15 +124,15 @@ def _with_attributes(node: NodeProto, converted: NodeProto) -> NodeProto:
 
 
 def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> None:
-    """Convert `model` in place to opset `target`; nothing is done where it has that or a later one.
+    """Convert a model in place; nothing is done where it has that opset or a later one.
 
     Args:
-        model: the model; functions of its own are converted too.
-        target: version of the default domain.
-        fresh: gives a name that is not in use.
+        model: The model; its functions are converted too.
+        target: Version of the default domain.
+        fresh: Gives an unused name.
 
     Raises:
-        CannotConvert: a node has no conversion; `model` is unchanged then.
+        CannotConvert: A node has no conversion; `model` is unchanged then.
     """
     current = opset_of(model)
     if current >= target:
@@ -156,7 +156,16 @@ def raise_opset(model: ModelProto, target: int, fresh: Callable[[str], str]) -> 
 
 
 def conversion_bytes(model: ModelProto, target: int, fresh: Callable[[str], str]) -> int | None:
-    """Bytes that `raise_opset` adds to `model`; None where it cannot be converted."""
+    """Bytes that `raise_opset` adds to a model.
+
+    Args:
+        model: The model; not changed.
+        target: Version of the default domain.
+        fresh: Gives an unused name.
+
+    Returns:
+        Bytes; None where it cannot be converted.
+    """
     if opset_of(model) >= target:
         return 0
     copy = without_data(model)
@@ -169,12 +178,21 @@ def conversion_bytes(model: ModelProto, target: int, fresh: Callable[[str], str]
 
 
 _NODE, _NAMES = 400, 4
-"""Upper bound of what a node grows by where it is converted: bytes, and times the length of its output's name.
-A bound too high costs time and no bytes."""
+"""Upper bound of the growth of a node that is converted: bytes, and multiples of the length of its output's name. Too
+high a bound costs time and no bytes.
+"""
 
 
 def most_conversion_bytes(model: ModelProto, target: int) -> int:
-    """A quick upper bound of `conversion_bytes`."""
+    """A fast upper bound of `conversion_bytes`.
+
+    Args:
+        model: The model.
+        target: Version of the default domain.
+
+    Returns:
+        Bytes.
+    """
     total, current = 0, opset_of(model)
     for scope in walk(model):
         own = max(_opset_of_scope(scope, current), 1)

@@ -1,4 +1,4 @@
-"""Put what was encoded where the weights stood: tensors at the same places, equal ones once in each graph."""
+"""Insert encoded weights where the stored ones were: tensors at the same positions, equal ones once in each graph."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from mixquant_onnx.model.weights import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Replacement:
-    """A stored tensor, and what takes its place."""
+    """A stored tensor, and what replaces it."""
 
     source: Source
     encoded: Encoded
 
 
 def put_in_place(replacements: Sequence[Replacement]) -> None:
-    """Remove the stored tensors from their graphs and insert what computes them.
+    """Remove stored tensors from their graphs and insert what computes them.
 
     New initializers take the position of the old one (those of a Constant node come before all others), so that the
     order of all others does not change. New nodes come at the start of the graph.
+
+    Args:
+        replacements: The tensors; their graphs are changed.
     """
     by_graph: dict[int, list[Replacement]] = {}
     for replacement in replacements:
@@ -84,7 +87,7 @@ class _Shared:
         self._known: dict[_Content, str] = {}
 
     def without_copies(self, encoded: Encoded) -> list[TensorProto]:
-        """The tensors that the graph does not hold yet; nodes that would read a copy read the one that it holds."""
+        """The tensors that the graph does not contain yet; nodes that would read a copy read the existing one."""
         new, renamed = [], {}
         for tensor in encoded.tensors:
             key = _content(tensor)
@@ -100,7 +103,7 @@ class _Shared:
 
 
 def _content(tensor: TensorProto) -> _Content:
-    """All of a tensor but its name; of its data a digest of 256 bits."""
+    """Everything of a tensor but its name, its data as a digest of 256 bits."""
     rest = TensorProto(doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
     data = blake2b(tensor.raw_data, digest_size=32).digest()
     return tensor.data_type, tuple(tensor.dims), data, rest.SerializeToString(deterministic=True)

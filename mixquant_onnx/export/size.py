@@ -1,4 +1,4 @@
-"""Which weights are worth storing quantized: a file never grows, and no tensor is quantized at a loss."""
+"""Which weights to store quantized: a file never grows, and no tensor is quantized at a loss."""
 
 from __future__ import annotations
 
@@ -10,23 +10,36 @@ from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.numerics.scheme import Scheme
 
 Alternatives = Mapping[str, Sequence[Scheme]]
-"""Other schemes that a weight may take, all at least as exact as the one chosen."""
+"""Other schemes for a weight, each at least as accurate as the chosen one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """What to store quantized, and why each other weight of the plan stays float."""
+    """Weights to store quantized.
+
+    Attributes:
+        schemes: Their schemes by name.
+        left_float: Why each other weight of the plan stays float.
+    """
 
     schemes: Mapping[str, Scheme]
     left_float: Mapping[str, str]
 
 
 def worth_storing(sizes: FileSizes, chosen: Mapping[str, Scheme], alternatives: Alternatives) -> Stored:
-    """The part of `chosen` that makes the file smaller, in its order.
+    """The part of a plan that makes the file smaller.
 
-    A weight whose own bytes are no fewer than float's stays float. Weights that share a function which takes more
-    than it saves stay float, or take another width together, whichever makes the smaller file; so do those that
-    would share a function with others at fewer bytes. Each step makes the file smaller, so it ends.
+    A weight that takes no fewer bytes than in float stays float. Weights that share a function which takes more than it
+    saves stay float, or change to another width together, whichever makes the smaller file; so do those that would
+    share a function with others at fewer bytes. Each step makes the file smaller, so the search terminates.
+
+    Args:
+        sizes: Sizes of weights and functions.
+        chosen: The plan: schemes by name.
+        alternatives: Other schemes of each weight.
+
+    Returns:
+        Schemes in the order of `chosen`, and reasons.
     """
     kept, left = dict(chosen), dict[str, str]()
     while True:
@@ -52,7 +65,7 @@ def _drop_single(sizes: FileSizes, kept: dict[str, Scheme], opset: int, left: di
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Move:
-    """`schemes` of the weights that change; None: float, because of `function`."""
+    """New schemes of some weights; None for float, because of `function`."""
 
     schemes: Mapping[str, Scheme | None]
     function: str
@@ -69,7 +82,7 @@ def _apply(move: _Move, kept: dict[str, Scheme], left: dict[str, str]) -> None:
 
 
 def _best_move(sizes: FileSizes, kept: Mapping[str, Scheme], alternatives: Alternatives, opset: int) -> _Move | None:
-    """The change of all weights that share one function that takes most off the file; None where none does."""
+    """The change to all weights of one function that reduces the file most; None where none does."""
     users = _users(sizes, kept, opset)
     best: _Move | None = None
     for function, names in users.items():
@@ -104,7 +117,7 @@ def _changes(
 
 
 def _function_bytes(sizes: FileSizes, kept: Mapping[str, Scheme], names: Sequence[str], opset: int) -> int:
-    """Of all functions that `names` call: no other width can save more."""
+    """Size of all functions that `names` call: no other width can save more."""
     called: dict[str, int] = {}
     for name in names:
         called.update(sizes.piece(name, kept[name], opset).functions)
@@ -118,7 +131,7 @@ def _saved(
     users: Mapping[str, Sequence[str]],
     opset: int,
 ) -> int:
-    """Bytes that the file loses: those of the weights themselves, and of functions that come and go."""
+    """Bytes by which the file shrinks: of the weights themselves, and of functions that are added or dropped."""
     saved, calls = 0, Counter[str]()
     now, needed = dict[str, int](), dict[str, int]()
     for name, scheme in changed.items():

@@ -1,4 +1,4 @@
-"""A weight with all that decides how it may be stored: its scheme, the options and the model around it."""
+"""A weight with everything that determines how it may be stored: its scheme, the options and the model around it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mixquant_onnx.numerics.scheme import Scheme
 
 
 class ModelFacts:
-    """What a model tells about the values that its weights meet; each is worked out when first asked for.
+    """Properties of a model's values, each computed on first use.
 
     Args:
-        model: the model before any weight is replaced.
-        sites: its weights by name.
+        model: The model before any weight is replaced.
+        sites: Its weights by name.
     """
 
     def __init__(self, model: ModelProto, sites: Mapping[str, LocatedSite]) -> None:
@@ -33,24 +33,24 @@ class ModelFacts:
 
     @cached_property
     def dequantized(self) -> frozenset[str]:
-        """Values that a DequantizeLinear of the model gives."""
+        """Values that come from a DequantizeLinear of the model."""
         return dequantized_values(self._model, ())
 
     @cached_property
     def dequantized_with_weights(self) -> frozenset[str]:
-        """The same where every weight comes from a DequantizeLinear."""
+        """The same if every weight came from a DequantizeLinear."""
         return dequantized_values(self._model, [located.source.name for located in self._sites.values()])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WeightInModel:
-    """What an encoding or a target is asked about.
+    """A weight and its context, for encodings and targets.
 
     Attributes:
-        located: the weight and its readers.
-        scheme: how it is quantized.
-        options: what the user chose for the file.
-        facts: of the model.
+        located: The weight and its readers.
+        scheme: How it is quantized.
+        options: The user's options for the file.
+        facts: Properties of the model.
     """
 
     located: LocatedSite
@@ -64,7 +64,7 @@ class WeightInModel:
         return self.located.site
 
     def sees_one_row(self) -> bool:
-        """Whether every product with this weight has one row, by the shapes of the model."""
+        """Whether every product with this weight has one row, by the model's shapes."""
         return one_row(self.located, self.facts.shapes)
 
     def meets_dequantized(self) -> bool:
@@ -77,6 +77,13 @@ class WeightInModel:
 
 
 def matmul_shape(site: WeightSite) -> tuple[int, int]:
-    """(K, N) of a two-dimensional weight, whichever way it is stored."""
+    """(K, N) of a two-dimensional weight, however it is stored.
+
+    Args:
+        site: The weight.
+
+    Returns:
+        Inputs and outputs of the product.
+    """
     rows, columns = site.shape
     return (columns, rows) if site.layout.p == 1 else (rows, columns)

@@ -1,5 +1,5 @@
-"""The ONNX graph, read: files, scopes, constants, and which of them are weights of which operators.
+"""The ONNX graph, parsed: files, scopes, constants, and which constants are weights of which operators.
 
 In: a ModelProto. Out: `LocatedSite` (a weight and its readers), `Feature` (its input), `Block` (parts of the network).
-One more operator is one row in `operators.py`.
+To add an operator, add one row in `operators.py`.
 """

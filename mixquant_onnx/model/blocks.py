@@ -1,9 +1,9 @@
-"""Blocks: the parts of a network between two values that every path with a weight passes.
+"""Blocks of a network, for block-wise reconstruction and sensitivities.
 
-Such a part has a single entry and a single exit (SESE) for all values that depend on a weight; masks, shapes and the
-like may bypass it. A residual block ends at its Add; where a network is a plain chain, up to three layers make a block
-(the inverted residual without its shortcut). The last layer belongs to the block before it, so that this block is
-judged by the network's output.
+A block is a part of the network between two values that every path with a weight passes. It has a single entry and a
+single exit (SESE) for all values that depend on a weight; masks, shapes and the like may bypass it. A residual block
+ends at its Add; where a network is a plain chain, up to three layers make a block (the inverted residual without its
+shortcut). The last layer belongs to the block before it, so that this block is evaluated at the network's output.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mixquant_onnx.model.operators import operator_of, weight_input
 from mixquant_onnx.model.weights import LocatedSite, Reader
 
 MOST_SITES = 8
-"""Most weights of a block; a larger part is left to its single layers."""
+"""Most weights per block; layers of a larger part are reconstructed one by one. A bound on memory and time."""
 
 _CHAIN = 3
-"""Layers of a plain chain that make a block."""
+"""Layers of a plain chain that make a block: expansion, depthwise and projection convolution of MobileNetV2."""
 
 _SHAPES = frozenset({"Shape", "Size"})
 
@@ -30,9 +30,9 @@ _SHAPES = frozenset({"Shape", "Size"})
 class Block:
     """One block.
 
-    Args:
+    Attributes:
         nodes: Positions of its nodes in the main graph.
-        inputs: Values that it takes from before, sorted.
+        inputs: Values that it reads from earlier nodes, sorted.
         exit: Its one output.
         sites: Names of the weights of its layers, none of which is read anywhere else.
     """
@@ -45,7 +45,14 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Flow:
-    """Of each node: what it reads; of the model: which nodes depend on an input, and on an input and a weight."""
+    """Dependencies of the nodes of a main graph.
+
+    Attributes:
+        reads: For each node, the names that it reads.
+        passing: Nodes that depend on an input of the model.
+        weighted: Nodes that depend on an input and on a weight.
+        makers: The node that computes each value.
+    """
 
     reads: tuple[frozenset[str], ...]
     passing: frozenset[int]
@@ -75,15 +82,15 @@ def _flow(model: ModelProto, readers: set[int]) -> _Flow:
 def find_blocks(
     model: ModelProto, sites: Mapping[str, LocatedSite], wanted: Collection[str] | None = None
 ) -> list[Block]:
-    """The blocks of the main graph.
+    """Find the blocks of the main graph.
 
     Args:
         model: The model.
-        sites: All its weights by name: where blocks end does not depend on which are wanted.
+        sites: All its weights by name; where blocks end does not depend on `wanted`.
         wanted: Names of the weights that blocks are made of; None for all.
 
     Returns:
-        Blocks in the order of the graph; a weight that fits none is in none.
+        Blocks in the order of the graph. A weight outside of any block is in none.
     """
     at = {output: k for k, node in enumerate(model.graph.node) for output in node.output if output}
     owners: dict[int, list[str]] = {}
@@ -108,14 +115,14 @@ def find_blocks(
 
 
 def _is_layer(reader: Reader) -> bool:
-    """Whether the stored numbers meet an input that can be read, in an operator that torch computes."""
+    """Whether the weight is used as stored, with a readable input, in an operator that torch computes."""
     row = weight_input(reader.node, reader.index)
     moved = all(step.moves_only for step in reader.steps)
     return moved and row is not None and row.activation is not None and operator_of(reader.node).torch != ""
 
 
 def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
-    """Weighted nodes between values that all weighted paths pass, in order."""
+    """Weighted nodes in order, cut at the values that all weighted paths pass."""
     last: dict[str, int] = {}
     for k in flow.weighted:
         for name in flow.reads[k]:
@@ -134,10 +141,10 @@ def _parts(model: ModelProto, flow: _Flow) -> list[list[int]]:
 def _joined(
     parts: Sequence[list[int]], owners: Mapping[int, list[str]], alone: set[str], results: Collection[int]
 ) -> list[list[int]]:
-    """Parts joined into blocks.
+    """Join parts into blocks.
 
-    Parts without a weight go to the one before, and so does a last layer alone; single layers join up to three at a
-    time. None joins one that makes an output of the network (one of the nodes `results`): a block has one exit.
+    Parts without a weight go to the one before, and so does a single last layer; single layers join up to three at a
+    time. A part is never joined to one that computes an output of the network (`results`): a block has one exit.
     """
 
     def count(part: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""From a constant to the nodes that read it at the end of a chain: through operators, functions, If, Loop and Scan."""
+"""Trace constants to the nodes that read them, through operators, functions, If, Loop and Scan."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from mixquant_onnx.model.scopes import FunctionKey, Scope, function_key, subgrap
 from mixquant_onnx.model.shapes import Shape, Shapes
 
 Call = tuple[Scope, NodeProto]
+"""A function call: the scope of the calling node, and the node."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reader:
-    """A node that reads a constant at the end of a chain of `steps` (none when it reads it directly)."""
+    """A node that reads a constant.
+
+    Attributes:
+        scope: Scope of the node.
+        node: The node.
+        index: Position of the constant among its inputs.
+        steps: Operators between the constant and the node, in order; empty where it is read directly.
+    """
 
     scope: Scope
     node: NodeProto
@@ -32,7 +40,7 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _At:
-    """A value on the way from a constant of `shape`, inside the functions entered by `calls`."""
+    """A value on the path from a constant of `shape`, inside the functions entered by `calls`."""
 
     scope: Scope
     name: str
@@ -45,7 +53,11 @@ class _At:
 
 
 class Paths:
-    """Who reads which value of a model, and which constants there are."""
+    """Which constants a model has, and which nodes read each value.
+
+    Args:
+        model: The model; not changed.
+    """
 
     def __init__(self, model: ModelProto) -> None:
         self.scopes = walk(model)
@@ -79,7 +91,14 @@ class Paths:
                 self._readers[id(home), name].append((scope, node, index))
 
     def readers_of(self, source: Source) -> list[Reader]:
-        """All readers of a constant, weights or not."""
+        """All readers of a constant, whether they use it as a weight or not.
+
+        Args:
+            source: The constant.
+
+        Returns:
+            Readers in the order of the graph; one entry for each path.
+        """
         return list(self._from(_At(scope=source.scope, name=source.name, shape=tuple(source.tensor.dims))))
 
     def _from(self, at: _At) -> Iterator[Reader]:
@@ -127,7 +146,11 @@ class Paths:
         return scaling_step(node.op_type, shape, other, stored is not None or not self._moving(scope, name))
 
     def _iterated(self, at: _At, scope: Scope, node: NodeProto, index: int) -> list[_At] | None:
-        """Into the body of a Loop that carries the value unchanged, or a Scan that goes along it; else None."""
+        """Paths into the body of a Loop or Scan; None where the body changes the value.
+
+        Source:
+            ONNX Loop-1 and Scan-9; a value is followed if it is carried unchanged, or scanned along an axis.
+        """
         graph = next((g for name, g in subgraphs(node) if name == "body"), None)
         if graph is None:
             return None
@@ -152,7 +175,7 @@ class Paths:
         return [at.then(body, inner, kept), at.then(scope, node.output[position], kept)]
 
     def _origin(self, scope: Scope, name: str) -> tuple[int, str] | None:
-        """The value that `name` is a copy of, through Identity."""
+        """The value that `name` is a copy of, through Identity nodes."""
         home = scope.resolve(name)
         while home is not None:
             node = self._producers.get((id(home), name))
@@ -163,7 +186,7 @@ class Paths:
         return None
 
     def _returned(self, at: _At) -> Iterator[Reader]:
-        """Out of a function to where it is called, and out of a branch of If."""
+        """Paths out of a function to its callers, and out of a branch of If."""
         body = at.scope.body
         steps: tuple[Step, ...] = ()
         calls = at.calls
@@ -181,11 +204,20 @@ class Paths:
                     yield from self._from(replace(at.then(scope, output, *steps), calls=calls))
 
     def constant(self, scope: Scope, name: str) -> TensorProto | None:
+        """The constant that `name` refers to.
+
+        Args:
+            scope: Scope in which the name is read.
+            name: Name of a value.
+
+        Returns:
+            The stored tensor; None where the value is computed or given.
+        """
         home = scope.resolve(name)
         return None if home is None else self._constants.get((id(home), name))
 
     def _moving(self, scope: Scope, name: str) -> bool:
-        """Whether a value depends on an input of the model, or may."""
+        """Whether a value depends, or may depend, on an input of the model."""
         waiting, seen = [(scope, name)], set()
         while waiting:
             scope, name = waiting.pop()

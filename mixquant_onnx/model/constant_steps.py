@@ -1,4 +1,4 @@
-"""Constants behind Transpose, Reshape, Mul and the like: shapes and axes through such a chain."""
+"""Shapes and axes of constants through chains of Transpose, Reshape, Mul and the like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
-    """One operator of a chain, as a function that moves coordinates along with the elements."""
+    """One operator of a chain, as a function on coordinates.
+
+    Attributes:
+        op: Type of the operator.
+        apply: Moves an array of coordinates in the way that the operator moves elements.
+        guessed: The other operand's shape is not known: it may be the larger one.
+    """
 
     op: str
     apply: Callable[[NDArray[np.int32]], NDArray[np.int32]]
@@ -28,12 +34,23 @@ class Step:
 
     @property
     def moves_only(self) -> bool:
-        """Whether what comes out are the stored numbers, whichever way the graph goes."""
+        """Whether the operator returns the stored numbers unchanged, in any order."""
         return moves_only(self.op)
 
 
 def shape_after(shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[int, ...]:
-    """Shape at the end of a chain. Raises ValueError where it cannot be followed (Reshape of a Concat)."""
+    """Shape at the end of a chain.
+
+    Args:
+        shape: Shape of the stored tensor.
+        steps: The chain.
+
+    Returns:
+        Shape of the value that the last step gives.
+
+    Raises:
+        ValueError: The chain cannot be followed (Reshape of a Concat, or to a shape computed at run time).
+    """
     moved: NDArray[np.int32] = np.broadcast_to(np.int32(0), shape)
     for step in steps:
         moved = step.apply(moved)
@@ -41,7 +58,18 @@ def shape_after(shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[int, .
 
 
 def step_of(node: NodeProto, constant: Callable[[str], TensorProto | None]) -> Step | None:
-    """The step that `node` is; None where it does not keep a float constant a constant."""
+    """The step that a node performs on its first input.
+
+    Args:
+        node: The node.
+        constant: Looks up a constant by name; None where the value is computed.
+
+    Returns:
+        The step; None where the result is not a float constant.
+
+    Source:
+        ONNX Transpose-1, Reshape-5 (allowzero: 14), Flatten-1, Squeeze-1 and -13, Unsqueeze-1 and -13.
+    """
     at = attributes(node)
     if node.op_type in ("Identity", "Slice", "Split", "Concat"):
         return Step(node.op_type, lambda x: x)
@@ -77,11 +105,17 @@ def _unknown(_: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def scaling_step(op: str, shape: tuple[int, ...], other: Shape | None, constant: bool) -> Step | None:
-    """The step of a weight of `shape` that `op` (Mul, Div, Add, Sub) joins with a value of shape `other`.
+    """The step of a weight that an elementwise operator combines with another value.
 
-    None where the weight is not the larger operand. `constant`: the other one depends on no input of the model. One
-    that does must be the same along some axis of the weight, and may be larger only where the weight is of size 1 (a
-    batch of styles).
+    Args:
+        op: Mul, Div, Add or Sub.
+        shape: Shape of the weight.
+        other: Shape of the other operand; None if unknown.
+        constant: Whether the other operand depends on no input of the model. One that does must be constant along some
+            axis of the weight, and may be larger only where the weight has size 1 (a batch of styles).
+
+    Returns:
+        The step; None where the weight is not the larger operand.
     """
     if not (_at_most(other, shape) if constant else op in ("Mul", "Div") and _styles(other, shape)):
         return None
@@ -102,11 +136,19 @@ def _styles(other: Shape | None, shape: tuple[int, ...]) -> bool:
 
 
 def layout_before(shape: tuple[int, ...], steps: tuple[Step, ...], layout: Layout) -> Layout:
-    """Axes of the stored tensor, given those at the end of `steps`.
+    """Axes of the stored tensor, given those at the end of a chain.
 
-    An axis is a row axis when its coordinate does not change along the reduced axes at the end, reduced when
-    it does not change along the row axes. Where the axes mix, or come in an order that a Layout cannot say,
-    the whole tensor is one row.
+    An axis is a row axis when its coordinate does not change along the reduced axes at the end, and reduced when it
+    does not change along the row axes.
+
+    Args:
+        shape: Shape of the stored tensor.
+        steps: The chain.
+        layout: Axes of the value at its end.
+
+    Returns:
+        The layout of the stored tensor. Where axes mix, or come in an order that a Layout cannot express, the whole
+        tensor is one row.
     """
     kinds = []
     for axis, size in enumerate(shape):

@@ -1,4 +1,4 @@
-"""Where float constants are stored: initializers, Constant nodes, and what no rewrite can reach."""
+"""Where float constants are stored: initializers, Constant nodes, and places that no rewrite can reach."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ FLOAT_TYPES = {
     int(TensorProto.BFLOAT16): "bfloat16",
     int(TensorProto.DOUBLE): "float64",
 }
+"""NumPy names of the ONNX float types that weights may have."""
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Source:
-    """Where a constant is stored. `node` is the Constant node, None for an initializer.
+    """Where a constant is stored.
 
-    `floats`: the attribute value_floats of that node, of which `tensor` is a copy.
+    Attributes:
+        scope: The scope that stores it.
+        name: Its name there.
+        tensor: The tensor.
+        node: The Constant node; None for an initializer.
+        floats: The attribute value_floats of that node, of which `tensor` is a copy.
     """
 
     scope: Scope
@@ -37,7 +43,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fixed:
-    """Floats that are stored where no weight is looked for: a sparse tensor, an attribute of a node."""
+    """Floats that are not weights because of where they are stored: a sparse tensor, an attribute of a node.
+
+    Attributes:
+        name: Name of the tensor, or label of the node and attribute.
+        reason: Why it is no weight, for reports.
+        elements: Number of values.
+        nbytes: Their size in bytes.
+    """
 
     name: str
     reason: str
@@ -46,21 +59,29 @@ class Fixed:
 
 
 def label(node: NodeProto) -> str:
-    """What messages call a node: its name, or its operator and first output."""
+    """The name of a node in messages: its own, or its operator and first output."""
     return node.name or f"{node.op_type}->{next(iter(node.output), '')}"
 
 
 def elements_of(tensor: TensorProto) -> int:
+    """Number of values of a tensor."""
     return math.prod(tensor.dims)
 
 
 def nbytes_of(tensor: TensorProto) -> int:
-    """Bytes of the values of a float tensor."""
+    """Size in bytes of the values of a float tensor."""
     return elements_of(tensor) * _BYTES[FLOAT_TYPES[tensor.data_type]]
 
 
 def sources(scope: Scope) -> Iterator[Source]:
-    """The constants of `scope` in the order of storage, of every type."""
+    """The constants of a scope, of every type.
+
+    Args:
+        scope: The scope; inner scopes are not searched.
+
+    Yields:
+        Constants in the order of storage.
+    """
     body = scope.body
     if isinstance(body, GraphProto):
         for tensor in body.initializer:
@@ -77,7 +98,14 @@ def sources(scope: Scope) -> Iterator[Source]:
 
 
 def names_of(scopes: list[Scope]) -> dict[tuple[int, str], str]:
-    """What each constant is called in a plan: its name, with the path of its scope where another has the same."""
+    """Names of constants in plans.
+
+    Args:
+        scopes: Those of `walk`.
+
+    Returns:
+        For (id of the scope, name): the name, prefixed with the path of its scope where several constants share it.
+    """
     stored = [(scope, source.name) for scope in scopes for source in sources(scope)]
     counts: dict[str, int] = {}
     for _, name in stored:
@@ -86,7 +114,14 @@ def names_of(scopes: list[Scope]) -> dict[tuple[int, str], str]:
 
 
 def fixed(scopes: list[Scope]) -> Iterator[Fixed]:
-    """Floats outside of `sources`."""
+    """Floats outside of `sources`: sparse initializers and attributes of nodes.
+
+    Args:
+        scopes: Those of `walk`.
+
+    Yields:
+        One entry for each tensor or list of floats.
+    """
     for scope in scopes:
         if isinstance(scope.body, GraphProto):
             for sparse in scope.body.sparse_initializer:
@@ -118,7 +153,14 @@ def _of_tensor(name: str, reason: str, tensor: TensorProto) -> Fixed:
 
 
 def float_nbytes(scopes: list[Scope]) -> dict[str, int]:
-    """Bytes of every float constant of a model, small ones too, by the names of `find`. `scopes`: those of `walk`."""
+    """Size of every float constant of a model, small ones included.
+
+    Args:
+        scopes: Those of `walk`.
+
+    Returns:
+        Bytes by the names of `find`.
+    """
     names = names_of(scopes)
     found: dict[str, int] = {}
     for scope in scopes:

@@ -1,4 +1,4 @@
-"""Names that nodes read."""
+"""Dependencies of nodes on values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from mixquant_onnx.model.scopes import subgraphs
 
 
 def reads(node: NodeProto) -> set[str]:
-    """All names that a node may read, those inside its subgraphs included."""
+    """All names that a node may read, those inside its subgraphs included.
+
+    Args:
+        node: The node.
+
+    Returns:
+        Names of its inputs, and of all that nodes and outputs of its subgraphs refer to (defined there or outside).
+    """
     names = {name for name in node.input if name}
     for _, graph in subgraphs(node):
         for inner in graph.node:

@@ -1,4 +1,4 @@
-"""Load and save models: files, external data, an onnx_graphsurgeon graph; one-line errors."""
+"""Load and save models: files, external data, onnx_graphsurgeon graphs. Errors are one line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
 
 LARGEST_PROTOBUF = 2_000_000_000
-"""Past this many bytes of tensors the output is written with external data (protobuf's limit is 2 GiB)."""
+"""Bytes of tensors beyond which the output is written with external data (protobuf's limit is 2 GiB)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loaded:
-    """A model with all its tensors in memory. `nbytes` counts the external data `files`; `external`: it had any.
-    `path`: where it came from.
+    """A model with all its tensors in memory.
+
+    Attributes:
+        model: The model.
+        nbytes: Size of its files in bytes, external data included.
+        external: Whether it has external data.
+        files: The external data files.
+        path: The file that it was read from; None for a model given in memory.
     """
 
     model: ModelProto
@@ -49,7 +55,17 @@ def _external_tensors(model: ModelProto) -> list[TensorProto]:
 
 
 def load(path: Path) -> Loaded:
-    """Read `path` with its external data. Raises ModelError for anything that is not a whole ONNX model."""
+    """Read a model with its external data.
+
+    Args:
+        path: The .onnx file.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: The file is missing, truncated, not an ONNX model, or lacks external data.
+    """
     if not path.is_file():
         raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name an .onnx file")
     model = ModelProto()
@@ -76,7 +92,15 @@ def load(path: Path) -> Loaded:
 
 
 def check_complete(model: ModelProto, name: str) -> None:
-    """Raises ModelError where a tensor holds fewer bytes than its shape says: a file cut short."""
+    """Check that each initializer holds as many bytes as its shape requires.
+
+    Args:
+        model: The model.
+        name: What to call it in the message.
+
+    Raises:
+        ModelError: A tensor is truncated, or of a type that this onnx does not know.
+    """
     for tensor in model.graph.initializer:
         if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
             try:
@@ -92,9 +116,16 @@ def check_complete(model: ModelProto, name: str) -> None:
 
 
 def as_loaded(model: Any) -> Loaded:
-    """A ModelProto, an onnx_graphsurgeon Graph, a path or a string as a model of our own to edit.
+    """Load or copy a model for editing.
 
-    A ModelProto is copied. Raises ModelError for anything else.
+    Args:
+        model: A ModelProto (copied), an onnx_graphsurgeon Graph (exported), or a path.
+
+    Returns:
+        The model; the caller's object is not shared.
+
+    Raises:
+        ModelError: It is none of these, or the file cannot be loaded.
     """
     if isinstance(model, (str, Path)):
         return load(Path(model))
@@ -111,9 +142,19 @@ def as_loaded(model: Any) -> Loaded:
 
 
 def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[Path]:
-    """Write `model` to `path` (and its tensors to `data_name` beside it); the files written.
+    """Write a model.
 
-    Raises OutputError. `external`: keep the tensors outside; they are in any case when too large for protobuf.
+    Args:
+        model: The model; not changed.
+        path: The file to write.
+        external: Whether to store tensors outside; they are in any case when too large for protobuf.
+        data_name: Name of the external data file, beside `path`.
+
+    Returns:
+        The files written, the model first.
+
+    Raises:
+        OutputError: A file cannot be written.
     """
     with writing(path):
         if not external and model.ByteSize() < LARGEST_PROTOBUF:
@@ -138,7 +179,19 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
 
 
 def save_copy(loaded: Loaded, path: Path, data_name: str) -> list[Path]:
-    """Write the model as it was read: byte by byte, where it was one file. Raises OutputError."""
+    """Write a model unchanged, byte by byte where it was a single file.
+
+    Args:
+        loaded: The model as it was read.
+        path: The file to write.
+        data_name: Name of the external data file, beside `path`.
+
+    Returns:
+        The files written, the model first.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     if loaded.path is None or loaded.external:
         return save(loaded.model, path, loaded.external, data_name)
     with writing(path):
@@ -147,7 +200,14 @@ def save_copy(loaded: Loaded, path: Path, data_name: str) -> list[Path]:
 
 
 def own_data(path: Path) -> list[Path]:
-    """External data files of the model at `path` that this project named; none where there is no such model."""
+    """External data files of an earlier output that this project wrote.
+
+    Args:
+        path: The model.
+
+    Returns:
+        Files named `<model>*.data`; none where there is no such model.
+    """
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (OSError, DecodeError):
@@ -157,7 +217,14 @@ def own_data(path: Path) -> list[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OutputError early, before any work is done."""
+    """Check early, before any work is done, that a file can be written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OutputError: It is a folder or a device, or its folder is missing or not writable.
+    """
     folder = path.parent
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name the file to write")
@@ -170,7 +237,16 @@ def check_writable(path: Path) -> None:
 
 
 def place(written: Sequence[Path], output: Path, loaded: Loaded) -> tuple[Path, ...]:
-    """Move the files of a model to where `output` (resolved) is, the model itself last; old data files go."""
+    """Move the files of a model to their destination, the model itself last, and delete replaced data files.
+
+    Args:
+        written: Files in a temporary folder, the model first.
+        output: Resolved path of the model's destination; the others go beside it.
+        loaded: The input, whose external data is not deleted unless the model itself is overwritten.
+
+    Returns:
+        The files at their destination, the model first.
+    """
     in_place = loaded.path == output
     replaced = [f for f in own_data(output) if in_place or f not in loaded.files]
     placed = []
@@ -184,7 +260,7 @@ def place(written: Sequence[Path], output: Path, loaded: Loaded) -> tuple[Path, 
 
 
 def free_data_name(output: Path) -> str:
-    """External data must not overwrite a file that the input may still need."""
+    """A name for external data that no file beside `output` has, so that data of the input is not overwritten."""
     name, count = f"{output.name}.data", 1
     while (output.parent / name).exists():
         name, count = f"{output.name}.{count}.data", count + 1

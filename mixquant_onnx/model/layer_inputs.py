@@ -1,4 +1,4 @@
-"""The input that meets a weight in its operator, as samples [groups, n, K] in the order of the weight's own rows."""
+"""The input that a weight is multiplied with, as samples [groups, n, K] in the order of the weight's rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from mixquant_onnx.model.weights import LocatedSite, Reader, WeightSite
 from mixquant_onnx.numerics.arrays import FloatArray
 
 _KEEP_ORDER = frozenset({"Identity", "Transpose", "Cast", "Squeeze", "Unsqueeze"})
+"""Operators between a weight and a product that keep the order of its elements, or swap the two axes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Feature:
-    """Where the input of a weight is, and how a value there becomes samples.
+    """Location of the input of a weight, and how a value there becomes samples.
 
-    Args:
+    Attributes:
         place: Scope and name of the value.
         kind: "conv" for patches, "last" or "first" for vectors along the last axis or the one before it.
         groups: Groups of a convolution, else 1.
@@ -46,10 +47,10 @@ class Feature:
         Args:
             value: The value at `place`.
             count: Most samples.
-            seed: Of the draw; equal seeds give samples of the same positions.
+            seed: Seed of the random choice; equal seeds give samples of the same positions.
 
         Returns:
-            [groups, n, width] float32; None where the value is empty or of another shape than the weight needs.
+            [groups, n, width] float32; None where the value is empty or its shape does not fit the weight.
         """
         if value.size == 0:
             return None
@@ -69,7 +70,15 @@ def _drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
 
 
 def reading_order(model: ModelProto, sites: Mapping[str, LocatedSite]) -> list[str]:
-    """Names of `sites` in the order in which the model reads them (graphs are sorted, ONNX IR)."""
+    """Weights in the order in which the model reads them.
+
+    Args:
+        model: The model; its graphs are sorted topologically (ONNX IR).
+        sites: Its weights by name.
+
+    Returns:
+        The names of `sites`.
+    """
     numbers: dict[int, int] = {}
 
     def number(graph: GraphProto) -> None:
@@ -79,13 +88,20 @@ def reading_order(model: ModelProto, sites: Mapping[str, LocatedSite]) -> list[s
                 number(inner)
 
     number(model.graph)
-    # Protobuf hands out other objects for the same node once a graph was edited; then the order of storage stays.
+    # Protobuf returns other objects for the same node after a graph was edited; then the order of storage is used.
     places = {n: min((numbers.get(id(r.node), 1 << 30) for r in s.readers), default=1 << 30) for n, s in sites.items()}
     return sorted(sites, key=places.__getitem__)
 
 
 def feature_of(located: LocatedSite) -> Feature | None:
-    """The feature of the first reader whose input can be read; None where there is none, or its shape does not fit."""
+    """The feature of the first reader whose input can be read.
+
+    Args:
+        located: The weight.
+
+    Returns:
+        The feature; None where there is none, or its shape does not fit the weight.
+    """
     for reader in located.readers:
         found = _of_reader(located, reader)
         if found is not None:
@@ -94,7 +110,7 @@ def feature_of(located: LocatedSite) -> Feature | None:
 
 
 def _fits(site: WeightSite, feature: Feature) -> bool:
-    """Whether the rows of the weight are as wide as its inputs, and can be dealt to their groups."""
+    """Whether the weight's rows are as wide as its inputs, and divide evenly among their groups."""
     p, r, q, s = site.layout.sizes(site.shape)
     return r * s == feature.width and (p * q) % feature.groups == 0
 
@@ -120,7 +136,7 @@ def _convolution(located: LocatedSite, reader: Reader, _: ActivationInput, place
 
 def _sequence(located: LocatedSite, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
     layout = located.site.layout
-    # What is multiplied with the stored numbers is not the input of the node where a step does more than move them.
+    # Where a step does more than move the stored numbers, they are not multiplied with the input of the node.
     if not all(step.moves_only for step in reader.steps) or layout.s or layout.q:
         return None
     return Feature(place=place, kind="last", groups=1, width=layout.sizes(located.site.shape)[1])
@@ -140,9 +156,19 @@ _OF_KIND = {"convolution": _convolution, "sequence": _sequence, "product": _prod
 
 
 def _patches(value: FloatArray, feature: Feature, count: int, seed: int) -> NDArray[np.float32] | None:
-    """im2col at drawn positions.
+    """im2col at randomly chosen positions.
 
-    Source: ONNX Conv-11, attributes group, kernel_shape, pads, auto_pad, strides, dilations.
+    Args:
+        value: Input of the convolution, [batch, channels, spatial...].
+        feature: Its kernel and attributes.
+        count: Most positions.
+        seed: Seed of the choice.
+
+    Returns:
+        [groups, n, width] float32; None where shapes do not fit.
+
+    Source:
+        ONNX Conv-11, attributes group, kernel_shape, pads, auto_pad, strides, dilations.
     """
     at, kernel = feature.attributes or {}, feature.kernel
     spatial = value.shape[2:]

@@ -1,7 +1,7 @@
-"""All that is known of an operator: one row each.
+"""Properties of operators, one row per operator.
 
 To add one, add a row to `OPERATORS`. Nothing else has to change for it to be quantized; a torch function that torch
-does not have under the name in the row is added to `quantization/reconstruction/torch_operators.py`.
+does not provide under the name in the row is added to `quantization/reconstruction/torch_operators.py`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from onnx import NodeProto
 from mixquant_onnx.numerics.granularity import Layout
 
 Attributes = dict[str, Any]
+"""Attributes of a node by name, as Python values."""
 LayoutRule = Callable[[int, Attributes], Layout]
-"""(rank of the weight, attributes of the node) -> its axes. Rank is at least 1."""
+"""(rank of the weight, attributes of the node) -> its axes. The rank is at least 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActivationInput:
     """The input that a weight is multiplied with.
 
-    Args:
+    Attributes:
         index: Its position among the node's inputs.
         kind: How it becomes samples: patches of a convolution, vectors of a matrix product, or steps of a sequence.
-        axis: Of a product, the axis that is summed over: the last, or the one before it.
-        flipped_by: Of a product, the attribute that changes the axis where it is set; "" for none.
+        axis: For a product, the axis that is summed over: the last, or the one before it.
+        flipped_by: For a product, the attribute that swaps the axes; "" for none.
     """
 
     index: int
@@ -41,13 +42,13 @@ class ActivationInput:
 class WeightInput:
     """An input of an operator that is a weight where it is constant.
 
-    Args:
+    Attributes:
         index: Its position among the node's inputs.
         layout: Axes of the weight.
-        narrowest: Fewest elements along the last axis; a table of coordinates or bounds is no weight.
-        kernel: A convolution's: where its axes cannot be followed, outputs are the first axis of more than 1.
-        activation: The input that it meets; None where calibration does not know it.
-        fusable: ONNX Runtime can fuse a DequantizeLinear of it with the operator (MatMulNBits).
+        narrowest: Fewest elements along the last axis; narrower tables hold coordinates or bounds.
+        kernel: Whether it is a convolution's: where its axes cannot be traced, outputs are the first axis of size > 1.
+        activation: The input that it is multiplied with; None where calibration does not support it.
+        fusable: Whether ONNX Runtime can fuse a DequantizeLinear of it with the operator (MatMulNBits).
     """
 
     index: int
@@ -62,13 +63,13 @@ class WeightInput:
 class Operator:
     """One row of the table.
 
-    Args:
+    Attributes:
         weights: Its inputs that may be weights.
-        path: What a constant is behind it: "moves" the same numbers in another order, "scales" another weight (of the
-            larger of two operands: weight norm, modulation, LoRA); "" no weight any more. How shapes change is in
-            `constant_steps`.
-        torch: Name of the function that computes it in torch: of `torch_operators`, else of torch itself; "" where none
-            does. Blocks with such an operator are not reconstructed.
+        path: What a constant is behind it: "moves", the same numbers in another order; "scales", still a weight (the
+            larger of two operands: weight norm, modulation, LoRA); "", no weight. `constant_steps` has the change of
+            shape.
+        torch: Name of the function that computes it in torch: of `torch_operators`, else of torch itself; "" where
+            there is none. Blocks with such an operator are not reconstructed.
     """
 
     weights: tuple[WeightInput, ...] = ()
@@ -208,39 +209,62 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     ("", "Tanh"): Operator(torch="tanh"),
     ("", "Where"): Operator(torch="where"),
 }
-"""By domain and type. Slice and Concat move constants: exporters put the gates of an LSTM in order with them."""
+"""By (domain, type). Slice and Concat move constants: exporters reorder the gates of an LSTM with them."""
 
 _UNKNOWN = Operator()
 
 
 def domain_of(node: NodeProto) -> str:
-    """The node's domain, "" for that of ONNX."""
+    """The domain of a node; "" for ONNX's own."""
     return "" if node.domain == "ai.onnx" else node.domain
 
 
 def operator_of(node: NodeProto) -> Operator:
-    """The row of the node's operator; an empty one where there is none."""
+    """The row of a node's operator; an empty one where there is none."""
     return OPERATORS.get((domain_of(node), node.op_type), _UNKNOWN)
 
 
 def weight_input(node: NodeProto, index: int) -> WeightInput | None:
-    """What is known of input `index` as a weight; None where it is none."""
+    """The description of an input as a weight.
+
+    Args:
+        node: The node.
+        index: Position of the input.
+
+    Returns:
+        Its entry in the table; None where that input is not a weight.
+    """
     return next((row for row in operator_of(node).weights if row.index == index), None)
 
 
 def moves_only(op: str) -> bool:
-    """Whether the ONNX operator `op` gives out the numbers of a constant as they are stored."""
+    """Whether the ONNX operator `op` returns the numbers of a constant as they are stored."""
     row = OPERATORS.get(("", op))
     return row is not None and row.path == "moves"
 
 
 def is_fusable(op: str, index: int) -> bool:
-    """Whether ONNX Runtime fuses a DequantizeLinear at input `index` of the ONNX operator `op` with it."""
+    """Whether ONNX Runtime fuses a DequantizeLinear at an input with the operator.
+
+    Args:
+        op: Type of an ONNX operator.
+        index: Position of the input.
+
+    Returns:
+        True where the table says so (`WeightInput.fusable`).
+    """
     return any(row.fusable and row.index == index for row in OPERATORS.get(("", op), _UNKNOWN).weights)
 
 
 def attributes(node: NodeProto) -> Attributes:
-    """Attributes as Python values; a reference to a function's attribute is left out."""
+    """Attributes of a node as Python values.
+
+    Args:
+        node: The node.
+
+    Returns:
+        Values by name, without subgraphs and references to a function's attributes.
+    """
     return {
         a.name: onnx.helper.get_attribute_value(a)
         for a in node.attribute

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def window_padding(at: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Zeros before and after each spatial axis.
+    """Padding before and after each spatial axis.
 
     Args:
         at: Attributes of the node: auto_pad, pads, strides, dilations.
@@ -15,7 +15,7 @@ def window_padding(at: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence
         kernel: Spatial sizes of the window.
 
     Returns:
-        Two lists, one number an axis.
+        Two lists with one number per axis: zeros before, zeros after.
 
     Source:
         ONNX Conv-11: auto_pad; SAME gives ceil(size / stride) outputs, the odd zero after (UPPER) or before (LOWER).

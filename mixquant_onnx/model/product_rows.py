@@ -1,4 +1,4 @@
-"""How many rows a matrix product sees, as far as the model tells."""
+"""Number of rows of the activations in a matrix product, by the shapes that the model declares."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from mixquant_onnx.model.skeleton import types_of
 from mixquant_onnx.model.weights import LocatedSite
 
 Shape = tuple[int | None, ...]
-"""None where a size is not told."""
+"""None for an unknown size."""
 
 
 def shapes_of(model: ModelProto) -> dict[str, Shape]:
-    """By ONNX shape inference, of all values whose rank is known."""
+    """Shapes of all values whose rank is known.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Shapes by name, from ONNX shape inference.
+    """
     found: dict[str, Shape] = {}
     for name, value in types_of(model).items():
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
@@ -25,12 +32,20 @@ def shapes_of(model: ModelProto) -> dict[str, Shape]:
 
 
 def one_row(located: LocatedSite, shapes: Mapping[str, Shape]) -> bool:
-    """Whether every product with this weight, as its second input, has a first input of one row, of fixed shape."""
+    """Whether every product with a weight has a first input of one row, of fixed shape.
+
+    Args:
+        located: A weight that its readers take as the second input.
+        shapes: Those of `shapes_of`.
+
+    Returns:
+        False where any of the shapes is unknown.
+    """
     return all(_rows(shapes.get(reader.node.input[0])) == 1 for reader in located.readers)
 
 
 def _rows(shape: Shape | None) -> int | None:
-    """Product of all sizes but the last: the reduced one (MatMul, and Gemm without transA)."""
+    """Product of all sizes but the last, the reduced one (MatMul, and Gemm without transA)."""
     if shape is None or None in shape[:-1]:
         return None
     return math.prod(size for size in shape[:-1] if size is not None)

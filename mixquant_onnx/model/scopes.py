@@ -9,13 +9,22 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 Body = GraphProto | FunctionProto
+"""What a list of nodes belongs to."""
 FunctionKey = tuple[str, str, str]
 """Domain, name and overload."""
 
 
 @dataclass(eq=False)
 class Scope:
-    """One list of nodes. Names that are not defined here are looked up in `parent`. `position`: its place in `walk`."""
+    """One list of nodes and the names that are defined there.
+
+    Attributes:
+        body: The graph or function.
+        path: Its position in the model; "" for the main graph.
+        parent: The enclosing scope, where names that are not defined here are looked up.
+        defined: Names of inputs, initializers and outputs of nodes.
+        position: Its place in `walk`.
+    """
 
     body: Body
     path: str
@@ -25,14 +34,23 @@ class Scope:
 
     @property
     def is_function(self) -> bool:
+        """Whether this is the body of a model-local function."""
         return isinstance(self.body, FunctionProto)
 
     @property
     def in_function(self) -> bool:
+        """Whether this scope, or one around it, is the body of a model-local function."""
         return self.is_function or (self.parent is not None and self.parent.in_function)
 
     def resolve(self, name: str) -> Scope | None:
-        """The innermost scope, from here outwards, that defines `name`."""
+        """The innermost scope that defines a name, from here outwards.
+
+        Args:
+            name: Name of a value.
+
+        Returns:
+            The scope; None where no scope defines it.
+        """
         if name in self.defined:
             return self
         return None if self.parent is None else self.parent.resolve(name)
@@ -49,6 +67,14 @@ def _definitions(body: Body) -> set[str]:
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs in the attributes of a node.
+
+    Args:
+        node: The node.
+
+    Yields:
+        (name of the attribute, graph); names of lists of graphs have a position, as in `branches[0]`.
+    """
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.name, attribute.g
@@ -66,7 +92,14 @@ def _walk(body: Body, path: str, parent: Scope | None) -> Iterator[Scope]:
 
 
 def walk(model: ModelProto) -> list[Scope]:
-    """Every scope of `model`, outer before inner."""
+    """Every scope of a model.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Scopes, outer before inner; those of model-local functions last.
+    """
     scopes = list(_walk(model.graph, "", None))
     for function in model.functions:
         name = f"{function.name}:{function.overload}" if function.overload else function.name
@@ -77,6 +110,14 @@ def walk(model: ModelProto) -> list[Scope]:
 
 
 def function_key(node: onnx.NodeProto | FunctionProto) -> FunctionKey:
+    """The key that a function and its calls share.
+
+    Args:
+        node: A function, or a node that may call one.
+
+    Returns:
+        (domain, name, overload).
+    """
     name = node.name if isinstance(node, FunctionProto) else node.op_type
     return node.domain, name, node.overload
 
@@ -93,7 +134,14 @@ def used_names(model: ModelProto) -> set[str]:
 
 
 def fresh_names(model: ModelProto) -> Callable[[str], str]:
-    """Gives names that nothing in `model` has yet: the one wished for, or that with a number."""
+    """A generator of unused names.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A function from a wish to a name that nothing in `model` has yet: the wish itself, or with a number.
+    """
     used = used_names(model)
 
     def fresh(wish: str) -> str:

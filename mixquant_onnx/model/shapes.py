@@ -1,4 +1,4 @@
-"""Shapes of values inside a model, by onnx's shape inference, made when they are first asked for."""
+"""Shapes of values inside a model, by ONNX shape inference, computed on first use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,26 @@ Shape = tuple[int | None, ...]
 
 
 class Shapes:
-    """Inferred shapes of the values of `model`. Nothing is known of values inside model-local functions."""
+    """Inferred shapes of the values of a model. Values inside model-local functions have none.
+
+    Args:
+        model: The model; not changed.
+    """
 
     def __init__(self, model: ModelProto) -> None:
         self._model = model
         self._found: dict[tuple[str, str], Shape] | None = None
 
     def of(self, scope: Scope, name: str) -> Shape | None:
-        """The shape of `name`, defined in `scope`; None where it, or its rank, is not known."""
+        """The shape of a value.
+
+        Args:
+            scope: The scope that defines it.
+            name: Its name.
+
+        Returns:
+            The shape; None where it, or its rank, is not known.
+        """
         if self._found is None:
             self._found = _inferred(self._model)
         return self._found.get((scope.path, name))

@@ -1,4 +1,4 @@
-"""The inputs that a model takes."""
+"""The inputs of a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 Dims = tuple[int | str, ...]
+"""Sizes of dimensions; a name, or "", where they are free."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
-    """A model input. Unknown sizes are names, or "" where the model gives none. `sequence`: a list of such tensors.
+    """A model input.
 
-    Strings have the dtype object.
+    Attributes:
+        name: Its name.
+        dtype: Its NumPy type; object for strings.
+        dims: Its sizes; free ones are names, or "" where the model gives none. None if the rank is not known.
+        sequence: Whether it is a list of such tensors.
     """
 
     name: str
@@ -26,7 +31,14 @@ class Input:
 
 
 def model_inputs(model: ModelProto) -> list[Input]:
-    """The inputs that the caller must give (initializers are not among them, nor what is optional)."""
+    """The inputs that the caller must give.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Inputs in order, without initializers and optional ones.
+    """
     stored = {tensor.name for tensor in model.graph.initializer}
     found = []
     for value in model.graph.input:

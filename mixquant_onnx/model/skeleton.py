@@ -8,11 +8,18 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from mixquant_onnx.model.scopes import walk
 
 SMALL = 1024
-"""Constants up to this many elements are given to the converter with their values (axes, shapes, bounds)."""
+"""Most elements of a constant that keeps its values (axes, shapes, bounds), which shape inference may need."""
 
 
 def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Inferred types by name, in all graphs, from a copy without the large constants."""
+    """Inferred types of all values, from a copy without the large constants.
+
+    Args:
+        model: The model; not changed.
+
+    Returns:
+        Types by name, in all graphs; those that are declared where inference fails.
+    """
     skeleton = ModelProto()
     skeleton.CopyFrom(without_data(model))
     try:
@@ -28,7 +35,14 @@ def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
 
 
 def without_data(model: ModelProto) -> ModelProto:
-    """A copy in which large constants have a type and a shape alone."""
+    """A copy in which large constants have only a type and a shape.
+
+    Args:
+        model: The model; not changed.
+
+    Returns:
+        The copy; large constants are initializers without data, which ONNX shape inference accepts.
+    """
     copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     copy.graph.CopyFrom(_graph_without_data(model.graph))
     return copy
@@ -51,6 +65,7 @@ def _graph_without_data(graph: GraphProto) -> GraphProto:
 
 
 def elements(tensor: TensorProto) -> int:
+    """Number of values of a tensor."""
     count = 1
     for size in tensor.dims:
         count *= size

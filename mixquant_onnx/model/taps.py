@@ -1,4 +1,4 @@
-"""Values inside a model as outputs of its main graph, also values in branches of If."""
+"""Expose values inside a model as outputs of its main graph, also values in branches of If."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ _PREFIX = "mixquant.watch"
 
 
 def can_expose(scope: Scope) -> bool:
-    """Whether the values of `scope` can be given out: the main graph, or branches of If all the way up."""
+    """Whether values of a scope can be exposed.
+
+    Args:
+        scope: The scope.
+
+    Returns:
+        True for the main graph, and for branches of If all the way up.
+    """
     while scope.parent is not None:
         if scope.in_function or _owner(scope) is None:
             return False
@@ -27,7 +34,7 @@ def expose(model: ModelProto, places: Sequence[Place]) -> list[str]:
     """Make values inside of branches available in the main graph.
 
     Args:
-        model: Changed: branches get outputs, which their If nodes hand up. A branch that is not taken gives an empty
+        model: Changed: branches get outputs, which their If nodes return. A branch that is not taken returns an empty
             value.
         places: The values.
 
@@ -50,7 +57,7 @@ def _owner(scope: Scope) -> NodeProto | None:
 
 
 def _give_out(scopes: dict[str, Scope], path: str, name: str, fresh: str) -> str:
-    """Hand the value up from branch to branch until it is one of the main graph."""
+    """Return the value from branch to branch up to the main graph."""
     scope = scopes[path]
     if scope.parent is None:
         return name

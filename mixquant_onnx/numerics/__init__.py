@@ -1,5 +1,5 @@
-"""Arrays in, numbers out, with NumPy alone: granularity, integer codes, errors of rounding, distance of outputs.
+"""Arrays in, numbers out, with NumPy alone: granularity, integer codes, rounding errors, distances between outputs.
 
-`granularity` lays a tensor out in rows that share a scale, `integers` and `scheme` say what codes mean, `metrics`
-compares outputs. A measure of the distance between outputs goes into `metrics.py`, a granularity into `granularity.py`.
+`granularity` lays a tensor out in rows that share a scale, `integers` and `scheme` define what codes mean, `metrics`
+compares outputs. A new distance between outputs goes into `metrics.py`, a new granularity into `granularity.py`.
 """

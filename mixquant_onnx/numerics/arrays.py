@@ -1,4 +1,4 @@
-"""Types of arrays, and the widths that weights may have."""
+"""Types of arrays, and the bit widths that weights may have."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Codes = NDArray[np.uint8]
 """Integers 0..2^bits - 1, one a byte; packed only in the file (export/encodings)."""
 
 ALL_BITS = (2, 3, 4, 5, 6, 7, 8)
-"""Widths of weights: those that have a form in the file (export/encodings)."""
+"""Bit widths of weights: those that `export/encodings` can store."""
 
 FLOAT_BITS = 32
+"""Bits of a float32 weight, the baseline of compression ratios."""

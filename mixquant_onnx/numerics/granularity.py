@@ -19,7 +19,12 @@ from mixquant_onnx.numerics.arrays import FloatArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Granularity: one scale and zero point for the tensor, for a channel, or for a block of N weights."""
+    """Granularity: one scale and zero point per tensor, per channel, or per block of N weights.
+
+    Attributes:
+        per: Which weights share a scale.
+        block: Weights per block along the reduced axis; None unless `per` is "block".
+    """
 
     per: Literal["tensor", "channel", "block"]
     block: int | None = None
@@ -29,10 +34,13 @@ class Grid:
 
     @classmethod
     def parse(cls, text: str) -> Grid:
-        """The granularity that a user or a plan names.
+        """Parse the name of a granularity, as a user or a plan writes it.
 
         Args:
-            text: `tensor`, `channel`, `block:N` or `bN`, N at least 2.
+            text: `tensor`, `channel`, `block:N` or `bN`, with N at least 2.
+
+        Returns:
+            The granularity.
 
         Raises:
             OptionError: `text` is none of these.
@@ -48,17 +56,25 @@ class Grid:
 
 
 PER_CHANNEL = Grid(per="channel")
+"""The default granularity."""
 AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))
-"""Granularities that `auto` chooses from; at the first a calibrated sensitivity is measured."""
+"""Granularities that `auto` chooses from; calibrated sensitivities are measured at the first. Block sizes are powers of
+two, as ONNX Runtime's MatMulNBits requires (16 at least).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """The axes of a weight in order, as counts: `p` row axes, `r` reduced, `q` row axes, `s` reduced.
+    """The axes of a weight in order, as counts of axes: row axes, reduced axes, row axes, reduced axes.
 
-    Reduced axes are those that the layer sums over; each combination of row axes is one output channel.
+    Reduced axes are those that the layer sums over; each combination of row axes is one output channel. Conv [O, I, kh,
+    kw] is p=1 r=3; MatMul [K, N] is r=1 q=1; ConvTranspose [I, O, kh, kw] is r=1 q=1 s=2.
 
-    Conv [O, I, kh, kw] is p=1 r=3; MatMul [K, N] is r=1 q=1; ConvTranspose [I, O, kh, kw] is r=1 q=1 s=2.
+    Attributes:
+        p: Leading row axes.
+        r: Reduced axes that follow.
+        q: Row axes that follow.
+        s: Trailing reduced axes.
     """
 
     p: int = 0
@@ -67,7 +83,14 @@ class Layout:
     s: int = 0
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-        """The four groups of axes of `shape`, each multiplied out."""
+        """Number of values along each of the four groups of axes.
+
+        Args:
+            shape: Shape of the weight; its rank is p + r + q + s.
+
+        Returns:
+            (P, R, Q, S), the product of the sizes in each group; 1 for an empty group.
+        """
         a, b, c = self.p, self.p + self.r, self.p + self.r + self.q
         return (
             math.prod(shape[:a]),
@@ -77,20 +100,36 @@ class Layout:
         )
 
     def merged(self) -> Layout:
-        """The layout for blocks, which run along `r` alone: the axes `s` become rows."""
+        """The layout for blocks, which run along `r` alone: the axes `s` become row axes."""
         return Layout(p=self.p, r=self.r, q=self.q + self.s)
 
 
 def effective_grid(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Grid:
-    """`grid`, or per channel where one block would hold a whole row."""
+    """The granularity that is used for a weight: per channel where one block would hold a whole row.
+
+    Args:
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: The granularity asked for.
+
+    Returns:
+        `grid`, or per channel.
+    """
     reduced = layout.merged().sizes(shape)[1]
     return Grid(per="channel") if grid.block is not None and grid.block >= reduced else grid
 
 
 def params_shape(shape: tuple[int, ...], layout: Layout, grid: Grid) -> tuple[int, int, int]:
-    """Shape [P, G, Q] of the scales: row axes before, blocks along the reduced axis, row axes after.
+    """Shape of the scales and zero points.
 
-    (1, 1, 1) per tensor; G is 1 per channel, and ceil(R / N) for blocks of N along a reduced axis of R weights.
+    Args:
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: Granularity.
+
+    Returns:
+        (P, G, Q): row axes before, blocks along the reduced axis, row axes after. (1, 1, 1) per tensor; G is 1 per
+        channel, and ceil(R / N) for blocks of N along a reduced axis of R weights.
     """
     if grid.per == "tensor":
         return 1, 1, 1
@@ -123,7 +162,17 @@ def to_rows(tensor: FloatArray, layout: Layout, grid: Grid) -> FloatArray:
 
 
 def from_rows(rows: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
-    """The inverse of `to_rows` (padding dropped)."""
+    """The inverse of `to_rows`.
+
+    Args:
+        rows: [P * Q * G, weights]; padding is dropped.
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: Granularity.
+
+    Returns:
+        The tensor of shape `shape`.
+    """
     if grid.per == "tensor":
         return rows.reshape(shape)
     if grid.block is None:
@@ -135,20 +184,48 @@ def from_rows(rows: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Gr
 
 
 def params_from_rows(values: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
-    """One value a row, in the order of `to_rows`, as [P, G, Q]."""
+    """Reorder one value per row into the stored shape of scales and zero points.
+
+    Args:
+        values: [P * Q * G], in the order of `to_rows`.
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: Granularity.
+
+    Returns:
+        [P, G, Q], contiguous.
+    """
     p, g, q = params_shape(shape, layout, grid)
     return np.ascontiguousarray(values.reshape(p, q, g).transpose(0, 2, 1))
 
 
 def params_to_rows(params: FloatArray, rows: int) -> FloatArray:
-    """The inverse of `params_from_rows`; a single value is repeated for every row."""
+    """The inverse of `params_from_rows`.
+
+    Args:
+        params: [P, G, Q].
+        rows: Number of rows, P * G * Q, or any number where `params` is a single value.
+
+    Returns:
+        [rows], in the order of `to_rows`; a single value is repeated for every row.
+    """
     if params.size == 1:
         return np.full(rows, params.reshape(-1)[0])
     return np.ascontiguousarray(params.transpose(0, 2, 1)).reshape(-1)
 
 
 def expand_params(params: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
-    """`params` [P, G, Q] in a shape that broadcasts against a tensor of `shape`."""
+    """Scales or zero points in a shape that broadcasts against the weight.
+
+    Args:
+        params: [P, G, Q].
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: Granularity, after `effective_grid`.
+
+    Returns:
+        An array of the rank of `shape`; with blocks, each value is repeated along the reduced axis.
+    """
     if params.size == 1:
         return params.reshape((1,) * len(shape))
     if grid.block is None:
@@ -158,6 +235,14 @@ def expand_params(params: FloatArray, shape: tuple[int, ...], layout: Layout, gr
 
 
 def channel_params_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
-    """`shape` with 1 in place of every reduced axis."""
+    """Shape of per-channel scales that broadcasts against the weight: 1 in place of every reduced axis.
+
+    Args:
+        shape: Shape of the weight.
+        layout: Its axes.
+
+    Returns:
+        A shape of the same rank.
+    """
     kept = (1,) * layout.p + (0,) * layout.r + (1,) * layout.q + (0,) * layout.s
     return tuple(n if keep else 1 for n, keep in zip(shape, kept, strict=True))

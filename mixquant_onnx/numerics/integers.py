@@ -1,4 +1,4 @@
-"""Codes of 2 to 8 bits: their range, the scales that are stored, and the one rule of rounding."""
+"""Codes of 2 to 8 bits: their range, the scales that are stored, and the rounding rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ _LARGEST_FLOAT16 = 65504.0
 
 
 def levels(bits: int) -> int:
-    """The largest code of `bits` bits: 2^bits - 1. The smallest is 0."""
+    """The largest code, 2^bits - 1; the smallest is 0.
+
+    Args:
+        bits: Width, 2 to 8.
+
+    Returns:
+        3 for 2 bits, up to 255 for 8.
+    """
     return (1 << bits) - 1
 
 
@@ -45,7 +52,8 @@ def encode(rows: FloatArray, scale: FloatArray, zero_point: Codes, bits: int) ->
     Returns:
         [N, M], 0..2^bits - 1.
 
-    Source: ONNX QuantizeLinear, opset 10 and up.
+    Source:
+        ONNX QuantizeLinear, opset 10 and up.
     """
     step = scale.astype(np.float32)[:, None]
     codes = np.rint(rows / step)

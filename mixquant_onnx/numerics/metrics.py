@@ -1,4 +1,4 @@
-"""How far the outputs of one model are from those of another, as one number."""
+"""The distance between the outputs of two models, as one number."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from mixquant_onnx.numerics.outputs import Outputs, pairs_of
 def relative_noise(reference: Outputs, other: Outputs) -> float:
     """Squared error over squared signal, averaged over the parts of each output and over the outputs of a model.
 
-    `reference` and `other` hold the outputs of each feed in order. Parts of an output whose scales differ count alike
-    (`numerics.parts`). Where no output is of numbers, the share of changed decisions; infinite for NaN.
+    Parts of an output that differ in scale have equal weight (`numerics.parts`).
+
+    Args:
+        reference: Outputs of the float model, one list per batch.
+        other: Outputs of the quantized model on the same batches.
+
+    Returns:
+        The noise-to-signal ratio; 0 where the outputs are equal, infinite for NaN. Where no output is numeric, the
+        share of changed decisions.
     """
     numbers, decisions = [], []
     for pair in pairs_of(reference, other):

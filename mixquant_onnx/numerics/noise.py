@@ -1,4 +1,4 @@
-"""Power of an output and of its error, part by part."""
+"""Power of an output and of its error, computed separately for each part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from mixquant_onnx.numerics.parts import Slices, finite_or_zero, parts_of
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PartNoise:
-    """`signal` and `noise`: sums of squares over all feeds. `largest`: the largest change of one value."""
+    """Signal and noise of one part of an output, summed over all batches.
+
+    Attributes:
+        part: The part.
+        signal: Sum of squares of the reference.
+        noise: Sum of squares of the error.
+        largest: Largest absolute change of one value.
+    """
 
     part: Slices
     signal: float
@@ -32,22 +39,43 @@ class PartNoise:
 
 
 def noise_share(noise: float, signal: float) -> float:
-    """Noise over signal, both sums of squares: 0 where there is no noise, infinite where only the signal is zero."""
+    """Noise-to-signal ratio.
+
+    Args:
+        noise: Sum of squares of the error.
+        signal: Sum of squares of the reference.
+
+    Returns:
+        `noise / signal`; 0 where there is no noise, infinite where only the signal is zero.
+    """
     if noise == 0:
         return 0.0
     return noise / signal if signal > 0 else math.inf
 
 
 def decibels(share: float) -> float:
-    """SQNR in dB of noise that is this share of the signal: -10 log10(share)."""
+    """SQNR in dB of a noise-to-signal ratio.
+
+    Args:
+        share: Noise over signal, at least 0.
+
+    Returns:
+        -10 log10(share); infinite for 0, minus infinity for infinite noise.
+    """
     return math.inf if share == 0 else -10 * math.log10(share) if math.isfinite(share) else -math.inf
 
 
 def noises_of(pair: Pair) -> tuple[PartNoise, ...]:
-    """The noise of each part of an output of numbers.
+    """The noise of each part of a numeric output.
 
-    Equal infinities cancel; infinite against finite, or NaN where the reference has none, is infinite noise. A feed in
-    which the shape differs counts as lost: noise as large as the signal.
+    Equal infinities cancel; infinite against finite, or NaN where the reference has none, is infinite noise. A batch in
+    which the shape differs counts as lost: its noise is as large as its signal.
+
+    Args:
+        pair: One output of both models.
+
+    Returns:
+        One entry for each part that `parts_of` finds in the reference.
     """
     return tuple(_noise(pair, part) for part in parts_of(pair.reference))
 
@@ -70,8 +98,16 @@ def _noise(pair: Pair, part: Slices) -> PartNoise:
 def sqnr_db(reference: Array, other: Array) -> float:
     """SQNR in dB of one array: 10 log10(sum reference^2 / sum (other - reference)^2).
 
-    Infinite where the two are equal; equal infinities and NaN cancel (`difference`). Minus infinity where one of the
-    two alone is not finite, or where only the reference is all zero. Raises ValueError where the shapes differ.
+    Args:
+        reference: The float values.
+        other: The values to compare, of the same shape.
+
+    Returns:
+        Infinite where the two are equal; equal infinities and NaN cancel (`difference`). Minus infinity where one of
+        the two alone is not finite, or where only the reference is all zero.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     if reference.shape != other.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
@@ -90,7 +126,15 @@ def _power(array: Array) -> float:
 
 
 def difference(reference: Array, other: Array) -> Array:
-    """`other` - `reference` in float64: 0 where both are the same infinity or NaN, infinite where one of them is."""
+    """`other - reference` in float64.
+
+    Args:
+        reference: The float values.
+        other: The values to compare, of the same shape.
+
+    Returns:
+        The error; 0 where both are the same infinity or both NaN, infinite where only one of them is.
+    """
     with np.errstate(invalid="ignore"):
         change = np.subtract(other, reference, dtype=np.float64)
     if math.isfinite(float(change.min(initial=0.0)) + float(change.max(initial=0.0))):
@@ -100,9 +144,13 @@ def difference(reference: Array, other: Array) -> Array:
 
 
 def changed_decisions(pair: Pair) -> tuple[list[int], list[int]]:
-    """(same, all) values of an output of integers, truth values or strings in each feed.
+    """Number of equal values of an output of integers, booleans or strings.
 
-    A feed in which the shape differs has none the same.
+    Args:
+        pair: One output of both models.
+
+    Returns:
+        (equal, total), one number per batch. A batch in which the shape differs has no equal values.
     """
     same, total = [], []
     for a, b in zip(pair.reference, pair.other, strict=True):

@@ -1,6 +1,6 @@
-"""The outputs of a model as plain arrays: tensors, and what maps and sequences hold.
+"""The outputs of a model as plain arrays: tensors, and the contents of maps and sequences.
 
-ONNX Runtime gives a map as a dictionary and a sequence as a list (ONNX-ML ZipMap gives a list of dictionaries).
+ONNX Runtime returns a map as a dictionary and a sequence as a list (ONNX-ML ZipMap gives a list of dictionaries).
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outputs = Sequence[Sequence[Any]]
-"""What a model gave: for each feed, its outputs in order."""
+"""Outputs of a model: for each batch, its outputs in order."""
 
 
 def arrays_of(outputs: Sequence[Any], names: Sequence[str] | None = None) -> dict[str, Array]:
-    """The arrays in the outputs of one feed, by the name of the output (its position where `names` is None).
+    """The arrays in the outputs of one batch, by the name of the output.
 
-    Maps with numbers make an array [rows, keys] in the order of their keys. Tensors of a sequence are `name[0]`,
-    `name[1]` and so on. Optional outputs that are absent, and what holds no values, are left out.
+    Args:
+        outputs: Outputs in order, as ONNX Runtime returns them.
+        names: Their names; None for their positions.
+
+    Returns:
+        Arrays by name. Maps with numeric values make an array [rows, keys] in the order of their keys. Tensors of a
+        sequence are `name[0]`, `name[1]` and so on. Absent optional outputs and empty values are left out.
     """
     found: dict[str, Array] = {}
     for position, value in enumerate(outputs):
@@ -49,7 +54,14 @@ def _table(rows: Sequence[Mapping[Any, Any]]) -> Array:
 
 
 def is_numbers(array: Array) -> bool:
-    """Whether `array` is compared as numbers: floats, and integers of 8 or 16 bits, which are images or codes."""
+    """Whether an array is compared as numbers.
+
+    Args:
+        array: An output.
+
+    Returns:
+        True for floats, and for integers of 8 or 16 bits, which are images or codes.
+    """
     return bool(np.issubdtype(array.dtype, np.floating)) or array.dtype.name in _SMALL or array.dtype.name == "bfloat16"
 
 
@@ -58,7 +70,13 @@ _SMALL = frozenset({"int8", "uint8", "int16", "uint16"})
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Pair:
-    """One output over all feeds. `other` holds None where the output is missing there."""
+    """One output of two models over all batches.
+
+    Attributes:
+        name: Name of the output.
+        reference: Its value for each batch, from the float model.
+        other: The value of the other model; None where the output is missing.
+    """
 
     name: str
     reference: tuple[Array, ...]
@@ -66,22 +84,32 @@ class Pair:
 
     @property
     def numbers(self) -> bool:
+        """Whether the output is compared as numbers (`is_numbers`)."""
         return is_numbers(self.reference[0])
 
     @property
     def same_shape(self) -> tuple[tuple[Array, Array], ...]:
-        """(reference, other) of the feeds where both have the same shape."""
+        """(reference, other) of the batches where both have the same shape."""
         both = zip(self.reference, self.other, strict=True)
         return tuple((a, b) for a, b in both if b is not None and a.shape == b.shape)
 
     @property
     def changed_shapes(self) -> int:
-        """Feeds in which the shape differs, or the output is missing in one of the two."""
+        """Number of batches in which the shape differs, or the output is missing in one of the two."""
         return len(self.reference) - len(self.same_shape)
 
 
 def pairs_of(reference: Outputs, other: Outputs, names: Sequence[str] | None = None) -> list[Pair]:
-    """The outputs of two models on the same feeds, those first that `reference` has."""
+    """Match the outputs of two models on the same batches.
+
+    Args:
+        reference: Outputs of the float model.
+        other: Outputs of the other model.
+        names: Names of the outputs; None for their positions.
+
+    Returns:
+        One pair per output, those of `reference` first.
+    """
     wanted, got = ([arrays_of(feed, names) for feed in side] for side in (reference, other))
     order = dict.fromkeys(name for side in (wanted, got) for feed in side for name in feed)
     made = []

@@ -1,8 +1,8 @@
-"""Parts of an output whose scales differ, found from the float model's outputs alone.
+"""Parts of an output that differ in scale, found from the float model's outputs alone.
 
-One SQNR over box coordinates up to 320 and class scores up to 1 says nothing of the scores. The slices of an output
-along one axis are sorted by their largest magnitude, and cut where it jumps. Logits, probabilities and hidden states
-have no such jump and stay whole.
+One SQNR over box coordinates up to 320 and class scores up to 1 does not reflect errors of the scores. The slices of an
+output along one axis are sorted by their largest magnitude, and split where it jumps. Logits, probabilities and hidden
+states have no such jump and stay whole.
 """
 
 from __future__ import annotations
@@ -15,27 +15,32 @@ import numpy as np
 from mixquant_onnx.numerics.outputs import Array
 
 APART = 10.0
-"""Ratio of largest magnitudes from which on two parts have different scales. With 10, a figure of 20 dB over both may
-hide that the smaller part is wholly wrong."""
+"""Ratio of largest magnitudes above which two parts have different scales. With 10, an SQNR of 20 dB over both may hide
+that the smaller part is entirely wrong.
+"""
 
 _LEAST_ELEMENTS = 16
-"""Values in a slice, below which its scale is not known."""
+"""Fewest values in a slice for an estimate of its scale."""
 
 _LEAST_SHARE = 1 / 32
-"""Share of the slices that a part must have: fewer are outliers or dead channels."""
+"""Smallest share of the slices that makes a part; fewer are outliers or dead channels."""
 
 _LEAST_SCORE = 0.1
-"""Largest score of a part of scores, below which it holds nothing but background."""
+"""Smallest maximum of a part of scores; below it, the part holds only background."""
 
 _ROUNDING = 64
-"""A part below this many units of rounding of the largest value is noise of the float model itself."""
+"""A part below this many units of rounding of the largest value is rounding noise of the float model itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Slices:
-    """`index` along `axis` of an output; all of it where `axis` is None. `peak`: its largest finite magnitude.
+    """Slices of an output along one axis.
 
-    `scores`: all values lie between 0 and 1.
+    Attributes:
+        axis: The axis; None for the whole output.
+        index: Positions of the slices along `axis`, sorted.
+        peak: Largest finite magnitude in them.
+        scores: Whether all values lie between 0 and 1.
     """
 
     axis: int | None
@@ -44,11 +49,12 @@ class Slices:
     scores: bool
 
     def of(self, array: Array) -> Array:
+        """The slices of `array`, in the order of `index`."""
         return array if self.axis is None else np.take(array, self.index, self.axis)
 
     @property
     def words(self) -> str:
-        """Such as `[:, 4-83]`; empty for a whole output."""
+        """The slices in words, such as `[:, 4-83]`; empty for a whole output."""
         if self.axis is None:
             return ""
         runs = np.split(self.index, np.flatnonzero(np.diff(self.index) > 1) + 1)
@@ -58,9 +64,14 @@ class Slices:
 
 
 def parts_of(arrays: Sequence[Array]) -> tuple[Slices, ...]:
-    """The parts of one output, `arrays` being what the float model gives for each feed; one where all is alike.
+    """The parts of one output that differ in scale.
 
-    At most one axis is cut, never the first: the one with the largest jump.
+    Args:
+        arrays: Values of the output from the float model, one per batch.
+
+    Returns:
+        The parts, the largest scale first; a single one where there is no jump in scale. At most one axis is split,
+        never the first: the one with the largest jump.
     """
     whole = _whole(arrays)
     found: tuple[Slices, ...] = (whole,)
@@ -128,7 +139,7 @@ def _counts(group: Array, scores: Array, peak: float, least: float, total: int) 
 
 
 def finite_or_zero(array: Array) -> Array:
-    """`array` with 0 in place of NaN and infinities; itself where there are none."""
+    """`array` with 0 in place of NaN and infinities; `array` itself where there are none."""
     if not np.issubdtype(array.dtype, np.floating) or array.size == 0:
         return array
     ends = float(array.min()), float(array.max())

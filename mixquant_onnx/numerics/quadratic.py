@@ -14,5 +14,8 @@ def quadratic_error(difference: Rows, matrix: Rows) -> float:
     Args:
         difference: E, the error of the weights, [groups, n, K].
         matrix: M = E[x x^T], the second moments of the inputs, [groups, K, K].
+
+    Returns:
+        The error, in squared units of the output.
     """
     return float(np.vdot(np.matmul(difference, matrix), difference))

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from mixquant_onnx.numerics.arrays import FloatArray
 
 CHUNK = 1 << 15
-"""Elements worked on at once: 128 KiB of float32, so that three buffers stay in a second-level cache."""
+"""Elements processed at once: 128 KiB of float32, so that three buffers fit in a second-level cache. Affects speed
+alone.
+"""
 
 
 _ON_GRID = 1e-7
-"""Mean squared error, in squared steps, below which rounding of float32 to steps (up to 2^-24 of a code of 8 bits)
-could be a part of it: such weights lie on the grid, and are worked out anew against the weights themselves."""
+"""Mean squared error, in squared steps, below which float32 rounding of w / scale (up to 2^-24 of an 8-bit code) may
+contribute to it. Such weights lie on the grid; their error is computed again against the weights themselves.
+"""
 
 
 _EXTREME = (1e-15, 1e15)
@@ -26,8 +29,8 @@ _EXTREME = (1e-15, 1e15)
 def squared_errors(rows: NDArray[np.float32], scales: Sequence[FloatArray]) -> list[float]:
     """Squared error of rounding to nearest, for several scales at once.
 
-    For ranges that cover the rows, so that no code saturates. Every scale is tried while a chunk is in cache; float64
-    across chunks.
+    For ranges that cover the rows, so that no code saturates. Every scale is tried while a chunk is in cache; sums over
+    chunks are in float64.
 
     Args:
         rows: [N, M].
@@ -100,11 +103,11 @@ def row_errors(
     Args:
         rows: [N, M].
         scale: [N].
-        lowest: [N], what rint(w / scale) is at least: minus the zero point.
-        highest: [N], what it is at most: the largest code minus the zero point.
+        lowest: [N], lower bound of rint(w / scale): minus the zero point.
+        highest: [N], upper bound: the largest code minus the zero point.
 
     Returns:
-        [N].
+        [N], in squared units of the weights.
     """
     count, width = rows.shape
     step = scale.astype(np.float32)[:, None]

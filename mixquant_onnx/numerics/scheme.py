@@ -14,7 +14,14 @@ from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid, exp
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scheme:
-    """How one tensor is quantized. `str()` gives a short name such as `w4.b32.minmax` that parses back."""
+    """How one tensor is quantized. `str()` gives a short name such as `w4.b32.minmax` that parses back.
+
+    Attributes:
+        bits: Width of the codes, 2 to 8.
+        grid: Granularity of scales and zero points.
+        method: Name of a row of `quantization.methods`.
+        symmetric: Whether the zero point is fixed at the middle of the codes.
+    """
 
     bits: int
     grid: Grid
@@ -26,10 +33,16 @@ class Scheme:
 
     @classmethod
     def parse(cls, text: str) -> Scheme:
-        """The scheme that `str()` wrote.
+        """Parse the name of a scheme.
+
+        Args:
+            text: What `str()` of a scheme gives.
+
+        Returns:
+            The scheme.
 
         Raises:
-            PlanError: `text` is no scheme.
+            PlanError: `text` is not a scheme.
         """
         found = re.fullmatch(r"w([2-8])\.(tensor|channel|b\d+)\.([a-z0-9_]+)(\.sym)?", text)
         if not found:
@@ -43,9 +56,15 @@ class Scheme:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Quantized:
-    """Codes (logical shape, uint8) with `scale` and `zero_point` of shape [P, G, Q]; see `grid`.
+    """A quantized tensor.
 
-    `scale` is float16 or float32, as stored. `zero_point` is uint8; of shape [1, 1, 1] when symmetric.
+    Attributes:
+        codes: uint8, in the shape of the weight, one code per byte.
+        scale: [P, G, Q] (see `granularity`), float16 or float32 as stored.
+        zero_point: uint8, [P, G, Q]; [1, 1, 1] when symmetric.
+        scheme: How it was quantized.
+        layout: Axes of the weight.
+        dtype: NumPy name of the float type that it dequantizes to.
     """
 
     codes: Codes
@@ -57,7 +76,15 @@ class Quantized:
 
 
 def dequantized(q: Quantized, dtype: np.dtype[np.generic]) -> FloatArray:
-    """The weight that `q` stands for."""
+    """The float weight that a quantized tensor represents.
+
+    Args:
+        q: The quantized tensor.
+        dtype: Type of the result.
+
+    Returns:
+        A tensor in the shape of the codes.
+    """
     grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
     return dequantize(q.codes, q.scale, q.zero_point, q.layout, grid, dtype)
 
@@ -72,15 +99,21 @@ def dequantize(
 ) -> FloatArray:
     """(codes - zero point) x scale, in float32, then cast: the single definition of what codes mean.
 
+    The difference is exact, an integer below 2^9.
+
     Args:
         codes: In the shape of the weight.
         scale: [P, G, Q].
         zero_point: [P, G, Q], or [1, 1, 1] for all.
         layout: The axes of the weight.
         grid: Granularity of `scale`, after `effective_grid`.
-        dtype: Of the result.
+        dtype: Type of the result.
 
-    Source: ONNX DequantizeLinear, opset 10 and up. The difference is exact: an integer below 2^9.
+    Returns:
+        The weight, in the shape of `codes`.
+
+    Source:
+        ONNX DequantizeLinear, opset 10 and up.
     """
     zero = expand_params(zero_point, codes.shape, layout, grid).astype(np.float32)
     step = expand_params(scale, codes.shape, layout, grid).astype(np.float32)

@@ -1,5 +1,5 @@
-"""Which scheme each weight gets, before anything is changed.
+"""The scheme of each weight, decided before anything is changed.
 
-In: a loaded model, options of the search and of the budget, rows of data. Out: `Planned`. For one more allocator add a
-file in `allocators/`, for one more sensitivity a file in `sensitivity/` and a row in its table.
+In: a loaded model, options of the search and of the budget, samples. Out: `Planned`. To add an allocator, add a file in
+`allocators/`; to add a sensitivity, a file in `sensitivity/` and a row in its table.
 """

@@ -1,4 +1,4 @@
-"""From errors and costs to the scheme of each site: the rule, or one budget over the whole model."""
+"""From errors and costs to the scheme of each weight: by the rule, or by one budget over the whole model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from mixquant_onnx.planning.sensitivity.table import NETWORK_OUTPUT, SENSITIVITI
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Priced:
-    """A search with the cost of every candidate: all that plans of any size are made from."""
+    """A search with the cost of every candidate, from which plans of any size are made.
+
+    Attributes:
+        searched: The weights and the errors of their candidates.
+        costs: Cost of each candidate of each weight.
+        cost: Name of the sensitivity.
+    """
 
     searched: Searched
     costs: Costs
@@ -31,10 +37,18 @@ class Priced:
 
     @property
     def elements(self) -> int:
+        """Number of weights in all tensors of the table."""
         return sum(errors.elements for errors in self.searched.table.values())
 
     def choices(self, floats: bool = False) -> dict[str, list[Choice]]:
-        """The candidates as a knapsack knows them; with `floats`, each site may also stay as it is at no cost."""
+        """The candidates in the form of the knapsack.
+
+        Args:
+            floats: Whether each tensor may also stay float, at no cost.
+
+        Returns:
+            Choices by the name of the weight.
+        """
         made = {}
         for name, errors in self.searched.table.items():
             own = self.costs[name]
@@ -46,16 +60,23 @@ class Priced:
 
     @property
     def least_bytes(self) -> int:
+        """Bytes of the smallest plan."""
         return sum(min(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
 
 
 def price(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> Priced:
-    """The sensitivity by which a budget is spent. For `auto` with the user's rows: network output balanced with
-    weight error.
+    """Measure the sensitivity by which a budget is spent.
+
+    For `auto` with the user's samples: network output balanced with weight error.
 
     Args:
-        cost: a name of `SENSITIVITIES`, or `auto`.
-        split: None where there are no rows.
+        searched: The weights and the errors of their candidates.
+        cost: A name of `SENSITIVITIES`, or `auto`.
+        split: The samples; None where there are none.
+        progress: Called during the measurement.
+
+    Returns:
+        The search with costs.
     """
     if cost != "auto" or split is None or split.fitting.origin != "user":
         return price_all(searched, cost, split, progress)[0]
@@ -67,7 +88,18 @@ def price(searched: Searched, cost: str, split: DataSplit | None, progress: Prog
 
 
 def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> list[Priced]:
-    """At `cost`; for `auto` at each sensitivity that competes: of those that need rows only on the user's rows."""
+    """Measure one sensitivity, or for `auto` all that are compared.
+
+    Args:
+        searched: The weights and the errors of their candidates.
+        cost: A name of `SENSITIVITIES`, or `auto`: on the user's samples all that `competes_by_default`, on proxies all
+            that `competes_on_proxies`, else weight error.
+        split: The samples; None where there are none, so that only data-free sensitivities are possible.
+        progress: Called during the measurement.
+
+    Returns:
+        The search with costs, for each sensitivity.
+    """
     if not searched.table:
         return [by_weight_error(searched)]
     origin = None if split is None else split.fitting.origin
@@ -94,27 +126,50 @@ def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: 
 
 
 def by_weight_error(searched: Searched) -> Priced:
-    """At the data-free sensitivity."""
+    """The search with the costs of the data-free sensitivity.
+
+    Args:
+        searched: The weights and the errors of their candidates.
+
+    Returns:
+        The costs, named WEIGHT_ERROR.
+    """
     measurement = Measurement(searched.table, searched.loaded.model, searched.sites)
     return Priced(searched=searched, costs=SENSITIVITIES[WEIGHT_ERROR].measure(measurement), cost=WEIGHT_ERROR)
 
 
 def by_rule(searched: Searched, budget: BudgetOptions) -> Planned:
-    """The rule, layer by layer.
+    """Plan by the rule, layer by layer.
+
+    Args:
+        searched: The weights and the errors of their candidates.
+        budget: Name of the rule, and QEM.
+
+    Returns:
+        The plan.
 
     Raises:
-        OptionError: there is no such rule.
+        OptionError: There is no such rule.
     """
     row = rule(budget.rule)
     return planned_with(searched, row.allocate(searched.table, budget.qem), budget, row.allocator)
 
 
 _FAR = 2
-"""Bits by which two costs must differ on a weight to be worth a word."""
+"""Bits by which two plans must differ on a weight to be reported."""
 
 
 def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tuple[str, ...]:
-    """The weights on which a measured cost and the data-free one differ most, at the same budget."""
+    """The weights on which a measured sensitivity and the data-free one differ most, at the same budget.
+
+    Args:
+        planned: The plan by the measured sensitivity.
+        priced: Its costs.
+        budget: The budget.
+
+    Returns:
+        A note, or none.
+    """
     if priced.cost == WEIGHT_ERROR:
         return ()
     blind = plan_priced(by_weight_error(priced.searched), budget).plan.sites
@@ -134,7 +189,18 @@ def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tu
 
 
 def plan_priced(priced: Priced, budget: BudgetOptions) -> Planned:
-    """The plan for the budget of `options`. Raises OptionError where no plan is so small."""
+    """The plan for a budget.
+
+    Args:
+        priced: Costs of the candidates.
+        budget: Average bits, or QEM over the whole model.
+
+    Returns:
+        The plan of least cost, or of fewest bytes.
+
+    Raises:
+        OptionError: The smallest plan is larger.
+    """
     if budget.avg_bits is not None:
         return plan_of_bits(priced, budget, budget.avg_bits)
     choices = priced.choices()
@@ -144,7 +210,20 @@ def plan_priced(priced: Priced, budget: BudgetOptions) -> Planned:
 
 
 def plan_of_bits(priced: Priced, budget: BudgetOptions, bits: float, floats: bool = False) -> Planned:
-    """The least cost at `bits` bits a weight, all counted. Raises OptionError where no plan is so small."""
+    """The plan of least cost at an average number of bits.
+
+    Args:
+        priced: Costs of the candidates.
+        budget: Recorded in the plan.
+        bits: Bits per weight, scales and zero points included.
+        floats: Whether tensors may stay float.
+
+    Returns:
+        The plan.
+
+    Raises:
+        OptionError: The smallest plan is larger.
+    """
     limit = int(bits * priced.elements / 8 + 1e-6)
     if priced.least_bytes > limit:
         least = 8 * priced.least_bytes / max(priced.elements, 1)
@@ -158,13 +237,23 @@ def plan_of_bits(priced: Priced, budget: BudgetOptions, bits: float, floats: boo
 def plan_of_choices(
     priced: Priced, budget: BudgetOptions, chosen: Mapping[str, Choice], allocator: str = "budget"
 ) -> Planned:
-    """The plan in which each site is as it is `chosen`."""
+    """The plan for chosen candidates.
+
+    Args:
+        priced: Costs of the candidates.
+        budget: Recorded in the plan.
+        chosen: The candidate of each weight.
+        allocator: Recorded in the plan.
+
+    Returns:
+        The plan, without weights that are not worth quantizing.
+    """
     schemes = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
     return planned_with(priced.searched, schemes, budget, allocator)
 
 
 def _baseline_cost(errors: SiteErrors, own: Mapping[Scheme, float]) -> float:
-    """The cost of plain int8: that of the candidate with the nearest QE, in proportion."""
+    """The cost of plain int8, extrapolated in proportion to QE from the candidate with the nearest QE."""
     with_error = [cell for cell in errors.cells if cell.qe > 0]
     if not with_error or errors.baseline <= 0:
         return 0.0

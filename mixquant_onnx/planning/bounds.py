@@ -1,4 +1,4 @@
-"""The bound on each weight's error that a plan was chosen by, and the plan's weights quantized within it."""
+"""The error bound of each weight by which a plan was chosen, and quantization within these bounds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
 
 def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
-    """The error bound of each weight of a plan that the rule chose, by name; without those that have none.
+    """The error bounds of a plan.
 
-    The rule's limit holds also after rounding: under `safe` a calibrated weight that breaks it takes more bits. By the
-    letter of the paper it does not, as such a method minimises another error.
+    The rule's limit also holds after rounding: under `safe` a calibrated weight that violates it takes more bits. Under
+    `paper` it does not hold, as calibrated methods minimise another error.
+
+    Args:
+        planned: The plan.
+
+    Returns:
+        Bounds by the name of the weight, without weights that have none.
     """
     found, holds = {}, holds_after_calibration(planned.plan.allocator)
     for name, scheme in planned.plan.sites.items():
@@ -29,7 +35,7 @@ def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
 
 
 def _limit(planned: Planned, name: str) -> float:
-    """The QE that the rule allows the weight `name`; infinite where the plan is not the rule's."""
+    """The QE that the rule allows a weight; infinite where the plan is not by a rule."""
     qem = float(planned.plan.settings.get("qem", np.inf))
     return limit_of(planned.plan.allocator, planned.table[name], qem)
 
@@ -38,7 +44,18 @@ def quantize_plan(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
     settings: Reconstruction | None = None,
 ) -> Layers:  # fmt: skip
-    """The weights of `planned`, within its error bounds; see `quantize_layers`."""
+    """Quantize the weights of a plan within its error bounds.
+
+    Args:
+        planned: The plan.
+        data: Calibration data; None, or noise, for data-free methods alone.
+        compensated: Whether rounding is bias-corrected where the moments of the inputs are known.
+        progress: Called after each weight or stage.
+        settings: Settings of block reconstruction.
+
+    Returns:
+        The quantized weights, and notes; see `quantize_layers`.
+    """
     task = NetworkTask(
         model=planned.loaded.model,
         weights=planned.sites,

@@ -1,4 +1,4 @@
-"""How much better than true a figure is that was measured on the rows that the weights were fitted to."""
+"""Optimism of an SQNR measured on the samples that the weights were fitted to, by cross-fitting."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 def optimism_db(
     planned: Planned, split: DataSplit, quantized: Mapping[str, Quantized], compensated: bool
 ) -> float | None:
-    """SQNR in dB of `quantized` on the rows of `split`, less the mean of what one half fitted gives on the other.
+    """SQNR on the samples of fitting, minus the mean of what a fit to one half gives on the other.
 
-    Cross-fitting on two halves: as a half calibrates worse than the whole, it is rather too much than too little. The
-    choice of the plan is not repeated. None where the rows cannot be cut, or no figure comes out.
+    As a half calibrates worse than the whole, the estimate tends to be too large. The choice of the plan is not
+    repeated.
+
+    Args:
+        planned: The plan.
+        split: The samples.
+        quantized: The weights as fitted to all samples.
+        compensated: Whether rounding is bias-corrected.
+
+    Returns:
+        The optimism in dB, at least 0; None where the samples cannot be split, or an SQNR is not finite.
     """
     parts = halves(split.fitting)
     if parts is None:

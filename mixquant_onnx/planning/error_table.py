@@ -1,4 +1,4 @@
-"""Sites x schemes -> errors: the MixQuant search, linear in weights x widths."""
+"""The MixQuant search: quantization errors for weights x schemes, in time linear in weights x widths."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from mixquant_onnx.quantization.ranges.minmax import baseline_error, wide_scales
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One candidate of one site.
+    """One candidate of one weight.
 
-    `qe` is the mean squared error, `nbytes` codes + scales + zero points; `wide`: its scales are float32 (see
-    `has_wide_scales`).
+    Attributes:
+        scheme: How it is quantized.
+        qe: Mean squared error of the dequantized weight.
+        nbytes: Size of codes, scales and zero points in bytes.
+        wide: Whether its scales are float32 (see `has_wide_scales`).
     """
 
     scheme: Scheme
@@ -33,9 +36,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteErrors:
-    """All that an allocator may know of one site: its candidates and what it is judged against.
+    """One weight as an allocator sees it.
 
-    `baseline` is the QE that QEM multiplies; `power` is the mean squared weight.
+    Attributes:
+        site: Its name.
+        elements: Number of values.
+        power: Mean squared weight.
+        baseline: The QE that QEM multiplies.
+        cells: The candidates.
     """
 
     site: str
@@ -46,12 +54,26 @@ class SiteErrors:
 
 
 ErrorTable = Mapping[str, SiteErrors]
+"""By the name of the weight."""
 
 
 def site_errors(
     site: WeightSite, weight: NDArray[np.generic], options: SearchOptions, estimate: bool = False
 ) -> SiteErrors:
-    """QE of `weight` at every candidate width (paper: mean squared error of the dequantized weight)."""
+    """QE of a weight at every candidate width and granularity.
+
+    Args:
+        site: The weight.
+        weight: Its values.
+        options: Widths, granularities, method and baseline.
+        estimate: Whether errors of slow methods may be estimated.
+
+    Returns:
+        The candidates and the baseline.
+
+    Source:
+        Kloberdanz and Le 2023, arXiv 2309.17341: QE is the mean squared error of the dequantized weight.
+    """
     values = np.ascontiguousarray(weight, dtype=np.float32)
     count = site.elements
     baseline = baseline_error(values) if options.baseline == "int8" else None
@@ -103,7 +125,7 @@ def wide_schemes(table: ErrorTable) -> frozenset[tuple[str, Scheme]]:
 
 
 def _power(flat: NDArray[np.float32]) -> float:
-    """Sum of squares; in float64 where float32 cannot hold it."""
+    """Sum of squares; in float64 where float32 overflows or underflows."""
     with np.errstate(over="ignore"):
         total = float(np.dot(flat, flat))
     return total if np.finfo(np.float32).tiny < total < np.inf else float(np.sum(np.square(flat, dtype=np.float64)))

@@ -1,6 +1,6 @@
-"""The whole network on a floor: where its outputs are too far from float, weights get more bits until they are not.
+"""A least SQNR of the network's outputs: where they fall below it, weights get more bits.
 
-The rule bounds each tensor's own error and knows nothing of the network (DESIGN: "the rule alone is no promise").
+The rule bounds the error of each tensor and does not consider the network.
 """
 
 from __future__ import annotations
@@ -22,21 +22,30 @@ from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 FLOOR_DB = 20.0
-"""Least SQNR of the outputs on rows that nothing was fitted to (docs/data_free.md)."""
+"""Least SQNR of the outputs in dB, on held-out samples (docs/data_free.md)."""
 
 _TURNS = 2
-"""How often weights are quantized anew with more bits."""
+"""Most times that weights are quantized again with more bits; bounds time."""
 
 _MARGIN = 0.8
-"""Share of the error that more bits may leave, by their costs, as costs are only about right."""
+"""Share of the allowed error that the costs may predict, as they are only approximately proportional to it."""
 
 Requantize = Callable[[Planned], Layers]
+"""Quantizes the weights of a plan."""
 
 
 def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requantize) -> tuple[Planned, Layers]:
-    """`planned` and `layers`, or others with more bits, so that the outputs on `judged` have FLOOR_DB.
+    """Raise bits until the outputs reach FLOOR_DB.
 
-    A note says from where to where. Unchanged where the model does not run, or all weights have the most bits.
+    Args:
+        planned: The plan.
+        layers: Its quantized weights.
+        judged: Held-out samples.
+        requantize: Quantizes the weights of another plan.
+
+    Returns:
+        A plan and its weights, with a note on what changed. Unchanged where the model does not run, or all weights have
+        the most bits.
     """
     try:
         reference = run_all(Session(planned.loaded.model), judged)
@@ -64,13 +73,21 @@ def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requa
 
 
 def with_schemes(planned: Planned, layers: Layers) -> Planned:
-    """`planned` with the schemes that `layers` were quantized by: some take more bits than was planned."""
+    """A plan with the schemes that its weights were quantized by; some take more bits than planned.
+
+    Args:
+        planned: The plan.
+        layers: Its quantized weights.
+
+    Returns:
+        The plan.
+    """
     sites = {name: q.scheme for name, q in layers.quantized.items()}
     return replace(planned, plan=replace(planned.plan, sites=sites))
 
 
 def _wider(planned: Planned, share: float) -> Planned:
-    """The fewest bytes, no weight with fewer bits than now, at which the summed cost is `share` of what it is."""
+    """The fewest bytes, with no weight at fewer bits, at which the summed cost is `share` of the current one."""
     table = {name: planned.table[name] for name in planned.plan.sites}
     priced = weight_error.measure(Measurement(table, planned.loaded.model, planned.sites))
     choices = {}

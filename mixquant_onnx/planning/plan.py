@@ -1,4 +1,4 @@
-"""A plan: the scheme of each weight, and its file."""
+"""A plan: the scheme of each weight, and its JSON form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from mixquant_onnx.numerics.scheme import Scheme
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BitPlan:
-    """{site: Scheme}, what stays float and why, and where the plan came from. JSON in and out."""
+    """The scheme of each weight.
+
+    Attributes:
+        sites: Schemes by the name of the weight.
+        skipped: Why each other tensor stays float.
+        allocator: Rule or budget by which it was made.
+        settings: Options by which it was made.
+    """
 
     sites: Mapping[str, Scheme]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -20,6 +27,7 @@ class BitPlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as values that `json` can write."""
         return {
             "format": 1,
             "allocator": self.allocator,
@@ -30,7 +38,17 @@ class BitPlan:
 
     @classmethod
     def from_json(cls, data: Any) -> BitPlan:
-        """Raises PlanError when `data` is not a plan of this format."""
+        """A plan from parsed JSON.
+
+        Args:
+            data: What `json` read.
+
+        Returns:
+            The plan.
+
+        Raises:
+            PlanError: `data` is not a plan of this format.
+        """
         wrong = PlanError("not a plan of mixquant-onnx (format 1); write one with --plan FILE")
         if not isinstance(data, dict) or data.get("format") != 1:
             raise wrong

@@ -1,4 +1,4 @@
-"""A plan with all that is known before the graph is touched."""
+"""A plan with everything that is known before the graph is changed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ from mixquant_onnx.planning.select_weights import float_values, unusable
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Planned:
-    """Everything before the graph is touched. `sites` point into `model`.
+    """A plan and its model; the graph is not changed yet.
 
-    `at_a_loss`: weights that stay float because they would take no fewer bytes quantized.
+    Attributes:
+        loaded: The model.
+        sites: All its weights by name; they refer to objects in `loaded.model`.
+        table: Errors of the candidates.
+        plan: The scheme of each weight.
+        form: How files are written.
+        notes: Remarks for the user.
+        at_a_loss: Weights that stay float because they would take no fewer bytes quantized.
     """
 
     loaded: Loaded
@@ -44,7 +51,17 @@ def sizes_of(known: Searched | Planned) -> FileSizes:
 
 
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: BudgetOptions, allocator: str) -> Planned:
-    """The plan of `chosen`, in which nothing is stored at a loss; sites that are not in it stay float."""
+    """The plan for chosen schemes, in which nothing is stored at a loss.
+
+    Args:
+        searched: The weights and the errors of their candidates.
+        chosen: Schemes by name; other weights stay float.
+        budget: Recorded in the plan.
+        allocator: Recorded in the plan.
+
+    Returns:
+        The plan.
+    """
     skipped, kept = dict(searched.skipped), dict[str, Scheme]()
     for name in searched.table:
         scheme = chosen.get(name)
@@ -69,7 +86,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: Budge
 
 
 def _spent(budget: BudgetOptions, allocator: str) -> dict[str, Any]:
-    """What `budget` says, for the plan's file."""
+    """The settings of a budget, for the plan's file."""
     by_error = allocator == BY_SCOPE or rule_of(allocator) is not None
     found: dict[str, Any] = {}
     if budget.avg_bits is not None:
@@ -82,19 +99,34 @@ def _spent(budget: BudgetOptions, allocator: str) -> dict[str, Any]:
 
 
 def left_float(planned: Planned, reasons: Mapping[str, str]) -> Planned:
-    """`planned` with the weights of `reasons` float, as they would be stored at a loss."""
+    """A plan in which some weights stay float, as they would be stored at a loss.
+
+    Args:
+        planned: The plan.
+        reasons: Why, by the name of the weight.
+
+    Returns:
+        The plan without them.
+    """
     sites = {name: scheme for name, scheme in planned.plan.sites.items() if name not in reasons}
     plan = replace(planned.plan, sites=sites, skipped={**planned.plan.skipped, **reasons})
     return replace(planned, plan=plan, at_a_loss=planned.at_a_loss | set(reasons))
 
 
 def without_losses(planned: Planned) -> Planned:
-    """`planned`, whose weights have other bits than when it was made, with those float that now are a loss."""
+    """A plan whose bits were changed, without weights that are now stored at a loss.
+
+    Args:
+        planned: The plan.
+
+    Returns:
+        The plan with these weights float.
+    """
     return left_float(planned, worth_storing(sizes_of(planned), planned.plan.sites, {}).left_float)
 
 
 def _as_exact(table: ErrorTable, chosen: Mapping[str, Scheme]) -> dict[str, list[Scheme]]:
-    """Of each chosen weight the schemes whose QE is no higher: they keep what was promised of the chosen one."""
+    """For each chosen weight the schemes whose QE is no higher, so that the rule's limit also holds for them."""
     found = {}
     for name, scheme in chosen.items():
         cells = table[name].cells
@@ -104,7 +136,21 @@ def _as_exact(table: ErrorTable, chosen: Mapping[str, Scheme]) -> dict[str, list
 
 
 def fit_plan(loaded: Loaded, plan: BitPlan, min_size: int, form: FormOptions, progress: Progress = quiet) -> Planned:
-    """`plan` (written by another run, perhaps edited) for this model. Raises PlanError where it does not fit."""
+    """Apply a plan of another run, perhaps edited, to a model.
+
+    Args:
+        loaded: The model.
+        plan: The plan.
+        min_size: Fewest elements of a weight that is reported.
+        form: How files are written.
+        progress: Called after each weight.
+
+    Returns:
+        The plan with the errors of its schemes.
+
+    Raises:
+        PlanError: A weight is missing, or cannot be quantized.
+    """
     found = find(loaded.model, 1)
     unknown = [name for name in plan.sites if name not in found.sites]
     if unknown:

@@ -44,8 +44,12 @@ def search(
     interpreter to change hands.
 
     Args:
-        options: its method is a known one, not `auto`.
+        loaded: The model.
+        selection: Which weights are quantized.
+        options: Candidates; the method is a known one, not `auto`.
+        form: How files are written.
         estimate: errors of slow methods may be estimated.
+        progress: Called with the elements measured so far.
 
     Raises:
         OptionError: a pattern of names matches no weight.

@@ -1,7 +1,7 @@
-"""Which cost a budget is spent by: each makes its plan, and the plan that does best on rows for selection is taken.
+"""Selection of the sensitivity: each makes a plan, and the plan with the least noise on held-out samples is used.
 
-No cost is the best on every model (docs/accuracy.md): a layer's measured effect does not know what later layers make
-up for, and a data-free one knows no effects. One run of each plan tells.
+No sensitivity is best on every model (docs/accuracy.md): the measured effect of a layer ignores that later layers
+compensate for it, and a data-free one ignores effects altogether. One run of each plan decides.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from mixquant_onnx.quantization.methods import surrogate
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 MOST_ROWS = 128
-"""Rows that decide, at most."""
+"""Most samples for the comparison; bounds time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Entry:
-    """A plan, the cost that made it, and the noise of its outputs as a share (inf where it did not run)."""
+    """A plan in the comparison.
+
+    Attributes:
+        priced: The sensitivity by which it was made.
+        planned: The plan.
+        noise: Noise-to-signal ratio of its outputs; infinite where it did not run.
+    """
 
     priced: Priced
     planned: Planned
@@ -46,8 +52,18 @@ def ranked(
     compensated: bool,
     progress: Progress = quiet,
 ) -> list[Entry]:
-    """An entry for each of `rivals`, the least noise first; quantized on the calibration rows, judged on those for
-    selection."""
+    """Compare plans of several sensitivities.
+
+    Args:
+        rivals: Costs of each sensitivity.
+        make: Makes the plan for given costs.
+        split: Weights are quantized on the calibration samples, plans evaluated on those for selection.
+        compensated: Whether rounding is bias-corrected.
+        progress: Called after each plan.
+
+    Returns:
+        One entry per sensitivity, the least noise first.
+    """
     loaded = rivals[0].searched.loaded
     fit, held = split.calibration, thinned(split.selection, MOST_ROWS)
     try:
@@ -65,9 +81,17 @@ def ranked(
 
 
 def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
-    """The plan of the first of `entries`, with notes on how the others fared and where costs disagree.
+    """The best plan, with notes on the others and on where sensitivities disagree.
 
-    No absolute figure: the best of several on the same rows is too good to be true."""
+    The notes give no absolute SQNR: the best of several on the same samples is optimistic.
+
+    Args:
+        entries: Those of `ranked`.
+        budget: The budget.
+
+    Returns:
+        The plan.
+    """
     best = entries[0]
     if len({id(e.planned) for e in entries}) == 1:
         return best.planned
@@ -77,16 +101,34 @@ def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
 
 
 def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
-    """Noise of the outputs on `held`, as a share, quantized on `fit` by surrogates; inf where it does not run."""
+    """Noise-to-signal ratio of the outputs of a plan, quantized by surrogates.
+
+    Args:
+        planned: The plan.
+        fit: Samples for calibration.
+        held: Samples for evaluation.
+        reference: Outputs of the float model on `held`.
+        compensated: Whether rounding is bias-corrected.
+
+    Returns:
+        The ratio; infinite where the model does not run.
+    """
     sites = {name: surrogate(scheme) for name, scheme in planned.plan.sites.items()}
     planned = replace(planned, plan=replace(planned.plan, sites=sites))
     return noise_with(planned, quantize_plan(planned, fit, compensated).quantized, held, reference)
 
 
 def noise_with(planned: Planned, quantized: Mapping[str, Quantized], held: Data, reference: Outputs) -> float:
-    """Noise of the outputs on `held` with the weights `quantized`, as a share; inf where it does not run.
+    """Noise-to-signal ratio of the outputs with given quantized weights.
 
-    `reference`: what the float model gives there.
+    Args:
+        planned: Gives the model.
+        quantized: The weights by name.
+        held: Samples for evaluation.
+        reference: Outputs of the float model on `held`.
+
+    Returns:
+        The ratio; infinite where the model does not run.
     """
     model, places = editable_copy(planned.loaded.model, planned.sites)
     for name, q in quantized.items():

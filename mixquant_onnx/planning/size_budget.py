@@ -1,4 +1,4 @@
-"""A file of a given size: plans are made into files until one comes close from below."""
+"""A file of a given size: plans are drafted as files until one is just below the limit."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mixquant_onnx.planning.planned import Planned, sizes_of
 from mixquant_onnx.planning.search import Searched
 
 _SIZE_TURNS = 8
+"""Most drafts; bounds time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,14 +25,21 @@ class Added:
     """Bytes that weights take in a file."""
 
     site: Mapping[str, Mapping[Scheme, int]]
-    """Of each weight under each of its candidates: codes, scales, zero points, nodes, names, shapes."""
+    """By weight and candidate: codes, scales, zero points, nodes, names, shapes."""
 
     once: Mapping[int, int]
-    """Of the functions that unpack, by width."""
+    """Of the decoder functions, by width."""
 
 
 def added(searched: Searched) -> Added:
-    """From the shapes of what would be written (`FileSizes`)."""
+    """Sizes of all candidates, from the shapes that would be written (`FileSizes`).
+
+    Args:
+        searched: The weights and their candidates.
+
+    Returns:
+        Bytes of each candidate, and of each width's functions.
+    """
     sizes = sizes_of(searched)
     opset = sizes.opset({name: errors.cells[0].scheme for name, errors in searched.table.items()})
     site: dict[str, dict[Scheme, int]] = {}
@@ -46,7 +54,20 @@ def added(searched: Searched) -> Added:
 
 
 def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added) -> Planned:
-    """The least cost in a file of at most the given size. Raises OptionError naming the smallest possible size."""
+    """The plan of least cost whose file has at most a given size.
+
+    Args:
+        priced: Costs of the candidates.
+        budget: Recorded in the plan.
+        text: The size, such as `5MB` or `25%` of the input.
+        known: Sizes of the candidates.
+
+    Returns:
+        The plan.
+
+    Raises:
+        OptionError: The smallest possible file is larger; the message gives its size.
+    """
     limit = nbytes_of(text, priced.searched.loaded.nbytes)
     choices = {
         name: [replace(c, nbytes=known.site[name][c.scheme]) for c in own if c.scheme is not None]
@@ -74,13 +95,13 @@ def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added)
 
 
 def _plan(priced: Priced, budget: BudgetOptions, choices: Choices, limit: int, known: Added) -> tuple[Planned, int]:
-    """The least cost within `limit`, and the bytes that its file is expected to take."""
+    """The plan of least cost within `limit`, and the predicted size of its file."""
     chosen = best_within_charged(choices, limit, known.once)
     return plan_of_choices(priced, budget, chosen), total_bytes(chosen, known.once)
 
 
 def _size(planned: Planned) -> int:
-    """Bytes of the file that `planned` makes."""
+    """Size of the file for a plan, in bytes."""
     return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)
 
 

@@ -1,4 +1,4 @@
-"""The quantization methods: one row a method, and all that is known of it.
+"""The quantization methods, one row per method.
 
 To add one, write its range function (`ranges/`) or rounding function (`rounding/`) and add a row to `METHODS`.
 """
@@ -32,7 +32,7 @@ ErrorFunction = Callable[[Rows, Sequence[int], bool], list[float]]
 
 
 class Needs(Enum):
-    """What a method must be given to work as it was designed."""
+    """Information that a method requires to work as designed."""
 
     NOTHING = "nothing"
     """Data-free. With the moments of the inputs its rounding is bias-corrected."""
@@ -48,15 +48,15 @@ class Needs(Enum):
 class Method:
     """One row of the table.
 
-    Args:
-        ranges: Scale and zero point of each row; of a calibrated method where no inputs are known (with them, ranges
-            are those of `ranges/weighted_mse`).
-        range_errors: The errors of `ranges`, where there is a faster way than to fit and to round.
-        range_estimates: About `range_errors`, in less time, for comparisons of plans.
+    Attributes:
+        ranges: Scale and zero point of each row. A calibrated method uses it only where inputs are not known (with
+            them, ranges are those of `ranges/weighted_mse`).
+        range_errors: The errors of `ranges`, where there is a faster way than to fit and round.
+        range_estimates: Faster estimates of `range_errors`, for comparisons of plans.
         rounding: Codes from second moments of the inputs; None for rounding to nearest, bias-corrected where the
             moments of the inputs are known.
         reconstruction: Makes the object that learns the rounding of whole blocks; None for layer by layer.
-        surrogate: Name of the cheap method that stands for this one where many plans are compared; "" for itself.
+        surrogate: Name of the cheap method used instead to compare plans; "" for the method itself.
     """
 
     ranges: RangeFunction
@@ -68,7 +68,7 @@ class Method:
 
     @property
     def needs(self) -> Needs:
-        """What the method must be given."""
+        """Information that the method requires."""
         if self.reconstruction is not None:
             return Needs.TORCH
         return Needs.NOTHING if self.rounding is None else Needs.SECOND_MOMENTS
@@ -76,7 +76,7 @@ class Method:
     def fit(self, rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
         """Scale and zero point of each row, by the method or of the lattice that the rows lie on.
 
-        The lattice is taken where its error is no larger: rounding of its scales to float16 may favour the method.
+        The lattice is used where its error is no larger: rounding of its scales to float16 may favour the method.
 
         Args:
             rows: Weights [N, M]; a row shares one scale.
@@ -92,7 +92,17 @@ class Method:
         return exact
 
     def errors(self, rows: Rows, bits: Sequence[int], symmetric: bool, estimate: bool = False) -> list[float]:
-        """Sum of squared errors of `fit` at each of `bits`; with `estimate`, about that where the method is slow."""
+        """Sum of squared errors of `fit`.
+
+        Args:
+            rows: Weights [N, M]; a row shares one scale.
+            bits: Widths of the codes, 2 to 8.
+            symmetric: Whether the zero point is fixed at the middle code.
+            estimate: Whether an estimate is enough, where the method is slow.
+
+        Returns:
+            One sum over all weights for each of `bits`.
+        """
         known = self.range_errors or self._rounded
         found = ((self.range_estimates if estimate else None) or known)(rows, bits, symmetric)
         exact = [lattice.fit(rows, b, symmetric) for b in bits]
@@ -123,12 +133,19 @@ METHODS: dict[str, Method] = {
     "gptq": replace(_MSE, rounding=coordinate_descent.after(gptq.solve)),
     "adaround": _ADAROUND,
 }
-"""By name. A layer outside of all blocks is reconstructed alone, which is AdaRound. gptq as the surrogate of what is
-learned is as good as adaround (docs/experiment-ablation.md), in less time."""
+"""By name. A layer outside of all blocks is reconstructed alone, which is AdaRound. As the surrogate of learned
+rounding, gptq is as good as adaround and faster (docs/experiment-ablation.md).
+"""
 
 
 def method(name: str) -> Method:
-    """The row of `name`.
+    """The row of a method.
+
+    Args:
+        name: Name of the method.
+
+    Returns:
+        Its row in the table.
 
     Raises:
         OptionError: There is no such method.
@@ -139,17 +156,24 @@ def method(name: str) -> Method:
 
 
 def is_calibrated(name: str) -> bool:
-    """Whether the method needs inputs of the layers: data of the user, or proxies. False for an unknown name."""
+    """Whether a method needs inputs of the layers: the user's data, or proxies. False for an unknown name."""
     return name in METHODS and METHODS[name].needs is not Needs.NOTHING
 
 
 def needs_torch(name: str) -> bool:
-    """Whether the method needs the extra `reconstruct`. False for an unknown name."""
+    """Whether a method needs the extra `reconstruct`. False for an unknown name."""
     return name in METHODS and METHODS[name].needs is Needs.TORCH
 
 
 def check_torch(name: str) -> None:
-    """Raises OptionError where the extra that the method `name` needs is not installed, or does not work."""
+    """Check that torch can be imported.
+
+    Args:
+        name: Name of the method that needs it, for the message.
+
+    Raises:
+        OptionError: torch is not installed, or does not import.
+    """
     if find_spec("torch") is None:
         raise OptionError(f"--method {name} needs torch: pip install 'mixquant-onnx[reconstruct]'")
     try:
@@ -162,6 +186,16 @@ def check_torch(name: str) -> None:
 
 
 def surrogate(scheme: Scheme) -> Scheme:
-    """`scheme` with the cheap method that stands for its own where many plans are compared."""
+    """Replace the method of a scheme by the cheap one used to compare plans (gptq for adaround and brecq).
+
+    Args:
+        scheme: The scheme of a plan.
+
+    Returns:
+        The same scheme with the surrogate of its method; `scheme` itself where there is none.
+
+    Raises:
+        OptionError: The scheme's method is not known.
+    """
     other = method(scheme.method).surrogate
     return replace(scheme, method=other) if other else scheme

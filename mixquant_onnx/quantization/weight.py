@@ -1,4 +1,4 @@
-"""One weight and its scheme -> codes, scales and zero points."""
+"""Quantization of one weight."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mixquant_onnx.quantization.rounding.shrinkage import with_best_shrinkage
 _OUTPUTS = Grid(per="channel")
 
 Inputs = Moments | SecondMoments | None
-"""What is known of a weight's inputs."""
+"""Statistics of a weight's inputs, if known."""
 
 
 def quantize_weight(
@@ -49,7 +49,7 @@ def quantize_weight(
         scheme: Method, bits, granularity and symmetry.
         inputs: Second moments: a calibrated method minimises the output error. Moments (or second moments of a
             data-free method): rounding is bias-corrected. None: rounding to nearest.
-        limit: Largest QE (mean squared error of the weight) that bias correction may leave; else rounding to nearest.
+        limit: Largest QE (mean squared error of the weight) allowed for bias correction; above it, rounding to nearest.
 
     Returns:
         Codes, scales and zero points.
@@ -68,18 +68,29 @@ def quantize_weight(
 
 
 def output_rows(layout: Layout, weight: NDArray[np.generic]) -> NDArray[np.float32]:
-    """`weight` as rows [N, M], one for each output of its layer, float32."""
+    """A weight as rows, one for each output of its layer.
+
+    Args:
+        layout: Axes of the weight.
+        weight: Its values.
+
+    Returns:
+        [N, M], float32.
+    """
     return to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
 
 
 def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
-    """Mean squared error of the layer's output, as a share of the output's mean square.
+    """Mean squared error of the layer's output, relative to the output's mean square.
 
     Args:
         site: The weight's shape and axes.
         weight: Its float values.
-        other: What takes its place, of the same shape.
+        other: The values that replace them, of the same shape.
         inputs: Second moments of the layer's inputs.
+
+    Returns:
+        The noise-to-signal ratio; 0 where the output is all zero.
     """
     rows = output_rows(site.layout, weight)
     grouped = rows.reshape(inputs.groups, -1, rows.shape[1])
@@ -90,7 +101,15 @@ def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArra
 
 
 def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
-    """QE: mean squared error between `weight` and its dequantized codes, float64."""
+    """QE: mean squared error of the dequantized weight.
+
+    Args:
+        q: The quantized weight.
+        weight: Its float values.
+
+    Returns:
+        The error, computed in float64.
+    """
     difference = np.asarray(weight, np.float32) - dequantized(q, np.dtype(np.float32))
     return float(np.mean(np.square(difference, dtype=np.float64)))
 
@@ -125,7 +144,7 @@ def _calibrated(
 ) -> Quantized:  # fmt: skip
     """Ranges by weighted error on the least-squares target, then codes by the method's rounding function.
 
-    `nearest` where its output error is no larger: weights on a lattice, say.
+    Returns `nearest` where its output error is no larger, for example for weights on a lattice.
     """
     shape, layout = site.shape, site.layout
     values = output_rows(layout, weight)
@@ -164,7 +183,7 @@ def _calibrated_ranges(site: WeightSite, scheme: Scheme, rows: NDArray[np.float3
 
 
 def _as_rows(q: Quantized, params: FloatArray) -> NDArray[np.float32]:
-    """`params` of q for each weight, in rows that are outputs of the layer, whatever the granularity."""
+    """`params` of q expanded to each weight, in rows that are outputs of the layer, for any granularity."""
     grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
     expanded = expand_params(params, q.codes.shape, q.layout, grid).astype(np.float32)
     return to_rows(np.broadcast_to(expanded, q.codes.shape), q.layout, _OUTPUTS)
@@ -183,7 +202,7 @@ def _finite(scale: FloatArray, zero: Codes, bits: int, dtype: str) -> FloatArray
 
 
 def _bias_corrected(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:
-    """`q` with a few codes changed by one step. Rows here are outputs of the layer, whatever the granularity."""
+    """`q` with a few codes changed by one step. Rows are outputs of the layer, for any granularity."""
     shape, layout = q.codes.shape, q.layout
     rows = output_rows(layout, weight)
     codes = compensate(

@@ -13,14 +13,28 @@ SHOWN = 12
 
 
 def finite(value: float | None) -> float | str | None:
-    """A number for JSON, which has no infinities: these as "inf" and "-inf", NaN as None."""
+    """A number for JSON, which has no infinities.
+
+    Args:
+        value: Any number, or None.
+
+    Returns:
+        The number; "inf" and "-inf" for infinities, None for NaN.
+    """
     if value is None or math.isnan(value):
         return None
     return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 def decibels(value: float | str | None) -> str:
-    """An SQNR as `finite` gives it. "inf" has no error, "-inf" no signal."""
+    """An SQNR as text.
+
+    Args:
+        value: In dB, as `finite` gives it.
+
+    Returns:
+        "exact" for "inf" (no error), "no signal" for "-inf", "-" for None.
+    """
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -29,21 +43,43 @@ def decibels(value: float | str | None) -> str:
 
 
 def size(nbytes: int) -> str:
-    """Bytes in MB from 0.1 MB on, else in kB."""
+    """A number of bytes as text: in MB from 0.1 MB on, else in kB."""
     return f"{nbytes / 1e6:.2f} MB" if nbytes >= 100_000 else f"{nbytes / 1e3:.1f} kB"
 
 
 def short(name: str, width: int = 36) -> str:
-    """The end of a name that is longer than `width` characters: what distinguishes weights is at the end."""
+    """The end of a name that is longer than `width` characters: weights differ at the end of their names.
+
+    Args:
+        name: The name.
+        width: Most characters.
+
+    Returns:
+        The name, or an ellipsis and its end.
+    """
     return name if len(name) <= width else "…" + name[1 - width :]
 
 
 def table(title: str | None = None) -> Table:
-    """An empty table in the style of all sections."""
+    """An empty table in the style of all sections.
+
+    Args:
+        title: Shown above it; None for none.
+
+    Returns:
+        The table.
+    """
     return Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
 
 
 def print_rest(console: Console, count: int, what: str, shown: int = SHOWN) -> None:
-    """Say how many of `count` are not shown, if any."""
+    """Print how many rows are not shown, if any.
+
+    Args:
+        console: Where to print.
+        count: Number of rows.
+        what: What they are called.
+        shown: Rows that are shown.
+    """
     if count > shown:
         console.print(f"  … and {count - shown} more {what} (all of them in --json FILE)")

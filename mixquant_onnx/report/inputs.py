@@ -1,4 +1,4 @@
-"""What reports are made of."""
+"""Inputs of reports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mixquant_onnx.tradeoff import Point
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Run:
-    """A plan, and what came of it.
+    """A plan and its result.
 
     Attributes:
         planned: The plan with the weights and their errors.
         result: The written model; None where the plan was not executed (`inspect`).
-        blocks: Whether the blocks of the graph are asked for (`inspect --blocks`).
+        blocks: Whether to show the blocks of the graph (`inspect --blocks`).
     """
 
     planned: Planned
@@ -33,7 +33,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sweep:
-    """Many plans of one model. `nbytes_before`: bytes of the float model."""
+    """Many plans of one model.
+
+    Attributes:
+        points: The plans.
+        nbytes_before: Size of the float model in bytes.
+    """
 
     points: Sequence[Point]
     nbytes_before: int

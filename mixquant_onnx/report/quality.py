@@ -47,9 +47,10 @@ class OutputData(TypedDict):
 
 
 class QualityData(TypedDict):
-    """The outputs under one profile of the runtime. `sqnr_db` is null where no output is of numbers.
+    """The outputs under one profile of the runtime.
 
-    `top1_agreement` is null without classes, and for few rows that are not the user's.
+    `sqnr_db` is null where no output is numeric. `top1_agreement` is null without classes, and for few samples that are
+    not the user's.
     """
 
     profile: str
@@ -64,7 +65,15 @@ class QualityData(TypedDict):
 
 
 def quality_data(quality: Quality, own: bool) -> QualityData:
-    """`quality` as plain data. `own`: whether the rows compared are the user's."""
+    """The quality of outputs as plain data.
+
+    Args:
+        quality: The outputs under one profile.
+        own: Whether the samples are the user's.
+
+    Returns:
+        Values that JSON has.
+    """
     reported = quality.agreement is not None and (own or not quality.agreement.few)
     return {
         "profile": quality.profile,
@@ -80,7 +89,7 @@ def quality_data(quality: Quality, own: bool) -> QualityData:
 
 
 def interval(share: Share | None) -> Interval | None:
-    """The 95 % interval of a share."""
+    """The 95 % interval of a share; None stays None."""
     return None if share is None else [share.low, share.high]
 
 

@@ -17,7 +17,15 @@ _SHOWN = 8
 
 
 def profiles(quality: Sequence[QualityData], float_accuracy: float | None) -> Table:
-    """One row a profile. `float_accuracy`: top-1 accuracy of the float model, where there are labels."""
+    """A table with one row per profile.
+
+    Args:
+        quality: The outputs under each profile.
+        float_accuracy: Top-1 accuracy of the float model; None without labels.
+
+    Returns:
+        The table.
+    """
     table = Table(box=box.SIMPLE_HEAD)
     several = any(q["mean_sqnr_db"] != q["sqnr_db"] for q in quality)
     table.add_column("profile")
@@ -38,7 +46,12 @@ def profiles(quality: Sequence[QualityData], float_accuracy: float | None) -> Ta
 
 
 def print_parts(outputs: Sequence[OutputData], console: Console) -> None:
-    """A line for each part, where there are several, or where the SQNR of one alone may mislead."""
+    """Print a line for each part, where there are several, or where the SQNR of one alone may be misleading.
+
+    Args:
+        outputs: The outputs under one profile.
+        console: Where to print.
+    """
     lines = [line for output in outputs for line in _lines(output)]
     parts = sum(max(1, len(output["parts"])) for output in outputs)
     scores = any(part["scores_over_half"] is not None for output in outputs for part in output["parts"])

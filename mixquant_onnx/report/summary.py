@@ -32,7 +32,7 @@ class PlanSummary(TypedDict):
 
 
 class Summary(PlanSummary, total=False):
-    """The schema of --json. What follows is of a run alone; `blocks` is of `inspect --blocks`."""
+    """The schema of --json. The further keys are present only for a run; `blocks` only for `inspect --blocks`."""
 
     nbytes_after: int
     opset: Opset
@@ -43,14 +43,28 @@ class Summary(PlanSummary, total=False):
 
 
 def summary_of(parts: Sequence[Part]) -> Summary:
-    """The data of all sections in one, in the order of `Summary`; keys that it does not know come last."""
+    """The data of all sections in one dictionary.
+
+    Args:
+        parts: The sections with their data.
+
+    Returns:
+        Keys in the order of `Summary`; unknown keys come last.
+    """
     merged = {key: value for part in parts for key, value in part.data.items()}
     order = [*PlanSummary.__annotations__, *Summary.__annotations__]
     return cast(Summary, dict(sorted(merged.items(), key=lambda item: _place(order, item[0]))))
 
 
 def summarize(run: Run) -> Summary:
-    """The summary of `run`."""
+    """The summary of a run.
+
+    Args:
+        run: A plan and its result.
+
+    Returns:
+        What --json writes.
+    """
     return summary_of(sections.parts_of(run))
 
 

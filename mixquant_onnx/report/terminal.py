@@ -10,6 +10,11 @@ from mixquant_onnx.report.sections import Part
 
 
 def show(parts: Sequence[Part], console: Console) -> None:
-    """Print each section in turn."""
+    """Print each section in order.
+
+    Args:
+        parts: The sections with their data.
+        console: Where to print.
+    """
     for part in parts:
         part.section.render(console, part.data)

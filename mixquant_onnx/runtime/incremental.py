@@ -1,6 +1,6 @@
-"""Values inside a model on given feeds, place after place in the order of the graph, without running a node twice.
+"""Values inside a model, computed part by part in the order of the graph, without running a node twice.
 
-What later places need of the values so far is kept (as long as it fits in memory); only the nodes between are run.
+Values that later parts need are stored (as long as they fit in memory); only the nodes between are run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 MOST_BYTES = 2 << 30
-"""Most bytes of values kept for one model (2 GiB); beyond, more of the graph is run again, with equal results."""
+"""Most bytes of stored values for one model (2 GiB); beyond, more of the graph is run again, with equal results."""
 
 
 class IncrementalExecutor:
     """Reads values of a model's main graph part by part; weights behind the values read so far may be replaced.
 
     Args:
-        model: The model; kept and read again at each call.
+        model: The model; referenced, and read again at each call.
         names: All values that will be asked for, in the order of the graph.
-        feeds: Inputs of the model by name, for each run.
-        volatile: Values inside of which weights may still change (what branches hand up): the nodes that compute them,
+        feeds: Batches: inputs of the model by name, for each run.
+        volatile: Values inside of which weights may still change (outputs of branches): the nodes that compute them,
             and all behind, run each time.
     """
 
@@ -49,7 +49,7 @@ class IncrementalExecutor:
         self._useful = self._ancestors(names, set())
 
     def fork(self) -> IncrementalExecutor:
-        """A second executor at the same place; neither moves the other."""
+        """A second executor in the same state; advancing one does not affect the other."""
         other = copy.copy(self)
         other._known, other._done = list(self._known), set(self._done)
         return other
@@ -77,13 +77,13 @@ class IncrementalExecutor:
         return found
 
     def values(self, names: Sequence[str]) -> Iterator[dict[str, FloatArray]]:
-        """Compute values, and keep what later ones need.
+        """Compute values, and store what later ones need.
 
         Args:
             names: Some of the names that the executor was made for.
 
-        Returns:
-            For each feed the values by name.
+        Yields:
+            For each batch the values by name.
 
         Raises:
             RuntimeFailure: ONNX Runtime does not load or run this part of the model.
@@ -115,16 +115,19 @@ class IncrementalExecutor:
             self._known, self._done = kept, done
 
     def advance(self, names: Sequence[str]) -> None:
-        """Compute `names` without reading them: later values come from where they do after `values`.
+        """Compute values without returning them, so that later calls of `values` start from there.
 
         Stops without an error where the model does not run.
+
+        Args:
+            names: Some of the names that the executor was made for.
         """
         with contextlib.suppress(RuntimeFailure):
             for _ in self.values(names) if names else ():
                 pass
 
     def _session(self, segment: set[int], outputs: list[str]) -> Session:
-        """The nodes of `segment` as a model of its own, with what is known as its inputs."""
+        """The nodes of `segment` as a model of its own, with known values as its inputs."""
         graph = self._model.graph
         nodes: list[NodeProto] = [graph.node[k] for k in sorted(segment)]
         read = {name for k in segment for name in self._reads[k]}

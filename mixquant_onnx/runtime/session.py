@@ -1,5 +1,8 @@
-"""ONNX Runtime sessions. Profile `deployed` has the default options, `exact` float activations in MatMulNBits,
-`as_written` computes every QuantizeLinear and DequantizeLinear by itself, without integer kernels."""
+"""ONNX Runtime sessions on the CPU.
+
+Profile `deployed` has the default options, `exact` uses float activations in MatMulNBits, `as_written` computes every
+QuantizeLinear and DequantizeLinear as a node of its own, without integer kernels.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from mixquant_onnx.errors import first_line
 from mixquant_onnx.numerics.arrays import FloatArray
 
 Profile = Literal["exact", "deployed", "as_written"]
+"""A set of session options; see the module."""
 Feed = Mapping[str, FloatArray]
+"""A batch: inputs of a model by name."""
 
 _CONFIG: dict[Profile, dict[str, str]] = {
     "deployed": {},
@@ -26,7 +31,7 @@ _CONFIG: dict[Profile, dict[str, str]] = {
 
 
 _SEED = 0
-"""Of random operators without a seed of their own, which would make another file at every run."""
+"""Seed of random operators that have none of their own, so that runs are reproducible; the value does not matter."""
 
 
 class RuntimeFailure(Exception):
@@ -34,13 +39,27 @@ class RuntimeFailure(Exception):
 
 
 def version() -> str:
+    """The installed release of onnxruntime."""
     import onnxruntime
 
     return str(onnxruntime.__version__)
 
 
 class Session:
-    """A loaded model. Raises RuntimeFailure when ONNX Runtime cannot load it."""
+    """A loaded model.
+
+    Args:
+        model: A model, its bytes, or a file.
+        profile: Session options.
+        threads: Threads of one operator; 0 for as many as there are processors.
+
+    Attributes:
+        inputs: Names of its inputs.
+        outputs: Names of its outputs, in order.
+
+    Raises:
+        RuntimeFailure: ONNX Runtime cannot load it.
+    """
 
     def __init__(self, model: ModelProto | bytes | Path, profile: Profile = "deployed", threads: int = 0) -> None:
         import onnxruntime
@@ -49,7 +68,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.log_severity_level = 4
-        # Runs alternate with NumPy's, whose threads waiting ones would hold up.
+        # Runs alternate with NumPy computations, which spinning threads would slow down.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for key, value in _CONFIG[profile].items():
             options.add_session_config_entry(key, value)
@@ -64,7 +83,18 @@ class Session:
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> list[Any]:
-        """Outputs in order. Raises RuntimeFailure."""
+        """Run the model on one batch.
+
+        Args:
+            feed: Inputs by name.
+            outputs: Names of the outputs to compute; None for all.
+
+        Returns:
+            Outputs in order: arrays, lists for sequences, dictionaries for maps.
+
+        Raises:
+            RuntimeFailure: ONNX Runtime cannot run it.
+        """
         try:
             return list(self._session.run(list(outputs) if outputs else None, dict(feed)))
         except Exception as error:  # as above
@@ -72,9 +102,16 @@ class Session:
 
 
 def dequantized_at_every_run(model: ModelProto) -> set[str]:
-    """Outputs of the DequantizeLinear nodes that ONNX Runtime leaves in `model` after optimizing it.
+    """DequantizeLinear nodes that ONNX Runtime neither folds nor fuses, so that they run at every call.
 
-    Each of them runs at every call. Raises RuntimeFailure when the model does not load.
+    Args:
+        model: The model.
+
+    Returns:
+        Their outputs, in the graph that ONNX Runtime saves after optimizing it.
+
+    Raises:
+        RuntimeFailure: The model does not load.
     """
     import onnxruntime
 

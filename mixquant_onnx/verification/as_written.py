@@ -1,10 +1,10 @@
 """Equivalence of two graphs that round their own activations, or decide by a comparison.
 
-QuantizeLinear, ArgMax and Round turn a difference in the last bit of a float into a whole step. ONNX Runtime makes such
-differences: under its default options it runs QuantizeLinear, Conv and DequantizeLinear as one integer kernel, and
-rounds float weights between them to 8 bits (its WeightBiasQuantization). A right file and its reference are optimized
-differently and need not agree. Without that optimization both compute every rounding as written and must agree. What
-the optimization then changes may not be more than what it, or a small change of the weights, changes in the reference.
+QuantizeLinear, ArgMax and Round turn a difference in the last bit of a float into a whole step. ONNX Runtime causes
+such differences: with its default options it runs QuantizeLinear, Conv and DequantizeLinear as one integer kernel, and
+rounds float weights between them to 8 bits (its WeightBiasQuantization). A correct file and its reference are optimized
+differently and need not agree. Without that optimization both compute every rounding as written and must agree. The
+optimization may then change the file no more than it, or a small change of the weights, changes the reference.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ JITTER = 2.0**-16
 sums of many products are covered; 4 epsilon for coarser types."""
 
 MARGIN_DB = 10.0
-"""How much further in dB the optimized file may be from its reference than the reference from its jittered self. On
-quantized ResNet-20 and MobileNetV2 it was up to 2.3 dB; a wrong kernel leaves an SQNR of 0 to 10 dB."""
+"""Largest excess in dB of the distance between the optimized file and its reference over that between the reference and
+its jittered copy. On quantized ResNet-20 and MobileNetV2 it was up to 2.3 dB; a wrong kernel leaves an SQNR of 0 to 10
+dB.
+"""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
@@ -40,13 +42,13 @@ def agree_as_written(
     Args:
         reference: The float graph with dequantized weights.
         saved: The written model.
-        feeds: Inputs to compare on.
+        feeds: Batches to compare on.
         optimized: SQNR in dB of the two under ONNX Runtime's optimizations, which is to be explained.
-        limit: Least SQNR in dB of two graphs that are the same.
+        limit: Least SQNR in dB of two equivalent graphs.
         ratio: Lowest SQNR in dB of two lists of outputs.
 
     Returns:
-        SQNR in dB; None where it is below `limit`, or where the reference is less sensitive than `optimized` needs.
+        SQNR in dB; None where it is below `limit`, or where the reference is less sensitive than `optimized` requires.
     """
     try:
         plain = _outputs(reference, feeds)
@@ -63,7 +65,7 @@ def agree_as_written(
 
 
 def _outputs(model: ModelProto, feeds: Sequence[Feed]) -> Outputs:
-    """With every rounding computed as written."""
+    """Outputs with every rounding computed as written."""
     session = Session(model, "as_written")
     return [session.run(feed) for feed in feeds]
 

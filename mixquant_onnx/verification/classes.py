@@ -1,8 +1,8 @@
-"""The axis of an output that holds classes: the largest entry along it is a decision.
+"""The class axis of an output: the largest entry along it is a decision.
 
-An output counts as classes where it, or its exponential, sums to 1 along an axis; where an ArgMax of the graph reads
-it; by its name; where it is [rows, classes]; or by its last layer: a matrix product with more columns than rows, or a
-1x1 Conv behind which only a Resize follows. Embeddings and hidden states do not.
+An output holds classes where it, or its exponential, sums to 1 along an axis; where an ArgMax of the graph reads it; by
+its name; where it is [rows, classes]; or by its last layer: a matrix product with more columns than rows, or a 1x1 Conv
+that only a Resize follows. Embeddings and hidden states do not.
 """
 
 from __future__ import annotations
@@ -31,16 +31,19 @@ _PASSES = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Uns
 """Operators that may stand between the last layer and the output."""
 
 _CHECKED = 1 << 22
-"""Most values of an output that are looked at, to save time; four million are thousands of rows of classes."""
+"""Most values of an output that are inspected, to save time; four million are thousands of rows of classes."""
 
 
 def class_axes(model: ModelProto | None, reference: Outputs, names: Sequence[str]) -> dict[str, int]:
-    """The axis of the classes of each output of numbers that has one, by name of the output.
+    """The class axis of each numeric output that has one.
 
     Args:
         model: The float model; without it values and names alone decide.
-        reference: Its outputs, of which those of the first feed are looked at.
+        reference: Its outputs; those of the first batch are inspected.
         names: Names of the outputs, in order.
+
+    Returns:
+        Axes by name of the output.
     """
     graph = _Graph(model) if model is not None else None
     found = {}
@@ -52,13 +55,27 @@ def class_axes(model: ModelProto | None, reference: Outputs, names: Sequence[str
 
 
 def has_decisions(model: ModelProto | None, reference: Outputs, names: Sequence[str]) -> bool:
-    """Whether an output holds classes, labels, or other integers or strings. Arguments as of `class_axes`."""
+    """Whether an output holds classes, labels, or other integers or strings.
+
+    Args:
+        model: The float model; without it values and names alone decide.
+        reference: Its outputs; those of the first batch are inspected.
+        names: Names of the outputs, in order.
+
+    Returns:
+        False where all outputs are numeric and none has a class axis.
+    """
     arrays = arrays_of(reference[0], names).values()
     return any(a.size and not is_numbers(a) for a in arrays) or bool(class_axes(model, reference, names))
 
 
 def check_classes(model: ModelProto | None, reference: Outputs, names: Sequence[str]) -> None:
-    """Check that `--min-agreement` can be judged. Arguments as of `class_axes`.
+    """Check that `--min-agreement` can be evaluated.
+
+    Args:
+        model: The float model; without it values and names alone decide.
+        reference: Its outputs; those of the first batch are inspected.
+        names: Names of the outputs, in order.
 
     Raises:
         DataError: No output holds decisions.
@@ -71,7 +88,7 @@ def check_classes(model: ModelProto | None, reference: Outputs, names: Sequence[
 
 
 def _axis(name: str, array: Array, graph: _Graph | None) -> int | None:
-    """The axis of the classes of one output of numbers of rank 2 or more; None where it has none."""
+    """The class axis of one numeric output of rank 2 or more; None where it has none."""
     some = array[: max(1, _CHECKED * len(array) // max(array.size, 1))]
     values = some.astype(np.float32)
     for axis in _likely(array.ndim):
@@ -90,7 +107,7 @@ def _axis(name: str, array: Array, graph: _Graph | None) -> int | None:
 
 
 def _by_layer(name: str, array: Array, graph: _Graph | None) -> int | None:
-    """For outputs of rank 3 and more that do not sum to 1."""
+    """The class axis of outputs of rank 3 and more that do not sum to 1."""
     if _CLASSES.search(name) and array.ndim in (3, 4):
         axis = 1 if array.ndim == 4 else 2
         return axis if array.shape[axis] > 1 else None
@@ -136,7 +153,7 @@ def _unit_rows(values: Array) -> bool:
 
 
 class _Graph:
-    """Where the outputs of the main graph come from."""
+    """Producers of the outputs of the main graph."""
 
     def __init__(self, model: ModelProto) -> None:
         self._maker: Mapping[str, NodeProto] = {o: n for n in model.graph.node for o in n.output if o}
@@ -150,7 +167,7 @@ class _Graph:
 
     @property
     def counts_rows(self) -> bool:
-        """Whether an operator makes a number of rows that depends on the data, such as detections."""
+        """Whether an operator produces a number of rows that depends on the data, such as detections."""
         return bool(self._operators & {"NonMaxSuppression", "NonZero"})
 
     def argmax_axis(self, name: str, rank: int) -> int | None:
@@ -159,7 +176,7 @@ class _Graph:
         return None if axis is None or not -rank <= axis < rank else axis % rank
 
     def last_layer(self, name: str) -> tuple[NodeProto, list[int], bool] | None:
-        """(node, shape of its weight, whether a Resize follows) of the last layer in front of the output `name`."""
+        """(node, shape of its weight, whether a Resize follows) of the last layer before the output `name`."""
         resized = False
         for _ in range(len(self._maker)):
             node = self._maker.get(name)

@@ -1,4 +1,4 @@
-"""The stored codes of a written model, decoded as a runtime does: they must give exactly the dequantized weights."""
+"""The stored codes of a written model, decoded by a runtime: they must give exactly the dequantized weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def verify_codes(
         transposed: Names of the weights that are stored with their axes exchanged.
 
     Returns:
-        Who decoded them: "ONNX Runtime", or "NumPy" where ONNX Runtime has no kernel for a type on this machine.
+        The decoder: "ONNX Runtime", or "NumPy" where ONNX Runtime has no kernel for a type on this machine.
 
     Raises:
         ProofError: A stored weight differs; the message names the first one.
@@ -76,12 +76,33 @@ def verify_codes(
 
 
 def decode_with_runtime(model: ModelProto, scope: Scope, names: Sequence[str]) -> list[FloatArray]:
-    """What ONNX Runtime computes for the values `names` of `scope`, as float32. Raises RuntimeFailure."""
+    """Values inside a model, computed by ONNX Runtime.
+
+    Args:
+        model: The model.
+        scope: The graph or function of the values.
+        names: Their names; they must not depend on inputs.
+
+    Returns:
+        The values as float32.
+
+    Raises:
+        RuntimeFailure: ONNX Runtime does not run this part.
+    """
     return list(Session(_decoder_model(model, scope, names)).run({}))
 
 
 def decode_with_numpy(model: ModelProto, scope: Scope, names: Sequence[str]) -> list[FloatArray]:
-    """The same by onnx's reference implementation, which knows every type."""
+    """Values inside a model, computed by onnx's reference implementation, which supports every type.
+
+    Args:
+        model: The model.
+        scope: The graph or function of the values.
+        names: Their names; they must not depend on inputs.
+
+    Returns:
+        The values as float32.
+    """
     from onnx.reference import ReferenceEvaluator
 
     return cast(list[FloatArray], ReferenceEvaluator(_decoder_model(model, scope, names)).run(None, {}))
@@ -102,7 +123,7 @@ def _batches(stored: Sequence[_Stored]) -> Iterator[list[_Stored]]:
 
 
 def _compare(batch: Sequence[_Stored], decoded: Sequence[FloatArray]) -> None:
-    """Raises ProofError for the first weight that was decoded to something else."""
+    """Raise ProofError for the first weight that decodes to other values."""
     for one, value in zip(batch, decoded, strict=True):
         if not np.array_equal(value, one.expected):
             raise ProofError(

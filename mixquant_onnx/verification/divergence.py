@@ -1,4 +1,4 @@
-"""The first value inside of two models, which should compute the same, that differs."""
+"""The first inner value that differs between two models which should compute the same."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Divergence:
 
     Attributes:
         where: Name and operator of the node that computes it.
-        decision: Whether float rounding explains the difference: the value is an integer or a truth value, its shape
-            differs, or its operator is not continuous.
-        before: The lowest SQNR in dB of the values in front of it.
+        decision: Whether float rounding explains the difference: the value is an integer or boolean, its shape differs,
+            or its operator is not continuous.
+        before: The lowest SQNR in dB of the values before it.
     """
 
     where: str
@@ -39,7 +39,15 @@ class Divergence:
 
 
 def closeness(reference: Outputs, other: Outputs) -> tuple[float, bool]:
-    """(lowest SQNR of the outputs of numbers, whether decisions and shapes are the same) over all feeds."""
+    """Compare outputs of two models on the same batches.
+
+    Args:
+        reference: Outputs of the reference.
+        other: Outputs of the other model.
+
+    Returns:
+        (lowest SQNR in dB of the numeric outputs, whether decisions and shapes are equal).
+    """
     lowest, same = float("inf"), True
     for pair in pairs_of(reference, other):
         ratio, alike = _closeness(pair)
@@ -48,7 +56,15 @@ def closeness(reference: Outputs, other: Outputs) -> tuple[float, bool]:
 
 
 def strict_closeness(reference: Outputs, other: Outputs) -> float:
-    """The lowest SQNR of the outputs of numbers; minus infinity where decisions or shapes differ."""
+    """Lowest SQNR in dB of the numeric outputs; minus infinity where decisions or shapes differ.
+
+    Args:
+        reference: Outputs of the reference.
+        other: Outputs of the other model.
+
+    Returns:
+        The SQNR; infinite where all outputs are equal.
+    """
     ratio, same = closeness(reference, other)
     return ratio if same else -float("inf")
 
@@ -67,13 +83,13 @@ def first_divergence(
 ) -> Divergence | None:
     """Find the first value of the main graph whose SQNR is below a limit.
 
-    Behind a decision nothing can be compared, so the search goes on with the next feed.
+    Values behind a decision cannot be compared; the search continues with the next batch.
 
     Args:
         saved: The written model.
         reference: The float graph with dequantized weights.
-        feeds: Inputs to run both on.
-        limit: Least SQNR in dB of two values that are the same.
+        feeds: Batches to run both on.
+        limit: Least SQNR in dB of two equal values.
 
     Returns:
         The first value that no decision explains, else the first decision; None where nothing differs.
@@ -112,12 +128,12 @@ def _first(
 
 
 def has_decisions_inside(model: ModelProto) -> bool:
-    """Whether the main graph holds an operator that is not continuous."""
+    """Whether the main graph contains an operator that is not continuous."""
     return any(node.op_type in _DECIDE - {"Cast"} for node in model.graph.node)
 
 
 def _ratio(a: Array, b: Array) -> float:
-    """SQNR in dB of one value inside; infinite where it is all zero, minus infinity where it has another shape."""
+    """SQNR in dB of one inner value; infinite where it is all zero, minus infinity where shapes differ."""
     if a.shape != b.shape:
         return float("-inf")
     if not is_numbers(a):

@@ -1,6 +1,6 @@
-"""Equivalence of a written model and its reference: the float graph that holds the same, dequantized weights.
+"""Equivalence of a written model and its reference: the float graph with the same, dequantized weights.
 
-Both compute the same function. Outputs may differ by float rounding, and no more: a larger difference is a fault of
+Both compute the same function. Outputs may differ by float rounding, and no more: a larger difference is an error of
 the rewrite, not of quantization.
 """
 
@@ -35,11 +35,11 @@ LEAST_SQNR_DB = {"float32": 70.0, "float64": 70.0, "float16": 40.0, "bfloat16": 
 
 @contextmanager
 def dequantized_weights(sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized]) -> Iterator[None]:
-    """Turn the model that `sites` point into into the reference for as long as the context lasts.
+    """Replace weights of a model by dequantized ones within the context.
 
     Args:
         sites: Weights of the float model, by name.
-        quantized: The quantized weights whose dequantized values are put there; the float ones return at the end.
+        quantized: The quantized weights; the float ones are restored at the end.
     """
     kept = {name: weight_values(sites[name]) for name in quantized}
     try:
@@ -57,14 +57,14 @@ def check_equivalence(
     """Compare the outputs of the written model with those of its reference.
 
     Where the graph rounds activations itself (QuantizeLinear), the SQNR is that of both graphs with every rounding
-    computed as written. Where float rounding alone turns a decision of the graph (NonMaxSuppression, TopK, ArgMax),
-    it is the SQNR of the values in front of that decision.
+    computed as written. Where float rounding alone changes a decision of the graph (NonMaxSuppression, TopK, ArgMax),
+    it is the SQNR of the values before that decision.
 
     Args:
         saved: The written model.
         reference: The float graph with dequantized weights.
         exact: A session of the written model, in profile `exact`.
-        data: Rows to compare on.
+        data: Samples to compare on.
         types: NumPy names of the types of the quantized weights.
 
     Returns:
@@ -92,7 +92,7 @@ def check_equivalence(
 
 
 def _explained(saved: ModelProto, reference: ModelProto, data: Data, ratio: float, limit: float) -> float:
-    """SQNR in dB in front of the decision that explains why outputs differ. Raises ProofError where none does."""
+    """SQNR in dB before the decision that explains different outputs. Raises ProofError where there is none."""
     found = _divergence(saved, reference, data, limit)
     if isinstance(found, Divergence) and found.decision and found.before >= limit:
         return found.before

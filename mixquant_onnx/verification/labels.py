@@ -13,16 +13,16 @@ from mixquant_onnx.verification.statistics import Share, share_of
 
 
 def accuracy(outputs: Outputs, names: Sequence[str], axes: Mapping[str, int], labels: Array | None) -> Share | None:
-    """Share of `labels` that the decisions of a model meet.
+    """Top-1 accuracy of a model.
 
     Args:
-        outputs: Outputs of the model, for each feed in order.
+        outputs: Outputs of the model, for each batch in order.
         names: Names of the outputs, in order.
-        axes: Axis of the classes, by name of the output (`classes.class_axes`).
-        labels: Class of each row, [N].
+        axes: Class axis, by name of the output (`classes.class_axes`).
+        labels: Class of each sample, [N].
 
     Returns:
-        The share with its interval; None without labels, or without an output of one decision a row.
+        The share with its interval; None without labels, or without an output of one decision per sample.
     """
     if labels is None:
         return None
@@ -33,10 +33,19 @@ def accuracy(outputs: Outputs, names: Sequence[str], axes: Mapping[str, int], la
 
 
 def float_accuracy(reference: Outputs, data: Data, names: Sequence[str], axes: Mapping[str, int]) -> Share | None:
-    """Top-1 accuracy of the float model, with outputs `reference` on `data`.
+    """Top-1 accuracy of the float model.
+
+    Args:
+        reference: Its outputs, for each batch in order.
+        data: The samples, with labels or without.
+        names: Names of the outputs, in order.
+        axes: Class axis, by name of the output (`classes.class_axes`).
+
+    Returns:
+        The share with its interval; None without labels, or without an output of one decision per sample.
 
     Raises:
-        DataError: There is not one label for each row.
+        DataError: There is not one label for each sample.
     """
     if data.labels is None:
         return None
@@ -47,9 +56,16 @@ def float_accuracy(reference: Outputs, data: Data, names: Sequence[str], axes: M
 
 
 def decisions(outputs: Outputs, names: Sequence[str], axes: Mapping[str, int]) -> Array | None:
-    """The class of each row, [N]: of the first output [N, classes], else of the first output of integers [N].
+    """The class of each sample.
 
-    None where there is no such output.
+    Args:
+        outputs: Outputs of the model, for each batch in order.
+        names: Names of the outputs, in order.
+        axes: Class axis, by name of the output (`classes.class_axes`).
+
+    Returns:
+        [N], from the first output [N, classes], else from the first output of integers [N]; None where there is
+        neither.
     """
     feeds = [arrays_of(feed, names) for feed in outputs]
     by_axis = [name for name, axis in axes.items() if axis == 1]

@@ -1,4 +1,4 @@
-"""Quality: the outputs of a written model against the float model's on the same feeds, output by output."""
+"""Quality: the outputs of a written model compared with the float model's on the same batches, output by output."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class OutputQuality:
 
     Attributes:
         name: Name of the output.
-        parts: Its parts, where it is of numbers.
+        parts: Its parts, where it is numeric.
         decisions: Share of equal decisions, where it holds classes or labels.
         what: What the decisions are: classes ("top-1"), or integers and strings ("values").
-        cosine: Cosine similarity to the float output, over all feeds.
-        changed_shapes: Number of feeds in which the shape differs.
-        feeds: Number of feeds.
+        cosine: Cosine similarity to the float output, over all batches.
+        changed_shapes: Number of batches in which the shape differs.
+        feeds: Number of batches.
         invalid: Number of values that are NaN where the float model's are not.
     """
 
@@ -67,7 +67,7 @@ class OutputQuality:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Lowest SQNR in dB of the parts; None without numbers, or where all are zero; -inf where a shape differs."""
+        """Lowest SQNR in dB of the parts; None if not numeric, or all zero; -inf where a shape differs."""
         if self.what == "values":
             return None
         if self.changed_shapes:
@@ -77,7 +77,7 @@ class OutputQuality:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """The written model against the float model.
+    """The written model compared with the float model.
 
     Attributes:
         profile: Options of the runtime (`runtime.session`).
@@ -91,12 +91,12 @@ class Quality:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Lowest SQNR in dB of the outputs; None where no output is of numbers."""
+        """Lowest SQNR in dB of the outputs; None where no output is numeric."""
         return min((o.sqnr_db for o in self.outputs if o.sqnr_db is not None), default=None)
 
     @property
     def mean_sqnr_db(self) -> float | None:
-        """SQNR in dB of the noise share, averaged over the parts of an output and then over the outputs."""
+        """SQNR in dB of the noise-to-signal ratio, averaged over the parts of an output and then over the outputs."""
         means = []
         for output in self.outputs:
             if output.sqnr_db is not None:
@@ -106,7 +106,7 @@ class Quality:
 
     @property
     def cosine(self) -> float | None:
-        """Lowest cosine similarity of the outputs of numbers."""
+        """Lowest cosine similarity of the numeric outputs."""
         return min((o.cosine for o in self.outputs if o.cosine is not None), default=None)
 
     @property
@@ -117,7 +117,7 @@ class Quality:
 
     @property
     def top1_agreement(self) -> float | None:
-        """Value of `agreement`, from 0 to 1, however few the rows."""
+        """Value of `agreement`, from 0 to 1, for any number of samples."""
         return None if self.agreement is None else self.agreement.value
 
     @property
@@ -127,7 +127,7 @@ class Quality:
 
     @property
     def changed_shapes(self) -> tuple[OutputQuality, ...]:
-        """The outputs whose shape differs in some feed."""
+        """The outputs whose shape differs in some batch."""
         return tuple(o for o in self.outputs if o.changed_shapes)
 
     @property
@@ -137,13 +137,16 @@ class Quality:
 
 
 def session_quality(reference: Outputs, session: Session, data: Data, axes: Mapping[str, int]) -> Quality:
-    """Outputs of `session` against the float model's outputs `reference`, both on `data`.
+    """Run a written model and compare its outputs with the float model's.
 
     Args:
-        reference: Outputs of the float model, for each feed in order.
+        reference: Outputs of the float model on `data`, for each batch in order.
         session: The written model; its profile is that of the result.
-        data: The rows.
-        axes: Axis of the classes, by name of the output (`classes.class_axes`).
+        data: The samples.
+        axes: Class axis, by name of the output (`classes.class_axes`).
+
+    Returns:
+        The quality of each output, and accuracy where there are labels.
     """
     rows = [rows_of(feed, data.axes) for feed in data.feeds]
     return quality_of(session.profile, reference, run_all(session, data), session.outputs, axes, data.labels, rows)
@@ -158,16 +161,19 @@ def quality_of(
     labels: Array | None = None,
     rows: Sequence[int] | None = None,
 ) -> Quality:
-    """Outputs `other` against the float model's outputs `reference`.
+    """Compare the outputs of a written model with the float model's.
 
     Args:
         profile: Options of the runtime that `other` was computed under.
-        reference: Outputs of the float model, for each feed in order.
-        other: Outputs of the written model on the same feeds.
+        reference: Outputs of the float model, for each batch in order.
+        other: Outputs of the written model on the same batches.
         names: Names of the outputs, in order.
-        axes: Axis of the classes, by name of the output (`classes.class_axes`).
-        labels: Class of each row, [N].
-        rows: Rows of each feed. An output whose first dimension is another counts as one row a feed.
+        axes: Class axis, by name of the output (`classes.class_axes`).
+        labels: Class of each sample, [N].
+        rows: Samples of each batch. An output whose first dimension differs counts as one sample per batch.
+
+    Returns:
+        The quality of each output, and accuracy where there are labels.
     """
     outputs = tuple(_output(pair, axes.get(pair.name), rows) for pair in pairs_of(reference, other, names))
     return Quality(profile=profile, outputs=outputs, accuracy_share=accuracy(other, names, axes, labels))
@@ -217,14 +223,14 @@ def _part(noise: PartNoise, pair: Pair, rows: Sequence[int] | None) -> Part:
 
 
 class _Counted:
-    """Counts decisions row by row: how many there are, and how many are equal."""
+    """Counts decisions by sample: how many there are, and how many are equal."""
 
     def __init__(self) -> None:
         self._hits: list[int] = []
         self._counts: list[int] = []
 
     def add(self, hits: Array, decisions: Array, rows: int | None) -> None:
-        """Add one feed of `rows` rows; it counts as one row where the first dimension is another."""
+        """Add one batch of `rows` samples; it counts as one sample where the first dimension differs."""
         by_row = hits.ndim > 0 and len(hits) > 0 and rows in (None, len(hits))
         shape = (len(hits), -1) if by_row else (1, -1)
         self._hits += [int(n) for n in hits.reshape(shape).sum(1)]
@@ -251,7 +257,7 @@ def _top1(pair: Pair, axis: int, rows: Sequence[int] | None) -> Share:
 
 
 def _by_row(pair: Pair, rows: Sequence[int] | None) -> Share | None:
-    """Share of equal values; in a feed in which the shape differs none is. None where there are no values."""
+    """Share of equal values; none are equal in a batch in which the shape differs. None where there are no values."""
     counted = _Counted()
     for k, (a, b) in enumerate(zip(pair.reference, pair.other, strict=True)):
         hits = np.asarray(a == b) if b is not None and a.shape == b.shape else np.zeros(a.shape, np.bool_)

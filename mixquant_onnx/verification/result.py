@@ -15,18 +15,18 @@ class Verification:
 
     Attributes:
         codes: Number of weight tensors whose stored codes decode exactly.
-        decoder: Who decoded them, "ONNX Runtime" or "NumPy".
-        reference_sqnr_db: SQNR in dB against the float graph with the same dequantized weights; None where the two
-            were not compared.
-        quality: Outputs against the float model's, one entry for each profile of the runtime.
+        decoder: What decoded them, "ONNX Runtime" or "NumPy".
+        reference_sqnr_db: SQNR in dB against the float graph with the same dequantized weights; None where the two were
+            not compared.
+        quality: Outputs compared with the float model's, one entry for each profile of the runtime.
         float_accuracy_share: Top-1 accuracy of the float model, where there are labels.
-        samples: Number of rows compared.
-        origin: Where these rows come from.
+        samples: Number of samples compared.
+        origin: Where these samples come from.
         data_name: What they are called in reports.
         notes: Remarks on what was not checked, and why.
         warnings: Where quality is at risk, each with what to do.
-        in_sample: Whether the weights were fitted to these rows.
-        optimism_db: By how many dB the metrics are better than on other rows, where that is known.
+        in_sample: Whether the weights were fitted to these samples.
+        optimism_db: By how many dB the metrics are better than on other samples, where that is known.
     """
 
     codes: int
@@ -44,7 +44,7 @@ class Verification:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the rows compared are not the user's."""
+        """Whether samples were compared that are not the user's."""
         return self.samples > 0 and self.origin != "user"
 
     @property

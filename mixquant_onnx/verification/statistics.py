@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEW_ROWS = 20
-"""Rows below which no share is reported: where 20 rows of 20 agree, the true share may be 84 % (Wilson, 95 %)."""
+"""Samples below which no share is reported: where 20 of 20 agree, the true share may be 84 % (Wilson, 95 %)."""
 
 _Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
@@ -39,7 +39,15 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """`hits` of `count` decisions in `rows` rows, and the 95 % interval `low` to `high` of the share."""
+    """A share of decisions with its 95 % confidence interval.
+
+    Attributes:
+        hits: Equal or correct decisions.
+        count: All decisions.
+        rows: Samples that they are from.
+        low: Lower end of the interval, from 0 to 1.
+        high: Upper end of the interval, from 0 to 1.
+    """
 
     hits: int
     count: int
@@ -49,24 +57,27 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share, from 0 to 1; 0 of no decisions."""
+        """The share, from 0 to 1; 0 if there are no decisions."""
         return self.hits / self.count if self.count else 0.0
 
     @property
     def few(self) -> bool:
-        """Whether there are too few rows to report a share."""
+        """Whether there are too few samples to report a share."""
         return self.rows < FEW_ROWS
 
 
 def share_of(hits: Sequence[int], counts: Sequence[int]) -> Share:
-    """The share over rows whose decisions may depend on each other (frames of a recording, pixels of a map).
+    """The share over samples whose decisions may depend on each other (frames of a recording, pixels of a map).
 
     The interval is that of the effective number of independent decisions, which is estimated from the variance between
-    rows and is at least one a row.
+    samples and is at least one per sample.
 
     Args:
-        hits: Successes in each row.
-        counts: Decisions in each row.
+        hits: Successes in each sample.
+        counts: Decisions in each sample.
+
+    Returns:
+        The share with its interval.
 
     Source:
         Kish (1965), Survey Sampling: the design effect of cluster samples.

@@ -1,4 +1,4 @@
-"""The verification of one written model as a whole."""
+"""The complete verification of one written model."""
 
 from __future__ import annotations
 
@@ -48,17 +48,20 @@ def verify(
     More than 40 lines because of its arguments; the code itself is 27.
 
     Args:
-        original: The float model; its weights are exchanged during the check and restored.
+        original: The float model; its weights are replaced during the check and restored.
         saved: The written model, as loaded from its file.
         sites: Weights of `original`, by name.
         quantized: The quantized weights, by name.
         rewritten: What the rewrite did to each weight.
         source: What ONNX Runtime loads: the written file, or the model where there is no file.
-        data: Rows to compare outputs on, where there are any.
+        data: Samples to compare outputs on, where there are any.
         refusal: Why ONNX Runtime does not load the float model, where it does not.
         progress: Called with the stage "verify".
         in_sample: Whether the weights were fitted to `data`.
-        optimism_db: By how many dB the metrics are then better than on other rows, where that is known.
+        optimism_db: By how many dB the metrics are then better than on other samples, where that is known.
+
+    Returns:
+        What was checked, and the quality of the outputs.
 
     Raises:
         ProofError: A check failed.
@@ -91,7 +94,10 @@ def verify(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Outputs:
-    """What the comparison of outputs gave. `reference_sqnr_db` None: the model is random, or nothing was compared."""
+    """Result of the comparison of outputs.
+
+    `reference_sqnr_db` is None for a random model, or if nothing was compared.
+    """
 
     reference_sqnr_db: float | None = None
     quality: tuple[Quality, ...] = ()
@@ -102,7 +108,7 @@ _NOT_COMPARED = _Outputs()
 
 
 def _sessions(source: ModelProto | Path) -> list[Session]:
-    """One session a profile. Raises ProofError."""
+    """One session per profile. Raises ProofError."""
     try:
         return [Session(source, "exact"), Session(source, "deployed")]
     except RuntimeFailure as failure:
@@ -113,7 +119,7 @@ def _compared(
     original: ModelProto, saved: ModelProto, sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized],
     sessions: list[Session], data: Data, progress: Progress,
 ) -> _Outputs:  # fmt: skip
-    """Outputs against the reference with the same weights, then against the float model's."""
+    """Compare outputs with the reference with the same weights, then with the float model's."""
     session = Session(original)
     wanted = reference_outputs(session, data)
     axes = class_axes(original, wanted, session.outputs)

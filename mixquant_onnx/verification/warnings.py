@@ -9,10 +9,10 @@ from mixquant_onnx.verification.quality import OutputQuality, Quality
 from mixquant_onnx.verification.statistics import Share
 
 LOW_DB = 20.0
-"""SQNR below which depthwise, recurrent and detection networks lost 2 % and more; many other networks did not."""
+"""SQNR in dB below which depthwise, recurrent and detection networks lost 2 % and more; many other networks did not."""
 
 MOST_LOST = 0.02
-"""Share of decisions, or of the float accuracy, whose loss makes a warning."""
+"""Loss of decisions, or of the float accuracy, as a share, above which there is a warning."""
 
 Origin = Literal["user", "proxy", "noise"]
 
@@ -24,9 +24,13 @@ def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin
     """The warnings of a written model, one line each.
 
     Args:
-        quality: Its outputs against the float model's, for each profile. Low quality is that of the worst profile.
+        quality: Its outputs compared with the float model's, for each profile. Low quality is that of the worst
+            profile.
         float_accuracy: Top-1 accuracy of the float model, where there are labels.
-        origin: Where the rows compared come from; None where there were none.
+        origin: Where the samples come from; None where there were none.
+
+    Returns:
+        Distinct lines.
     """
     if not quality or origin is None:
         return ()
@@ -54,7 +58,7 @@ def _broken(quality: Sequence[Quality]) -> Iterator[str]:
 
 
 def _low(worst: Quality, float_accuracy: Share | None, origin: Origin) -> Iterator[str]:
-    """Accuracy where there are labels, else decisions where there are enough of them, else the SQNR."""
+    """Low accuracy where there are labels, else changed decisions where there are enough, else a low SQNR."""
     where = {"user": "your data", "proxy": "proxy inputs", "noise": "noise"}[origin]
     to_do = f"; {_MORE_BITS}" if origin == "user" else f"; {_JUDGE}, or {_MORE_BITS}"
     if worst.accuracy is not None and float_accuracy is not None and float_accuracy.value > 0:

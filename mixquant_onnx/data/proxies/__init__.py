@@ -1,5 +1,5 @@
-"""Inputs of the kind that a model reads, where the user gives none.
+"""Proxy inputs: generated inputs of the kind that a model reads, where the user gives none.
 
-In: a float model. Out: `Data` of origin `proxy`, or None where nothing that was tried runs. Another kind of input is
-one more file with a function that fills arrays, and one row in `roles.py` that tells when it is meant.
+In: a float model. Out: `Data` of origin `proxy`, or None where the model runs on none of the attempts. To add a kind of
+input, add a file with a function that fills arrays, and a row in `roles.py` that recognizes it.
 """

@@ -1,4 +1,4 @@
-"""Whether shapes of the inputs agree with what a model tells of the values inside it."""
+"""Whether shapes of inputs agree with the shapes that a model declares for inner values."""
 
 from __future__ import annotations
 
@@ -12,14 +12,26 @@ from mixquant_onnx.model.skeleton import without_data
 
 
 class Agreement:
-    """Judges shapes by onnx's strict shape inference over `model`: constants of Reshape, the sides of weights and the
-    sizes declared of inner values and outputs must all fit. Nothing is run."""
+    """Checks input shapes by ONNX's strict shape inference; nothing is run.
+
+    Constants of Reshape, the sizes of weights, and the declared sizes of inner values and outputs must all agree.
+
+    Args:
+        model: The model; not changed.
+    """
 
     def __init__(self, model: ModelProto) -> None:
         self._skeleton = without_data(model)
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """`shapes`: by the name of the input. A free dimension of one name has one size throughout."""
+        """Whether shape inference succeeds. A named free dimension has one size throughout.
+
+        Args:
+            shapes: Shapes by name of the input.
+
+        Returns:
+            False where inference finds a contradiction.
+        """
         model = ModelProto()
         model.CopyFrom(self._skeleton)
         named: dict[str, int] = {}
@@ -38,7 +50,7 @@ class Agreement:
         return True
 
     def numbers(self) -> list[int]:
-        """Sizes that the model itself names: of inner values and outputs, and of small constants and Reshape's."""
+        """Sizes that the model declares: of inner values and outputs, and in small constants and those of Reshape."""
         found: set[int] = set()
         for scope in walk(self._skeleton):
             if not isinstance(scope.body, GraphProto):
@@ -57,7 +69,7 @@ class Agreement:
 
 
 def _name(body: GraphProto, named: Mapping[str, int]) -> None:
-    """Give the free dimensions of inner values and outputs the sizes of `named`."""
+    """Replace named free dimensions of inner values and outputs by the sizes in `named`."""
     for value in (*body.value_info, *body.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in named:

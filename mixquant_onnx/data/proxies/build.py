@@ -1,4 +1,4 @@
-"""Feeds for a model out of the roles of its inputs, in sizes of real use; the first sizes that run are taken."""
+"""Build proxy batches from the roles of a model's inputs; of several plausible sizes, the first that run are used."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 ROWS = 48
-"""Rows that are made: as many as MobileNetV2 and EfficientNet-Lite0 gain from (docs/accuracy.md)."""
+"""Samples that are generated; MobileNetV2 and EfficientNet-Lite0 gain up to this number (docs/accuracy.md)."""
 
 _FEWEST = 16
+"""Fewest samples, for models that are slow or have large inputs: the least that can be split (`data.split`)."""
 
 _BATCH = 4
+"""Samples per batch, where the batch size is free; affects memory alone."""
 
 _LARGE = 10**10
-"""Multiplications a row beyond which only the fewest rows are made: about half a second on two cores. Time itself is
-not asked, as the rows must not hang on how busy a machine is."""
+"""Multiplications per sample beyond which only the fewest samples are generated: about half a second on two cores. Time
+is not measured, so that the number of samples does not depend on the load of the machine.
+"""
 
 _MOST_AT_ONCE = 1 << 21
-"""Values of a feed of several rows, at most: some layers of a network hold much more."""
+"""Most values in a batch of several samples: some layers of a network hold many times more."""
 
 _MOST_VALUES = 1 << 26
-"""Values of all rows together, at most."""
+"""Most values of all samples together."""
 
 _TRIED = 3
-"""Feeds of `_BATCH` pictures that are run to find out in which range they are wanted."""
+"""Batches of `_BATCH` pictures that are run to determine the expected value range."""
 
 _NAMES: dict[Kind, str] = {
     "picture": "proxy photographs",
@@ -47,9 +50,14 @@ _NAMES: dict[Kind, str] = {
 
 
 def proxy_data(model: ModelProto, session: Session) -> Data | None:
-    """Rows of the kind that `model` reads, on which `session`, of that model, runs and gives no NaN.
+    """Generate samples of the kind that a model reads.
 
-    None where the kind of an input is not known, or nothing that was tried runs.
+    Args:
+        model: The float model.
+        session: The same model, loaded.
+
+    Returns:
+        Data on which the model runs without NaN; None where the kind of its inputs is not known, or no attempt runs.
     """
     roles = roles_of(model)
     if not any(role.kind in KNOWN for role in roles):
@@ -62,7 +70,7 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
 
 
 def _of_good_size(roles: Sequence[Role], session: Session, model: ModelProto) -> Maker | None:
-    """Where sizes are free: the first that agree with what the model tells and that run; else the first that run."""
+    """For free sizes, the first that agree with the declared shapes and run; else the first that run."""
     usual = list(_candidates(roles, sizes_of(model)))
     if any(not isinstance(d, int) for role in roles for d in role.dims):
         agreement = Agreement(model)
@@ -75,7 +83,7 @@ def _of_good_size(roles: Sequence[Role], session: Session, model: ModelProto) ->
 
 
 def _candidates(roles: Sequence[Role], tried: Sequence[Sizes]) -> Iterator[Maker]:
-    """In several rows a feed where that may be, and in one."""
+    """Makers for each guess of sizes: with several samples per batch where possible, and with one."""
     seen: list[Shapes] = []
     for sizes in tried:
         for batch in (_BATCH, 1):
@@ -95,7 +103,7 @@ def _rows(made: Maker, work: int) -> int:
 
 
 def _may_be_many(role: Role) -> bool:
-    """Whether several rows may go into one feed: where the batch is free, or all rows share the input."""
+    """Whether a batch may hold several samples: the batch size is free, or all samples share the input."""
     if role.batch is None:
         alike = role.kind in ("rate", "positions", "constant", "length", "time", "side", "zeros", "mask")
         return alike and len(role.dims) < 2 and all(isinstance(d, int) for d in role.dims)
@@ -103,7 +111,7 @@ def _may_be_many(role: Role) -> bool:
 
 
 def _run(session: Session, feed: Feed) -> list[Any] | None:
-    """The outputs on `feed`; None where it does not run, or gives NaN."""
+    """The outputs on `feed`; None where the model does not run, or gives NaN."""
     try:
         outputs = session.run(feed)
     except RuntimeFailure:
@@ -113,7 +121,7 @@ def _run(session: Session, feed: Feed) -> list[Any] | None:
 
 
 def _in_range(made: Maker, model: ModelProto) -> Maker:
-    """With the ranges in which the pictures are wanted."""
+    """The maker with the value ranges that the model expects of pictures."""
     role = next((r for r in made.roles if r.kind == "picture" and r.input.dtype.kind == "f"), None)
     if role is None:
         return made
@@ -128,7 +136,7 @@ def _in_range(made: Maker, model: ModelProto) -> Maker:
 
 
 def _data(made: Maker, session: Session, rows: int) -> Data | None:
-    """Feeds on which the model runs, with recurrent states carried on; None where it runs on none."""
+    """Batches on which the model runs, with recurrent states passed on; None where it runs on none."""
     feeds: list[Feed] = []
     state: dict[str, FloatArray] = {}
     recurrent = [role for role in made.roles if role.kind == "state"]
@@ -149,7 +157,7 @@ def _data(made: Maker, session: Session, rows: int) -> Data | None:
 
 
 _FEWEST_FEEDS = 4
-"""Where the model fixes a large batch: feeds that cannot be cut are divided as they are."""
+"""Fewest batches, where the model fixes a large batch size: batches that cannot be split are divided as they are."""
 
 _RESTART = 8
-"""Feeds after which a recurrent state is zero again."""
+"""Batches after which a recurrent state is reset to zero."""

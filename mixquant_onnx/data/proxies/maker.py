@@ -1,4 +1,4 @@
-"""The arrays of a feed, out of the roles of its inputs and their shapes."""
+"""The arrays of a batch, from the roles of its inputs and their shapes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
 
 _SEED = 0
+"""The value does not matter."""
 
 _LONGEST_TIME = 1000
-"""Steps of diffusion."""
+"""Number of diffusion steps (DDPM, Ho et al. 2020, arXiv 2006.11239: 1000)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wanted:
-    """One input of one feed: its first row's number, and what its values are drawn with."""
+    """One input of one batch: the number of its first sample, and the generator of its values."""
 
     role: Role
     shape: tuple[int, ...]
@@ -32,7 +33,14 @@ class _Wanted:
 
 
 class Maker:
-    """Makes the feed of the rows from a given one on. `length`: of sequences whose length is free."""
+    """Makes batches of proxy inputs.
+
+    Args:
+        roles: Roles of the inputs.
+        shapes: Their shapes.
+        length: Length of sequences where it is free.
+        ranges: Names of value ranges for pictures, used in turn.
+    """
 
     def __init__(self, roles: Sequence[Role], shapes: Shapes, length: int, ranges: Sequence[str] = USUAL) -> None:
         self.roles, self.shapes, self.length, self.ranges = roles, shapes, length, ranges
@@ -57,21 +65,29 @@ class Maker:
 
     @property
     def rows(self) -> int:
-        """Rows of a feed: those that most inputs have, as many as the model fixes where it does."""
+        """Samples per batch: the batch size that most inputs have."""
         sizes = [self.shapes[r.input.name][r.batch] for r in self.roles if r.batch is not None]
         return max(sizes, key=sizes.count, default=1)
 
     def in_ranges(self, ranges: Sequence[str]) -> Maker:
-        """The same with pictures in other ranges."""
+        """The same maker with other value ranges for pictures."""
         return Maker(self.roles, self.shapes, self.length, ranges)
 
     def of_one_row(self) -> Maker:
-        """The same with one row a feed, where the batch is free."""
+        """The same maker with one sample per batch, where the batch size is free."""
         free = {r.input.name: r.batch for r in self.roles if r.batch is not None and isinstance(r.dims[r.batch], str)}
         shapes = {n: tuple(1 if a == free.get(n) else d for a, d in enumerate(s)) for n, s in self.shapes.items()}
         return Maker(self.roles, shapes, self.length, self.ranges)
 
     def feed(self, first: int) -> Feed:
+        """Make one batch.
+
+        Args:
+            first: Number of its first sample; equal numbers give equal batches.
+
+        Returns:
+            Arrays by name of the input.
+        """
         random = np.random.default_rng((_SEED, first))
         made = {}
         for role in self.roles:
@@ -80,17 +96,17 @@ class Maker:
         return made
 
     def _longest(self) -> int:
-        """Of a sequence or wave that a length is told of."""
+        """Length of the sequence or waveform that a length input refers to."""
         waves = [self.shapes[r.input.name][-1] for r in self.roles if r.kind == "wave"]
         return waves[0] if waves else self.length
 
     def _side(self) -> int:
-        """Of the pictures."""
+        """Side of the pictures, in pixels."""
         sides = [self.shapes[r.input.name][spatial_axes(r)[0]] for r in self.roles if r.kind in ("picture", "region")]
         return sides[0] if sides else 224
 
     def _pictures(self, wanted: _Wanted) -> FloatArray:
-        """Where there are several inputs of pictures, each has others."""
+        """Pictures for one input; inputs of the same batch get different pictures."""
         role, shape = wanted.role, wanted.shape
         height, width = (shape[axis] for axis in spatial_axes(role))
         colours = shape[role.channels]
@@ -120,7 +136,7 @@ class Maker:
 
 
 def _region(wanted: _Wanted) -> FloatArray:
-    """1 in the middle, as of a picture that is to be filled in there."""
+    """A mask that is 1 in the middle, as for inpainting."""
     made = np.zeros(wanted.shape)
     inside: list[slice] = [slice(None)] * made.ndim
     for axis in spatial_axes(wanted.role):

@@ -1,4 +1,4 @@
-"""Pictures of any size: cuts of the photographs that the package ships, and drawn text for what reads characters."""
+"""Pictures of any size: crops of the photographs that the package ships, and rendered text for models that read it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ Pixels = NDArray[np.float32]
 _FOLDER = files("mixquant_onnx.data") / "pictures"
 
 _SMALL = 64
-"""Sides in pixels up to which a picture of one colour, or a much wider one, may be of characters."""
+"""Largest side in pixels at which a greyscale picture, or a much wider one, is taken for characters (MNIST has 28, text
+recognition 32 to 64).
+"""
 
 _CHARACTERS = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz.,-/:%$"
+"""Characters that are drawn; those that look alike are left out."""
 
 
 @cache
 def photographs() -> tuple[Image.Image, ...]:
-    """The photographs of the package, in the order of their sources (`pictures/manifest.json`)."""
+    """The photographs of the package, in RGB, in the order of `pictures/manifest.json`."""
     entries = json.loads((_FOLDER / "manifest.json").read_text(encoding="utf8"))
     opened = []
     for entry in entries:
@@ -33,12 +36,30 @@ def photographs() -> tuple[Image.Image, ...]:
 
 
 def reads_characters(height: int, width: int, colours: int) -> bool:
-    """Whether pictures of this size are likely to be of characters: small and grey, or a line."""
+    """Whether pictures of this size are likely to show characters.
+
+    Args:
+        height: In pixels.
+        width: In pixels.
+        colours: Number of channels.
+
+    Returns:
+        True for small greyscale pictures, and for lines.
+    """
     return height <= _SMALL and (width >= 2 * height or (colours == 1 and width <= _SMALL))
 
 
 def photograph(number: int, height: int, width: int) -> Pixels:
-    """The `number`-th photograph, its middle cut to the ratio of the sides; later turns are mirrored and cut closer."""
+    """A center crop of a photograph; beyond the first pass they are mirrored and cropped closer.
+
+    Args:
+        number: Any number; photographs repeat.
+        height: In pixels.
+        width: In pixels.
+
+    Returns:
+        [height, width, 3], 0..1.
+    """
     every = photographs()
     turn, index = divmod(number, len(every))
     picture = every[index]
@@ -54,7 +75,16 @@ def photograph(number: int, height: int, width: int) -> Pixels:
 
 
 def characters(random: np.random.Generator, height: int, width: int) -> Pixels:
-    """A line of characters in one colour on another; a single one where the picture is not wider than high."""
+    """A line of characters in one colour on another; a single one where the picture is not wider than high.
+
+    Args:
+        random: Source of colours, sizes and characters.
+        height: In pixels.
+        width: In pixels.
+
+    Returns:
+        [height, width, 3], 0..1.
+    """
     light, dark = random.uniform(0.7, 1, 3), random.uniform(0, 0.35, 3)
     ink, paper = (dark, light) if random.uniform() < 0.5 else (light, dark)
     single = width < 2 * height

@@ -1,4 +1,4 @@
-"""What the operators that read an input tell of it."""
+"""Properties of inputs that follow from the operators that read them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ _KEEPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flat
 _SAME_SHAPE = frozenset({"Cast", "Identity", "DequantizeLinear"})
 
 Sizes = Mapping[str, tuple[int, ...]]
-"""Of stored tensors, by name."""
+"""Shapes of stored tensors by name."""
 
 
 def first_readers(model: ModelProto) -> dict[str, frozenset[str]]:
-    """Operators that read each input, also through those that only move it."""
+    """Operators that read each input, directly or through operators that only move it.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Types of operators by name of the input.
+    """
     found: dict[str, set[str]] = {}
     for node, origin in _nodes(model):
         for name in node.input:
@@ -27,8 +34,15 @@ def first_readers(model: ModelProto) -> dict[str, frozenset[str]]:
 
 
 def index_limits(model: ModelProto) -> dict[str, int]:
-    """For each integer input that ends up as indices of a Gather or a OneHot, or compared with a list of ids: how many
-    different ones there are."""
+    """Number of valid indices for each input that is used as an index.
+
+    Args:
+        model: The model.
+
+    Returns:
+        By name of the input: the size of the table of a Gather, the depth of a OneHot, or the length of a list of ids
+        that it is compared with.
+    """
     stored = _stored(model)
     sizes = _sizes(model, stored)
     limits: dict[str, int] = {}
@@ -40,7 +54,17 @@ def index_limits(model: ModelProto) -> dict[str, int]:
 
 
 def colours_of(model: ModelProto) -> dict[str, int]:
-    """For each input that a Conv reads: its channels (ONNX Conv: W is [M, C / group, ...])."""
+    """Channels of each input that a Conv reads.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Channels by name of the input.
+
+    Source:
+        ONNX Conv-11: W is [M, C / group, ...].
+    """
     sizes = _sizes(model, _stored(model))
     found: dict[str, int] = {}
     for node, origin in _nodes(model):
@@ -51,7 +75,7 @@ def colours_of(model: ModelProto) -> dict[str, int]:
 
 
 def _nodes(model: ModelProto) -> Iterator[tuple[NodeProto, Mapping[str, str]]]:
-    """Each node, and the input that each name so far is moved from."""
+    """Each node, and for each name so far the input that it is moved from."""
     origin = {value.name: value.name for value in model.graph.input}
     for scope in walk(model):
         for node in scope.body.node:
@@ -75,7 +99,7 @@ def _constants(scope: Scope) -> Iterator[tuple[str, TensorProto]]:
 
 
 def _sizes(model: ModelProto, stored: Mapping[str, TensorProto]) -> Sizes:
-    """Of stored tensors, also behind operators that keep the shape."""
+    """Shapes of stored tensors, also behind operators that preserve the shape."""
     sizes = {name: tuple(tensor.dims) for name, tensor in stored.items()}
     for scope in walk(model):
         for node in scope.body.node:
@@ -85,7 +109,7 @@ def _sizes(model: ModelProto, stored: Mapping[str, TensorProto]) -> Sizes:
 
 
 def _looked_up(node: NodeProto, stored: Mapping[str, TensorProto], sizes: Sizes) -> tuple[str, int]:
-    """The input of `node` that is an index, and the number of entries that it can name."""
+    """The input of `node` that is an index, and the number of valid indices."""
     first = node.input[0] if node.input else ""
     if node.op_type in ("Gather", "GatherND") and len(node.input) > 1 and sizes.get(first):
         axis = next((int(helper.get_attribute_value(a)) for a in node.attribute if a.name == "axis"), 0)

@@ -1,4 +1,4 @@
-"""What each input of a model is likely to be, from its type, shape, name and the operators that read it."""
+"""The likely meaning of each input of a model, from its type, shape, name and the operators that read it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ Kind = Literal[
 ]  # fmt: skip
 
 KNOWN: frozenset[Kind] = frozenset({"picture", "tokens", "wave", "frames", "state"})
-"""Kinds one of which a model must read, so that proxies say more of it than noise."""
+"""Kinds of which a model must read at least one for proxies to be more informative than noise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Role:
-    """What `input` is. `batch`: its batch axis, None where it has none.
+    """The meaning of an input.
 
-    picture, region: `channels` is their axis; the two others are height and width. tokens: ids below `limit`.
-    state: the output that gives the next one is `output`. constant: all are `value`.
+    Attributes:
+        input: The input.
+        kind: What it holds.
+        batch: Its batch axis; None where it has none.
+        channels: Of a picture or region, the axis of its channels; the two others are height and width.
+        limit: Of tokens, the number of valid ids.
+        output: Of a state, the output that gives the next one.
+        value: Of a constant, its value.
     """
 
     input: Input
@@ -39,11 +45,19 @@ class Role:
 
     @property
     def dims(self) -> Dims:
+        """Sizes of the input; free ones are names."""
         return self.input.dims or ()
 
 
 def roles_of(model: ModelProto) -> list[Role]:
-    """One role for each input that the caller must give; none where an input cannot be made (sequences, strings)."""
+    """The roles of a model's inputs.
+
+    Args:
+        model: The model.
+
+    Returns:
+        One role for each input that the caller must give; empty where an input is not supported (sequences, strings).
+    """
     inputs = model_inputs(model)
     if any(i.sequence or i.dims is None or i.dtype == np.dtype(object) for i in inputs):
         return []
@@ -57,13 +71,13 @@ def roles_of(model: ModelProto) -> list[Role]:
 
 
 def _one_each_row(role: Role, batches: Set[int | str]) -> Role:
-    """A single number for each row has a batch axis too: its only one, called as the others' are."""
+    """A single number per sample has a batch axis too: its only one, if it is named like those of other inputs."""
     alone = len(role.dims) == 1 and role.dims[0] in batches and role.kind not in ("wave", "state")
     return replace(role, batch=0) if alone else role
 
 
 def _with_colours(wanted: Input, colours: int | None) -> Input:
-    """A picture of a free number of colours has as many as its first convolution reads."""
+    """A picture with a free number of channels has as many as its first convolution reads."""
     dims = wanted.dims or ()
     if colours is None or len(dims) != 4 or isinstance(dims[1], int):
         return wanted
@@ -90,7 +104,7 @@ _SPECTRA = ("mel", "spec", "fbank", "filterbank", "mfcc")
 
 
 def _float_role(wanted: Input, batch: int | None) -> Role:
-    """Of floats that are no pictures, waves or states."""
+    """Role of floats that are no pictures, waveforms or states."""
     name, dims = wanted.name.lower(), wanted.dims or ()
     if "mask" in name:
         return Role(input=wanted, kind="mask", batch=batch)
@@ -107,7 +121,7 @@ def _float_role(wanted: Input, batch: int | None) -> Role:
 
 
 _FEW = 4
-"""Numbers, up to which they set something (a scale, a speed, a threshold) and are no features."""
+"""Most numbers that are taken for a setting (a scale, a speed, a threshold) and not for features."""
 
 
 def _integer_role(wanted: Input, batch: int | None, limits: Mapping[str, int]) -> Role:
@@ -131,7 +145,7 @@ def _integer_role(wanted: Input, batch: int | None, limits: Mapping[str, int]) -
 
 
 def _unknown_limit(wanted: Input) -> int:
-    """Of ids that no table is known of: bytes have 256 values."""
+    """Number of ids where no table is known: bytes have 256 values."""
     return 256 if wanted.dtype == np.uint8 else 2
 
 
@@ -140,7 +154,7 @@ _LATENTS = ("latent", "sample", "noise", "noisy")
 
 
 def _channels(wanted: Input) -> int | None:
-    """The axis of colours of a picture; None for what is no picture."""
+    """The channel axis of a picture; None where the input is not a picture."""
     name, dims = wanted.name.lower(), wanted.dims or ()
     if any(part in name for part in _SPECTRA) or (dims[1:2] == (4,) and any(part in name for part in _LATENTS)):
         return None
@@ -156,7 +170,7 @@ def _channels(wanted: Input) -> int | None:
 
 
 def _is_batch(size: int | str) -> bool:
-    """Whether a free dimension is named as batches are: points [batch, points, 3] are no picture."""
+    """Whether a free dimension is named like a batch: points [batch, points, 3] are not a picture."""
     return isinstance(size, str) and (size.lower() in ("n", "b", "bs") or "batch" in size.lower())
 
 
@@ -166,7 +180,7 @@ _SHORTEST_WAVE = 256
 
 
 def _is_wave(wanted: Input, readers: frozenset[str]) -> bool:
-    """Samples in time: one long or free axis, the others 1 or the batch."""
+    """Whether the input holds audio samples: one long or free axis, the others 1 or the batch."""
     dims = wanted.dims or ()
     named = any(part in wanted.name.lower() for part in _WAVE_NAMES)
     if not 1 <= len(dims) <= 3 or not (wanted.dtype.kind == "f" or (named and wanted.dtype == np.int16)):
@@ -186,7 +200,7 @@ def _state_batch(dims: Dims) -> int | None:
 
 
 def _states(model: ModelProto, inputs: list[Input]) -> dict[str, str]:
-    """Input -> output, for what a recurrent network gives out to be given in again: alike in rank, type and name."""
+    """Input -> output, for states that a recurrent network passes on: alike in rank, type and name."""
     outputs = {value.name: value for value in model.graph.output}
     found: dict[str, str] = {}
     for wanted in inputs:
@@ -219,7 +233,7 @@ def _plain(name: str) -> str:
 _SIDES = (
     "past_key_values", "present", "past", "output", "input", "next", "new", "prev", "out", "in", "_", ".", "-"
 )  # fmt: skip
-"""What names of the given and of the next state differ by."""
+"""Parts in which the names of the current and of the next state differ."""
 
 
 def _marked(name: str) -> bool:

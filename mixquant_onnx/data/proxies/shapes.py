@@ -1,4 +1,4 @@
-"""The shape of each input: free dimensions of one name are alike, the others have sizes of real use."""
+"""The shape of each input: free dimensions of one name have one size, the others get typical sizes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from onnx import ModelProto
 from mixquant_onnx.data.proxies.roles import Role
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""By the name of the input."""
+"""Shapes by name of the input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """For free dimensions: height and width of pictures, length of sequences, samples of waves.
+    """Sizes for free dimensions.
 
-    `chunk`: samples of waves where a state is carried on.
+    Attributes:
+        picture: Height and width of pictures, in pixels.
+        length: Length of sequences.
+        samples: Samples of waveforms.
+        chunk: Samples of waveforms where a state is passed on.
     """
 
     picture: tuple[int, int]
@@ -39,15 +43,25 @@ SIZES = (
     Sizes(picture=(512, 512), length=4, samples=512, chunk=8000),
     Sizes(picture=(32, 32), length=1, samples=48000, chunk=1024),
 )
-"""Tried in turn."""
+"""Tried in order, the most common first: sides of classifiers (224), text lines (48 x 320, 32 x 320) and detectors
+(320, 640), and one second of sound at 16 kHz.
+"""
 
 _PICTURE_KEYS = ("imgsz", "image_size", "img_size", "input_size", "input_shape")
 _LENGTH_KEYS = ("max_length", "max_seq_length", "max_seq_len", "sequence_length", "seq_len")
-"""Metadata in which exporters write the sizes that a model was made for, such as Ultralytics' imgsz = [640, 640]."""
+"""Metadata keys in which exporters write the sizes that a model was made for, such as Ultralytics' imgsz = [640, 640].
+"""
 
 
 def sizes_of(model: ModelProto) -> tuple[Sizes, ...]:
-    """SIZES, behind what the model's own metadata tells."""
+    """Guesses for free dimensions: those in the model's metadata, then SIZES.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Sizes in the order in which to try them.
+    """
     told = {p.key.lower(): [int(n) for n in re.findall(r"\d+", p.value)] for p in model.metadata_props}
     sides = next((told[key][-2:] for key in _PICTURE_KEYS if told.get(key)), [])
     length = next((told[key][0] for key in _LENGTH_KEYS if told.get(key)), 0)
@@ -60,8 +74,14 @@ def sizes_of(model: ModelProto) -> tuple[Sizes, ...]:
 
 
 def told_sizes(numbers: Iterable[int]) -> tuple[Sizes, ...]:
-    """SIZES with other sides, and with the lengths that are among the `numbers` of a model: tried where SIZES do not
-    agree with what it tells."""
+    """Guesses for free dimensions from sizes that the model declares, for when SIZES contradict them.
+
+    Args:
+        numbers: Sizes found in the model (`Agreement.numbers`).
+
+    Returns:
+        Other sides of pictures, and lengths that are among `numbers`.
+    """
     lengths = [n for n in numbers if 1 < n <= _LARGEST][:_MOST_TOLD] or [SIZES[0].length]
     samples = [n for n in numbers if _SHORTEST <= n <= _LONGEST][:_MOST_TOLD] or [SIZES[0].samples]
     made = []
@@ -72,19 +92,30 @@ def told_sizes(numbers: Iterable[int]) -> tuple[Sizes, ...]:
 
 
 _SIDES = (28, 96, 112, 128, 160, 192, 240, 288, 299, 384, 416, 448, 608)
+"""Further usual sides of pictures, in pixels."""
 _MOST_TOLD = 24
+"""Most lengths that are tried; a bound on time."""
 _SHORTEST, _LONGEST = 256, 480_000
-"""Samples of a wave."""
+"""Fewest and most samples of a waveform (16 ms and 30 s at 16 kHz)."""
 
 _LARGEST = 2048
-"""A side or a length beyond which what metadata tells is not tried."""
+"""Largest side or length in metadata that is tried; a bound on time."""
 
 _MOST_VALUES = 1 << 24
-"""Of one feed with free dimensions: more are not even made."""
+"""Most values of a batch with free dimensions; larger ones are not generated. A bound on memory."""
 
 
 def readings(roles: Sequence[Role], sizes: Sizes, batch: int) -> Iterator[Shapes]:
-    """What may be meant, the likeliest first: dimensions of one name alike or not, caches empty or of one entry."""
+    """Possible shapes of the inputs, the likeliest first.
+
+    Args:
+        roles: Roles of the inputs.
+        sizes: Sizes for free dimensions.
+        batch: Batch size where it is free.
+
+    Yields:
+        Shapes with equal or independent sizes for dimensions of one name, and with caches of no or one entry.
+    """
     seen: list[Shapes] = []
     free = any(not isinstance(d, int) for role in roles for d in role.dims)
     for alike in (True, False):
@@ -97,7 +128,7 @@ def readings(roles: Sequence[Role], sizes: Sizes, batch: int) -> Iterator[Shapes
 
 
 def _shapes(roles: Sequence[Role], sizes: Sizes, batch: int, alike: bool, past: int) -> Shapes:
-    """Names are given their sizes by the first input that has them, those of batches before others."""
+    """Shapes of all inputs; a name gets its size from the first input that has it, batch axes before others."""
     streamed = any(role.kind == "state" for role in roles)
     named: dict[str, int] = {}
     for role in roles:
@@ -129,13 +160,13 @@ def _size(role: Role, axis: int, sizes: Sizes, streamed: bool, past: int) -> int
 
 
 def spatial_axes(role: Role) -> tuple[int, int]:
-    """Those of height and width of a picture."""
+    """Axes of height and width of a picture."""
     first, second = (a for a in range(len(role.dims)) if a not in (role.channels, 0 if len(role.dims) == 4 else -1))
     return first, second
 
 
 def _side(role: Role, axis: int, sizes: Sizes) -> int:
-    """Of a picture whose side along `axis` is free: as the other side, or much more where that is a line's."""
+    """Size of a free axis of a picture: as the other side, or much more where that is the height of a line of text."""
     if axis == role.channels:
         return 3
     if axis not in spatial_axes(role):
@@ -148,7 +179,7 @@ def _side(role: Role, axis: int, sizes: Sizes) -> int:
 
 
 _LINE = 64
-"""Height up to which a picture of free width is taken for a line of text."""
+"""Height in pixels up to which a picture of free width is taken for a line of text."""
 
 _LINE_RATIO = 20 / 3
-"""Width of such a line over its height."""
+"""Width of such a line over its height (320 x 48, as in PP-OCR)."""

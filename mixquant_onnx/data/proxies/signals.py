@@ -1,4 +1,4 @@
-"""Signals made by formulas: speech-like and tone-like waves, mel spectra of them, other frames, token ids."""
+"""Synthetic signals: speech-like and tonal waveforms, mel spectra of them, other frames, token ids."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from numpy.typing import NDArray
 from mixquant_onnx.numerics.arrays import FloatArray
 
 RATE = 16000
-"""Samples a second of the waves."""
+"""Samples per second of the waveforms."""
 
 _VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
 """The first three formants in Hz (Peterson and Barney 1952, table II, men: AA, IY, UW, EH, AO)."""
 
 _LOUDEST = 0.3
+"""Largest amplitude."""
 
 
 def wave(random: np.random.Generator, kind: int, samples: int) -> NDArray[np.float32]:
-    """`samples` values in -1..1: speech-like for most of `kind`, else tones, noise or near silence."""
+    """A waveform: speech-like for most values of `kind`, else tones, noise or near silence.
+
+    Args:
+        random: Source of pitches, vowels and loudness.
+        kind: Which generator to use, modulo 8.
+        samples: Its length, at RATE.
+
+    Returns:
+        [samples], -1..1.
+    """
     length = max(samples, RATE // 10)
     made = (_speech, _speech, _speech, _tones, _speech, _tones, _speech, _hiss)[kind % 8](random, length)
     start = int(random.integers(0, length - samples + 1))
@@ -60,17 +70,22 @@ def _hiss(random: np.random.Generator, length: int) -> FloatArray:
 
 
 _BANDS = (40, 64, 80, 96, 128)
-"""Usual numbers of mel bands."""
+"""Common numbers of mel bands."""
 
 _WINDOW, _HOP, _TRANSFORM = 400, 160, 512
 """25 and 10 ms at RATE, and the length of the Fourier transform."""
 
 
 def frames(random: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Features of neighbouring frames, [..., time, bands] or [..., bands, time].
+    """Features of consecutive frames, [..., time, bands] or [..., bands, time].
 
-    Mel spectra of waves where the number of bands is a usual one, else values that change slowly along each axis but
-    the first.
+    Args:
+        random: Source of values.
+        shape: Shape of the features.
+
+    Returns:
+        Mel spectra of waveforms where the number of bands is a common one, else values that change slowly along each
+        axis but the first.
     """
     last = next((axis for axis in (-1, -2) if shape[axis] in _BANDS), 0)
     if not last or not shape[-3 - last]:
@@ -82,7 +97,7 @@ def frames(random: np.random.Generator, shape: Sequence[int]) -> NDArray[np.floa
 
 
 def _log_mel(random: np.random.Generator, kind: int, count: int, bands: int) -> FloatArray:
-    """[count, bands]: log of the power in triangular bands, equally wide in mel; mean 0 and deviation 1."""
+    """[count, bands]: log power in triangular bands of equal width in mel; mean 0 and standard deviation 1."""
     samples = wave(random, kind, _WINDOW + _HOP * (count - 1))
     windows = np.lib.stride_tricks.sliding_window_view(samples, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     power = np.abs(np.fft.rfft(windows, _TRANSFORM)) ** 2
@@ -111,6 +126,7 @@ _BYTES = range(128, 384)
 """Sizes of vocabularies that are taken for bytes."""
 
 _ZIPF = 1.1
+"""Exponent of Zipf's law; about 1 for words of natural language."""
 
 _TEXT = (
     "The model was trained on pictures of streets, houses and people; it is used to read signs.\n"
@@ -123,9 +139,17 @@ _TEXT = (
 
 
 def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
-    """Ids below `limit`: bytes of text for vocabularies of that size, else by Zipf's law, with special ids in place.
+    """Token ids: bytes of text for vocabularies of about 256, else drawn by Zipf's law, with special ids in place.
 
     Vocabularies list frequent tokens first, behind special and single-letter ones.
+
+    Args:
+        random: Source of ids.
+        shape: Shape of the input, [..., length].
+        limit: Size of the vocabulary.
+
+    Returns:
+        Ids of shape `shape`, 0..limit - 1.
     """
     length = shape[-1] if shape else 1
     rows = max(1, int(np.prod(shape[:-1])))
@@ -145,9 +169,9 @@ def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> N
 
 
 def _file(random: np.random.Generator, kind: int, length: int, limit: int) -> NDArray[np.int64]:
-    """`length` bytes of text. An id beyond bytes is taken for padding, and then every other file is shorter.
+    """`length` bytes of text; where there is an id beyond bytes it is used as padding, and every other text is shorter.
 
-    Binary files among them gained nothing on magika (docs/data_free.md).
+    Adding binary files gained nothing on magika (docs/data_free.md).
     """
     text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
     start = int(random.integers(0, len(_TEXT)))

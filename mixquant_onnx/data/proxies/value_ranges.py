@@ -1,4 +1,4 @@
-"""In which range a network wants its pictures: what its own constants tell, else the usual ranges by turns."""
+"""The value range in which a network expects pictures, from its constants, else the usual ranges in turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-"""Of the colours of ImageNet's pictures in 0..1, red first: what most training code subtracts and divides by."""
+"""Mean and standard deviation of the channels of ImageNet pictures in 0..1, red first: what most training code
+subtracts and divides by.
+"""
 
 RANGES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "mean and deviation": lambda pixels: (pixels - _of(pixels, _MEAN)) / _of(pixels, _DEVIATION),
@@ -22,13 +24,15 @@ RANGES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "0..255": lambda pixels: pixels * 255,
     "-127.5..127.5": lambda pixels: pixels * 255 - 127.5,
 }
-"""Of pixels [..., colours] in 0..1."""
+"""Conversions of pixels [..., channels] in 0..1."""
 
 USUAL = ("mean and deviation", "-1..1", "0..1")
+"""Ranges that are used in turn where the model does not tell."""
 
 _SMALLEST_DEVIATION = 0.05
-"""Of the first layer's outputs on pictures in -1..1: a network that wants 0..255 has some 0.01, others 0.2 to
-2.7 (the labelled models of docs/accuracy.md)."""
+"""Standard deviation of the first layer's outputs on pictures in -1..1, below which the network expects 0..255: such
+networks have about 0.01, others 0.2 to 2.7 (the labelled models of docs/accuracy.md).
+"""
 
 _THROUGH = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Concat"})
 
@@ -38,10 +42,18 @@ def _of(pixels: FloatArray, colours: FloatArray) -> FloatArray:
 
 
 def ranges_of(model: ModelProto, name: str, feeds_in: Callable[[str], list[Feed]]) -> tuple[str, ...]:
-    """Names of `RANGES` to use by turns for the input `name`; `feeds_in` gives a few pictures in a range.
+    """The value ranges to use in turn for an input of pictures.
 
-    The statistics of a BatchNormalization behind the first layer tell it; constants that pictures are divided
-    by or shifted with do; a first layer that hardly reacts to -1..1 wants 0..255.
+    The statistics of a BatchNormalization behind the first layer determine it, as do constants that pictures are
+    divided by or shifted with; a first layer that hardly reacts to -1..1 expects 0..255.
+
+    Args:
+        model: The model.
+        name: Name of the input.
+        feeds_in: Gives a few batches of pictures in a range.
+
+    Returns:
+        Names in `RANGES`.
     """
     first = _beginning(model, name)
     if first is None:
@@ -60,9 +72,14 @@ def ranges_of(model: ModelProto, name: str, feeds_in: Callable[[str], list[Feed]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Beginning:
-    """What comes first behind an input: constants that scale it, its first layer, and what normalizes that.
+    """The first operators behind an input.
 
-    `value`: the layer's output, `channel` its axis of channels. `large`: the constants are of pictures in 0..255.
+    Attributes:
+        value: Output of the first layer.
+        channel: Its channel axis.
+        normalization: A BatchNormalization behind the layer, or None.
+        scaled: Whether constants scale or shift the input.
+        large: Whether those constants are for pictures in 0..255.
     """
 
     value: str
@@ -73,10 +90,10 @@ class _Beginning:
 
 
 _LAYERS = {"Conv": 1, "MatMul": -1, "Gemm": -1}
-"""Operators of a first layer, and the axis of channels of their outputs."""
+"""Operators of a first layer, and the channel axis of their outputs."""
 
 _LARGE_SHIFT = 4.0
-"""A constant that is subtracted, or divided by, beyond which pictures are in 0..255."""
+"""A constant that is subtracted or divided by; beyond it, pictures are in 0..255."""
 
 
 def _beginning(model: ModelProto, name: str) -> _Beginning | None:
@@ -106,7 +123,7 @@ def _beginning(model: ModelProto, name: str) -> _Beginning | None:
 
 
 def _constants(model: ModelProto) -> Mapping[str, FloatArray]:
-    """The small ones of the main graph."""
+    """The small constants of the main graph."""
     found = {name: numpy_helper.to_array(t) for name, t in _stored(model).items() if int(np.prod(t.dims)) <= 16}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value_float":
@@ -124,7 +141,7 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
 
 
 _LOOKED_AT = 48
-"""Places along each axis, at most, that the mean and deviation of a channel are of."""
+"""Most positions along each axis for the mean and standard deviation of a channel. Affects speed."""
 
 
 def _statistics(model: ModelProto, first: _Beginning, feeds: list[Feed]) -> tuple[FloatArray, FloatArray] | None:
@@ -139,7 +156,7 @@ def _statistics(model: ModelProto, first: _Beginning, feeds: list[Feed]) -> tupl
 
 
 def _some(value: FloatArray) -> FloatArray:
-    """[places, channels] of `value` [..., channels], evenly spread."""
+    """[positions, channels] of `value` [..., channels], evenly spaced."""
     every = tuple(slice(None, None, max(1, size // _LOOKED_AT)) for size in value.shape[:-1])
     return np.array(value[every].reshape(-1, value.shape[-1]))
 

@@ -1,4 +1,7 @@
-"""How much a model computes on a feed: what decides how many rows are made must not hang on how busy a machine is."""
+"""Cost of running a model on a batch, estimated without timing.
+
+Timing would make results depend on the load of the machine.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,16 @@ from mixquant_onnx.model.skeleton import without_data
 
 
 def multiplications(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> int:
-    """About how many `model` does on inputs of the shapes `feed`, by shape inference: those of convolutions and
-    matrix products whose shapes are known, each part of If and Loop once."""
+    """Approximate number of multiplications of a run.
+
+    Args:
+        model: The model.
+        feed: Shapes of the inputs by name.
+
+    Returns:
+        Multiplications of convolutions and matrix products whose shapes can be inferred; each part of If and Loop
+        counts once.
+    """
     skeleton = without_data(model)
     for value in skeleton.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, feed.get(value.name, ()), strict=False):
@@ -41,7 +52,7 @@ def _of(node: NodeProto, scope: Scope, shapes: Shapes) -> int:
 
 
 def _shape(name: str, scope: Scope, shapes: Shapes) -> tuple[int, ...]:
-    """Empty where it is not known."""
+    """The inferred shape; empty where it is not known."""
     home = scope.resolve(name)
     found = None if home is None else shapes.of(home, name)
     return tuple(d for d in found if d is not None) if found is not None and None not in found else ()

@@ -1,4 +1,4 @@
-"""Codes of 2..8 bits as bit planes of 4, 2 and 1 bits packed into bytes: `n` bits take `n` bits."""
+"""Codes of 2 to 8 bits as bit planes of 4, 2 and 1 bits packed into bytes: n-bit codes take n bits each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ PLANES: dict[int, tuple[int, ...]] = {
     3: (2, 1),
     2: (2,),
 }
+"""Widths of the planes for each width of codes, high bits first."""
 
 
 def shifts(bits: int) -> list[tuple[int, int]]:
-    """(width, lowest bit) of each plane of a code, high bits first."""
+    """The planes of a code.
+
+    Args:
+        bits: Width of the codes, 2 to 8.
+
+    Returns:
+        (width, lowest bit) of each plane, high bits first.
+    """
     low = bits
     result = []
     for width in PLANES[bits]:
@@ -29,12 +37,28 @@ def shifts(bits: int) -> list[tuple[int, int]]:
 
 
 def packed_bytes(elements: int, bits: int) -> int:
-    """Bytes that `pack` returns: bits / 8 each, the count rounded up to a multiple of 8 below 8 bits."""
+    """Size of packed codes.
+
+    Args:
+        elements: Number of codes.
+        bits: Width of the codes, 2 to 8.
+
+    Returns:
+        Bytes; below 8 bits the number of codes is rounded up to a multiple of 8.
+    """
     return elements if bits == 8 else -(-elements // 8) * bits
 
 
 def pack(codes: Codes, bits: int) -> list[Codes]:
-    """The planes of flat `codes`, high bits first; the first element is in the low bits of a byte."""
+    """Pack codes into planes.
+
+    Args:
+        codes: Codes of any shape, read in C order.
+        bits: Their width, 2 to 8.
+
+    Returns:
+        Planes as flat bytes, high bits first; the first element is in the low bits of a byte.
+    """
     flat = codes.reshape(-1)
     if bits == 8:
         return [flat]
@@ -46,23 +70,56 @@ def pack(codes: Codes, bits: int) -> list[Codes]:
 
 
 def outline_of_planes(elements: int, bits: int) -> list[Codes]:
-    """Arrays as large as the planes of `elements` codes below 8 bits, which take no memory."""
+    """Arrays with the sizes of the planes, without memory.
+
+    Args:
+        elements: Number of codes.
+        bits: Their width, 2 to 7.
+
+    Returns:
+        Flat arrays of zeros, all elements of which share one byte.
+    """
     return [np.broadcast_to(np.uint8(0), (packed_bytes(elements, width),)) for width, _ in shifts(bits)]
 
 
 def field_bytes(elements: int, width: int) -> int:
-    """Bytes of `elements` fields of `width` bits one after the other, the last byte padded."""
+    """Size of fields stored one after the other, the last byte padded.
+
+    Args:
+        elements: Number of fields.
+        width: Bits of each.
+
+    Returns:
+        Bytes.
+    """
     return -(-elements * width // 8)
 
 
 def pack_fields(fields: Codes, width: int) -> Codes:
-    """Flat fields of `width` bits (4, 2 or 1), a whole number of bytes of them, low bits first."""
+    """Pack fields into bytes, the first in the low bits.
+
+    Args:
+        fields: Flat; their number is a multiple of 8 / width.
+        width: Bits of each: 4, 2 or 1.
+
+    Returns:
+        Flat bytes.
+    """
     places = np.arange(0, 8, width, dtype=np.uint8)
     return np.asarray(np.bitwise_or.reduce(fields.reshape(-1, 8 // width) << places, axis=1), np.uint8)
 
 
 def unpack(planes: list[Codes], bits: int, elements: int) -> Codes:
-    """The inverse of `pack`, with the padding dropped."""
+    """The inverse of `pack`.
+
+    Args:
+        planes: The planes, high bits first.
+        bits: Width of the codes, 2 to 8.
+        elements: Number of codes; padding is dropped.
+
+    Returns:
+        Flat codes.
+    """
     if bits == 8:
         return planes[0][:elements]
     codes = [
@@ -73,20 +130,41 @@ def unpack(planes: list[Codes], bits: int, elements: int) -> Codes:
 
 
 def byte_shape(width: int) -> tuple[int, ...]:
-    """The shape that the bytes of a plane are stored in: [eights of codes, 2, ...], as many as hold 8 fields.
+    """The shape in which the bytes of a plane are stored: [n / 8, 2, ...], as many as hold 8 fields.
 
-    With `fields_shape` after it that is [eights, 2, 2, 2] for every width, so that planes add up as they are.
+    Followed by `fields_shape` it is [n / 8, 2, 2, 2] for every width, so that planes can be added.
+
+    Args:
+        width: Bits of a field: 4, 2 or 1.
+
+    Returns:
+        A shape with -1 for n / 8.
     """
     return (-1, *[2] * (width.bit_length() - 1))
 
 
 def fields_shape(width: int) -> tuple[int, ...]:
-    """The fields of a byte, as 2 by 2 by 2 as they are many."""
+    """The shape of the fields of one byte, a number of 2s.
+
+    Args:
+        width: Bits of a field: 4, 2 or 1.
+
+    Returns:
+        (2,), (2, 2) or (2, 2, 2).
+    """
     return (2,) * (4 - width.bit_length())
 
 
 def table(width: int, low: int) -> NDArray[np.uint8]:
-    """[256, 8 / width]: the fields of each byte, shifted to their place in the code."""
+    """Look-up table from bytes to fields.
+
+    Args:
+        width: Bits of a field: 4, 2 or 1.
+        low: Lowest bit of the plane in the code.
+
+    Returns:
+        [256, 8 / width]: the fields of each byte, shifted to their place in the code.
+    """
     places = np.arange(0, 8, width)
     fields = (np.arange(256)[:, None] >> places) & ((1 << width) - 1)
     return (fields << low).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Collects the initializers and nodes of one encoded weight, and gives them names."""
+"""Collects the initializers and nodes of one encoded weight, and names them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.scheme import Quantized
 
 FreshName = Callable[[str], str]
-"""Gives a name that the model does not have yet: the wished one, or one like it."""
+"""Gives a name that the model does not have yet: the one asked for, or a similar one."""
 
 ONNX_TYPE = {name: kind for kind, name in FLOAT_TYPES.items()}
 """TensorProto's number of each float type that a weight may have."""
@@ -36,10 +36,10 @@ class Encoded:
     """What replaces a weight in a graph.
 
     Attributes:
-        tensors: what is stored, the codes first.
-        nodes: the nodes that compute the weight from it; the first output of the last one is the weight.
-        functions: model-local functions that the nodes call.
-        nbytes: bytes of codes, scales and zero points as stored.
+        tensors: Stored tensors, the codes first.
+        nodes: Nodes that compute the weight; the first output of the last one is the weight.
+        functions: Model-local functions that the nodes call.
+        nbytes: Bytes of codes, scales and zero points as stored.
     """
 
     tensors: tuple[TensorProto, ...]
@@ -49,13 +49,13 @@ class Encoded:
 
 
 class Builder:
-    """Collects what is stored of the weight `q`, and the nodes that read it.
+    """Collects the tensors that are stored for a weight, and the nodes that read them.
 
     Args:
-        q: the weight, or its `Outline`: then tensors have shapes and no data.
-        name: the value that holds the weight in the graph; all other names start with it.
-        opset: version of the default domain that nodes and functions are written in.
-        fresh: gives a name that is not in use.
+        q: The weight, or its `Outline`: then tensors have shapes and no data.
+        name: The value that holds the weight in the graph; all other names start with it.
+        opset: Version of the default domain for nodes and functions.
+        fresh: Gives an unused name.
     """
 
     def __init__(self, q: Quantized, name: str, opset: int, fresh: FreshName) -> None:
@@ -69,11 +69,20 @@ class Builder:
 
     @property
     def tail(self) -> bool:
-        """Whether codes are padded to a multiple of 8, so that the decoder must cut them off."""
+        """Whether codes are padded to a multiple of 8, so that the decoder must drop the padding."""
         return self._bits < 8 and self._q.codes.size % 8 != 0
 
     def store(self, part: str, value: FloatArray, counted: bool = False) -> str:
-        """Store `value` and return its name. `counted`: its bytes are among those of the weight."""
+        """Store a tensor.
+
+        Args:
+            part: Suffix of its name.
+            value: The tensor.
+            counted: Whether its bytes are counted as the weight's (`Encoded.nbytes`).
+
+        Returns:
+            Its name.
+        """
         name = self.fresh(f"{self.name}.{part}")
         if self._empty and counted:
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -84,9 +93,18 @@ class Builder:
         return name
 
     def store_packed(self, part: str, codes: Codes, kind: int) -> str:
-        """Store `codes` as a tensor of the ONNX type `kind` below 8 bits and return its name.
+        """Store codes as a tensor of an ONNX type below 8 bits.
 
-        Source: ONNX TensorProto, UINT4 (opset 21) and UINT2 (opset 25): packed, low bits first.
+        Args:
+            part: Suffix of its name.
+            codes: The codes.
+            kind: Number of the type in TensorProto.
+
+        Returns:
+            Its name.
+
+        Source:
+            ONNX TensorProto, UINT4 (opset 21) and UINT2 (opset 25): packed, low bits first.
         """
         name = self.fresh(f"{self.name}.{part}")
         tensor = TensorProto(name=name, data_type=kind, dims=codes.shape)
@@ -98,7 +116,15 @@ class Builder:
         return name
 
     def store_codes(self, codes: Codes, shape: tuple[int, ...]) -> list[str]:
-        """Store codes as bit planes, those of 8 bits in `shape`, and return the names of the tensors."""
+        """Store codes as bit planes.
+
+        Args:
+            codes: The codes.
+            shape: Shape in which codes of 8 bits are stored.
+
+        Returns:
+            Names of the tensors, high bits first.
+        """
         if self._bits == 8:
             return [self.store("codes", codes.reshape(shape), counted=True)]
         packed = outline_of_planes(codes.size, self._bits) if self._empty else pack(codes, self._bits)
@@ -106,9 +132,14 @@ class Builder:
         return [self.store(f"plane{w}", plane.reshape(byte_shape(w)), counted=True) for (w, _), plane in planes]
 
     def store_zero(self, zero: Codes, scale: str) -> str:
-        """Store zero points, packed where that pays, and return the name of them as uint8.
+        """Store zero points, packed where that makes the file smaller.
 
-        `scale` is the name of the scales, which are of the same shape where zero points are packed.
+        Args:
+            zero: The zero points, uint8.
+            scale: Name of the scales, which have the same shape where zero points are packed.
+
+        Returns:
+            Name of the zero points as uint8.
         """
         if not zero_points.packs(zero.size, self._bits):
             return self.store("zero_point", zero, counted=True)
@@ -120,17 +151,41 @@ class Builder:
         return value
 
     def shape(self, part: str, dims: tuple[int, ...]) -> str:
-        """Store `dims` as int64 and return its name."""
+        """Store a shape.
+
+        Args:
+            part: Suffix of its name.
+            dims: The sizes.
+
+        Returns:
+            Name of the int64 tensor.
+        """
         return self.store(part, np.array(dims, np.int64))
 
     def count(self, variant: functions.Variant, inputs: list[str]) -> dict[str, Any]:
-        """How many codes `variant` keeps: appended to `inputs`, below opset 10 returned as an attribute."""
+        """Tell a function how many codes there are without padding.
+
+        Args:
+            variant: The function.
+            inputs: Inputs of the call; the count is appended from opset 10 on.
+
+        Returns:
+            Attributes of the call; not empty below opset 10.
+        """
         if variant.tail and variant.opset >= 10:
             inputs.append(self.shape("count", (self._q.codes.size,)))
         return {"count": [self._q.codes.size]} if variant.tail and variant.opset < 10 else {}
 
     def unpacked_codes(self, shape: tuple[int, ...], small_ints: bool) -> str:
-        """Store codes as bit planes and return the name of them as uint8 in `shape`, unpacked at load."""
+        """Store codes as bit planes that are unpacked at load.
+
+        Args:
+            shape: Shape of the unpacked codes.
+            small_ints: Whether 8-bit integers may be added (from onnxruntime 1.21 on).
+
+        Returns:
+            Name of the codes as uint8.
+        """
         variant = functions.Variant(
             bits=self._bits, form="codes", tail=self.tail, opset=self.opset, small_ints=small_ints
         )
@@ -142,21 +197,44 @@ class Builder:
         return value
 
     def node(self, op: str, inputs: list[str], output: str, part: str, **attributes: Any) -> None:
-        """Add a node of a standard operator, named after the weight and `part`."""
+        """Add a node, named after the weight.
+
+        Args:
+            op: Type of the operator.
+            inputs: Names of its inputs.
+            output: Name of its output.
+            part: Suffix of its name.
+            **attributes: Its attributes.
+        """
         name = self.fresh(f"{self.name}.{part}")
         self._nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
 
     def call(self, function: FunctionProto, inputs: list[str], output: str, part: str, extra: dict[str, Any]) -> None:
-        """Add a node that calls `function` with the attributes `extra`."""
+        """Add a node that calls a function.
+
+        Args:
+            function: The function.
+            inputs: Names of the inputs.
+            output: Name of the output.
+            part: Suffix of the node's name.
+            extra: Attributes of the call.
+        """
         self.node(function.name, inputs, output, part, domain=functions.DOMAIN, **extra)
         self._functions.append(function)
 
     def float32_name(self) -> str:
-        """The name of the weight as float32: that of the weight where it is of this type."""
+        """The name of the weight as float32: the weight's own where it is of this type."""
         return self.name if self._q.dtype == "float32" else self.fresh(f"{self.name}.float32")
 
     def finish(self, value: str) -> Encoded:
-        """All that was collected, after a Cast of `value` (float32) to the type of the weight."""
+        """Everything that was collected, with a final Cast to the type of the weight.
+
+        Args:
+            value: Name of the weight as float32 (`float32_name`).
+
+        Returns:
+            What replaces the weight.
+        """
         if self._q.dtype != "float32":
             self.node("Cast", [value], self.name, "cast", to=ONNX_TYPE[self._q.dtype])
         return Encoded(

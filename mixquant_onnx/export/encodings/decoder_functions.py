@@ -1,8 +1,8 @@
-"""Model-local functions that turn stored planes into a weight. ONNX Runtime inlines and folds them at load.
+"""Model-local functions that decode stored planes to a weight. ONNX Runtime inlines and folds them at load.
 
-Unpacking is a table look-up: Gather(table [256, fields], bytes) gives the fields of each byte, already in
-their place in the code, so that planes need only be added. Measured, it takes a third of the time at load of shifting
-and masking every element, and it works at every opset.
+Unpacking is a table look-up: Gather(table [256, fields], bytes) gives the fields of each byte, already in their place
+in the code, so that planes only have to be added. Measured at load, it takes a third of the time of shifting and
+masking every element, and it works at every opset.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, 
 from mixquant_onnx.export.encodings.bit_planes import fields_shape, shifts, table
 
 DOMAIN = "mixquant"
+"""Domain of the functions."""
 DOMAIN_VERSION = 1
+"""Version of the domain in opset imports; functions do not depend on it."""
 
 Form = Literal["fold", "blocks", "ragged", "matmul8", "matmul4", "codes"]
-"""What a function makes of codes; see `Variant`."""
+"""The result of a function; see `Variant`."""
 
 _SUFFIX: dict[Form, str] = {
     "fold": "",
@@ -32,7 +34,19 @@ _SUFFIX: dict[Form, str] = {
 
 
 def is_narrow(bits: int, opset: int, small_ints: bool = True) -> bool:
-    """Whether codes are put together in 8-bit integers: Add-14, from onnxruntime 1.21 on (`small_ints`)."""
+    """Whether codes are combined in 8-bit integers.
+
+    Args:
+        bits: Width of the codes.
+        opset: Opset of the function.
+        small_ints: Whether the runtime adds 8-bit integers (from onnxruntime 1.21 on).
+
+    Returns:
+        True below 8 bits, if opset and runtime allow.
+
+    Source:
+        ONNX Add-14, the first for 8-bit integers.
+    """
     return bits < 8 and opset >= 14 and small_ints
 
 
@@ -41,14 +55,14 @@ class Variant:
     """One function.
 
     Attributes:
-        bits: width of the codes.
-        form: `fold` gives (codes - zero point) x scale, zero point and scale broadcast; `blocks` and `ragged` the
-            same with one scale a block, the last block of a row whole or short; `matmul8` and `matmul4` a blocked
+        bits: Width of the codes.
+        form: `fold` gives (codes - zero point) x scale, zero point and scale broadcast; `blocks` and `ragged` the same
+            with one scale per block, the last block of a row whole or short; `matmul8` and `matmul4` a blocked
             DequantizeLinear on uint8 and uint4, which ONNX Runtime fuses with MatMul; `codes` the codes alone.
-        tail: whether codes are padded, and the padding is to be cut off.
-        opset: that the body is written in.
-        small_ints: whether 8-bit integers may be added and subtracted.
-        one_zero: whether all blocks have the same zero point.
+        tail: Whether codes are padded, and the padding must be dropped.
+        opset: Opset of the body.
+        small_ints: Whether 8-bit integers may be added and subtracted.
+        one_zero: Whether all blocks have the same zero point.
     """
 
     bits: int
@@ -60,18 +74,18 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The function's name, which graph viewers show: what it gives, and for which codes."""
+        """The function's name, shown in graph viewers: its result, and the width of the codes."""
         stem = f"Unpack{self.bits}" if self.form == "codes" else f"DequantizeLinear{self.bits}{_SUFFIX[self.form]}"
         return stem + ("OneZero" if self.one_zero else "") + ("Tail" if self.tail else "")
 
     @property
     def narrow(self) -> bool:
-        """Whether codes are put together in 8-bit integers."""
+        """Whether codes are combined in 8-bit integers."""
         return is_narrow(self.bits, self.opset, self.small_ints)
 
     @property
     def counts_blocks(self) -> bool:
-        """Whether the block of each position is worked out (Constant-12 with an attribute), not stored."""
+        """Whether the block of each position is computed (Constant-12 with an attribute), not stored."""
         return self.form == "ragged" and self.opset >= 12
 
     def inputs(self) -> list[str]:
@@ -94,24 +108,41 @@ class Variant:
 
 
 class Body:
-    """Nodes of a function body; each call adds one node and gives back the name of its output."""
+    """Nodes of a function body; each call adds one node and returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
 
     def add(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """A node of the standard operator `op`."""
+        """Add a node of a standard operator.
+
+        Args:
+            op: Type of the operator.
+            *inputs: Names of its inputs.
+            output: Name of its output; None for a new one.
+            **attributes: Its attributes.
+
+        Returns:
+            Name of the output.
+        """
         name = output or f"{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def constant(self, value: np.ndarray) -> str:
-        """A Constant node."""
+        """Add a Constant node.
+
+        Args:
+            value: Its value.
+
+        Returns:
+            Name of the output.
+        """
         return self.add("Constant", value=numpy_helper.from_array(value))
 
 
 def _codes(body: Body, variant: Variant, shape: str, kind: type[np.generic]) -> str:
-    """Codes of type `kind` in `shape`; those of 8 bits are stored that way."""
+    """Codes of type `kind` in `shape`; codes of 8 bits are stored in this form."""
     if variant.bits == 8:
         return "codes"
     total = ""
@@ -129,13 +160,16 @@ def _codes(body: Body, variant: Variant, shape: str, kind: type[np.generic]) -> 
 
 
 def without_padding(body: Body, opset: int, codes: str, count: str = "count") -> str:
-    """The first `count` of flat `codes`.
+    """Drop the padding of codes.
 
     Args:
-        body: the body that the node goes to.
-        opset: of the function. Below 10 (Slice-10), `count` is an attribute of the function and codes are [1, all].
-        codes: name of the codes, in one dimension.
-        count: name of the number to keep.
+        body: The body that the node is added to.
+        opset: Opset of the function. Below 10 (Slice-10), `count` is an attribute of the function and codes are [1, n].
+        codes: Name of the codes, in one dimension.
+        count: Name of the number to keep.
+
+    Returns:
+        Name of the first `count` codes.
     """
     if opset >= 10:
         return body.add("Slice", codes, body.constant(np.array([0], np.int64)), count)
@@ -193,15 +227,29 @@ def _blocked_dequantize(body: Body, variant: Variant) -> None:
 def reference(
     of_function: str, of_node: str | None = None, kind: AttributeProto.AttributeType = AttributeProto.INT
 ) -> AttributeProto:
-    """An attribute of a node whose value is that of an attribute of the call."""
+    """An attribute of a node that refers to an attribute of the call.
+
+    Args:
+        of_function: Name of the function's attribute.
+        of_node: Name of the node's attribute; None for the same.
+        kind: Type of the attribute.
+
+    Returns:
+        The attribute.
+    """
     return AttributeProto(name=of_node or of_function, ref_attr_name=of_function, type=kind)
 
 
 @cache
 def build(variant: Variant) -> FunctionProto:
-    """The function that `variant` describes, with the weight (form `codes`: the codes) as its output.
+    """The function that a variant describes.
 
-    Callers share the object and must not change it.
+    Args:
+        variant: The variant.
+
+    Returns:
+        A function whose output is the weight (form `codes`: the codes). Callers share the object and must not change
+        it.
     """
     body = Body()
     output = "weight"

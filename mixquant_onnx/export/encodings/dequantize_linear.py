@@ -1,4 +1,4 @@
-"""Standard DequantizeLinear in front of a weight, for other runtimes and compilers."""
+"""Standard DequantizeLinear before a weight, for other runtimes and compilers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class DequantizeLinear(Storage):
     """A weight that the runtime may dequantize at every run.
 
     Attributes:
-        two_bits: whether UINT2 may be used.
-        small_ints: whether codes of other widths may be put together in 8-bit integers.
+        two_bits: Whether UINT2 may be used.
+        small_ints: Whether codes of other widths may be combined in 8-bit integers.
     """
 
     two_bits: bool = True
@@ -41,17 +41,17 @@ class DequantizeLinear(Storage):
         return encoded
 
     def loads_from(self, opset: int) -> Release:
-        """Where codes are put together in 8-bit integers, the first release that has their operators."""
+        """See `Storage`; the release that adds 8-bit integers, where codes are combined in them."""
         return SMALL_INTS_FROM if is_narrow(self.bits, opset, self.small_ints) else EVERY_RELEASE
 
     def not_slower_from(self) -> Release | None:
-        """In front of most operators onnxruntime runs it at every call."""
+        """See `Storage`; before most operators onnxruntime runs DequantizeLinear at every call."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """The shape that codes and parameters are stored in, the attributes of DequantizeLinear, and its first opset."""
+    """Shapes in which codes and parameters are stored, attributes of DequantizeLinear, and its first opset."""
 
     codes: tuple[int, ...]
     params: tuple[int, ...]
@@ -83,12 +83,34 @@ def _plan(shape: tuple[int, ...], layout: Layout, grid: Grid) -> _Plan:
 
 
 def least_opset(shape: tuple[int, ...], layout: Layout, grid: Grid) -> int:
-    """The first opset whose DequantizeLinear has this granularity; `NEVER` where none has."""
+    """The first opset whose DequantizeLinear supports a granularity.
+
+    Args:
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: The granularity.
+
+    Returns:
+        The opset; `NEVER` where none does.
+
+    Source:
+        ONNX DequantizeLinear-10 (tensor), -13 (channel), -21 (blocks).
+    """
     return _plan(shape, layout, effective_grid(shape, layout, grid)).opset
 
 
 def opset_for(shape: tuple[int, ...], layout: Layout, grid: Grid, bits: int) -> int:
-    """The first opset with the best form: this granularity, UINT4 for 4 bits, and a small decoder for other widths."""
+    """The first opset with the best form: this granularity, UINT4 for 4 bits, and a small decoder for other widths.
+
+    Args:
+        shape: Shape of the weight.
+        layout: Its axes.
+        grid: The granularity.
+        bits: Width of the codes.
+
+    Returns:
+        The opset.
+    """
     needed = least_opset(shape, layout, grid)
     if needed == NEVER:
         return SMALL_INTS_FROM_OPSET
@@ -101,17 +123,18 @@ def encode_native(
     """DequantizeLinear on uint8, uint4 or uint2 where ONNX has the width, else on codes unpacked to uint8.
 
     Args:
-        q: the weight.
-        output: name of the value that the last node gives.
-        opset: of the model.
-        two_bits: whether uint2 may be used.
-        fresh: gives a name that is not in use.
-        small_ints: whether codes may be put together in 8-bit integers.
+        q: The weight.
+        output: Name of the value that the last node computes.
+        opset: Opset of the model.
+        two_bits: Whether uint2 may be used.
+        fresh: Gives an unused name.
+        small_ints: Whether codes may be combined in 8-bit integers.
 
     Returns:
-        None where DequantizeLinear of this opset does not have the granularity.
+        What replaces the weight; None where DequantizeLinear of this opset does not have the granularity.
 
-    Source: ONNX DequantizeLinear-10 (tensor), -13 (channel), -21 (blocks, uint4), -25 (uint2).
+    Source:
+        ONNX DequantizeLinear-10 (tensor), -13 (channel), -21 (blocks, uint4), -25 (uint2).
     """
     shape = q.codes.shape
     plan = _plan(shape, q.layout, effective_grid(shape, q.layout, q.scheme.grid))

@@ -1,4 +1,4 @@
-"""Codes in one function call that ONNX Runtime folds to a float constant at load: exact, and as fast as float."""
+"""Codes and one function call that ONNX Runtime folds to a float constant at load: exact, and as fast as float."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Folded(Storage):
     """A weight that is a float constant after loading.
 
     Attributes:
-        small_ints: whether codes may be put together in 8-bit integers (from onnxruntime 1.21 on).
+        small_ints: Whether codes may be combined in 8-bit integers (from onnxruntime 1.21 on).
     """
 
     small_ints: bool = True
@@ -43,19 +43,37 @@ class Folded(Storage):
         return encode_folded(q, output, opset, fresh, self.small_ints)
 
     def loads_from(self, opset: int) -> Release:
-        """Where codes are put together in 8-bit integers, the first release that has their operators."""
+        """See `Storage`; the release that adds 8-bit integers, where codes are combined in them."""
         return SMALL_INTS_FROM if functions.is_narrow(self.bits, opset, self.small_ints) else EVERY_RELEASE
 
 
 def offer(weight: WeightInModel) -> Folded:
-    """Every weight can be folded, at every opset that ONNX Runtime runs."""
+    """The folded storage of a weight; possible for every weight, at every opset that ONNX Runtime runs.
+
+    Args:
+        weight: The weight.
+
+    Returns:
+        Its storage.
+    """
     bits, small_ints = weight.scheme.bits, weight.options.small_ints
     best = SMALL_INTS_FROM_OPSET if small_ints and bits < 8 else BROADCASTING_FROM_OPSET
     return Folded(bits=bits, opset=best, small_ints=small_ints)
 
 
 def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small_ints: bool = True) -> Encoded:
-    """`q` as bit planes, scales and zero points, and one node that gives the weight under the name `output`."""
+    """Bit planes, scales and zero points, and one node that computes the weight.
+
+    Args:
+        q: The weight.
+        output: Name of the weight in the graph.
+        opset: Opset of the model.
+        fresh: Gives an unused name.
+        small_ints: Whether codes may be combined in 8-bit integers.
+
+    Returns:
+        What replaces the weight.
+    """
     grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
     builder = Builder(q, output, opset, fresh)
     form, view, scale, zero = _stored(q)
@@ -98,6 +116,6 @@ def _stored(q: Quantized) -> tuple[functions.Form, tuple[int, ...], FloatArray, 
 
 
 def _block_of(length: int, block: int) -> FloatArray:
-    """The block of each position along the reduced axis."""
+    """The block index of each position along the reduced axis."""
     index = np.arange(length) // block
     return index.astype(np.uint8 if index[-1] < 256 else np.int32)

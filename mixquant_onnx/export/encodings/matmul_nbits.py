@@ -1,4 +1,4 @@
-"""Codes behind a blocked DequantizeLinear, which ONNX Runtime fuses with the MatMul that reads it to MatMulNBits."""
+"""Codes with a blocked DequantizeLinear, which ONNX Runtime fuses with the MatMul that reads it to MatMulNBits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ CAST_TO_UINT4_FROM: Release = (1, 23)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """MatMulNBits of `bits` (8 or 4), with one scale for `block` weights along K."""
+    """A MatMulNBits kernel.
+
+    Attributes:
+        bits: Width that it computes with, 8 or 4.
+        block: Weights along K that share a scale.
+    """
 
     bits: Literal[8, 4]
     block: int
@@ -32,9 +37,9 @@ class MatMulNBits(Storage):
     """A weight [K, N] for a fused kernel.
 
     Attributes:
-        kernel: the kernel that runs.
-        transpose: whether the tensor was stored as [N, K] (Gemm with transB).
-        many_rows: whether it may be multiplied by more than one row, where the kernel pays with VNNI alone.
+        kernel: The kernel that runs.
+        transpose: Whether the tensor was stored as [N, K] (Gemm with transB).
+        many_rows: Whether it may be multiplied by more than one row, where the kernel is faster only with VNNI.
     """
 
     opset: int = KERNELS_FROM_OPSET
@@ -46,11 +51,11 @@ class MatMulNBits(Storage):
 
     @property
     def name(self) -> str:
-        """The kernel and its width, which is not that of the codes."""
+        """The kernel and its width, which may differ from that of the codes."""
         return f"MatMulNBits {self.kernel.bits}"
 
     def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
-        """See `encode_matmul`; a weight that comes out with its axes swapped has a new name."""
+        """See `encode_matmul`; a weight whose axes are swapped has a new name."""
         value = fresh(f"{output}.transposed") if self.transpose else output
         return encode_matmul(q, value, self.kernel, self.transpose, opset, fresh)
 
@@ -60,7 +65,7 @@ class MatMulNBits(Storage):
         return max(codes, CAST_TO_UINT4_FROM) if self.kernel.bits == 4 else codes
 
     def not_slower_from(self) -> Release:
-        """The first release whose fusion pays."""
+        """The first release whose fusion is not slower than float."""
         return FUSED_PAYS_FROM
 
     @property
@@ -70,17 +75,21 @@ class MatMulNBits(Storage):
 
 
 def encode_matmul(q: Quantized, output: str, kernel: Kernel, transpose: bool, opset: int, fresh: FreshName) -> Encoded:
-    """`q` as bit planes, scales and zero points, and one node that gives the weight [K, N] as `output`.
+    """Bit planes, scales and zero points, and one node that computes the weight [K, N].
 
     Args:
-        q: a weight [K, N] of float32, or [N, K] with `transpose`.
-        output: name of the value that the node gives.
-        kernel: the kernel that ONNX Runtime is to run.
-        transpose: whether to swap the axes.
-        opset: of the model, 21 or later.
-        fresh: gives a name that is not in use.
+        q: A weight [K, N] of float32, or [N, K] with `transpose`.
+        output: Name of the value that the node computes.
+        kernel: The kernel that ONNX Runtime is to run.
+        transpose: Whether to swap the axes.
+        opset: Opset of the model, 21 or later.
+        fresh: Gives an unused name.
 
-    Source: ONNX DequantizeLinear-21 with `block_size`.
+    Returns:
+        What replaces the weight.
+
+    Source:
+        ONNX DequantizeLinear-21 with `block_size`.
     """
     codes = q.codes.T if transpose else q.codes
     k, n = codes.shape

@@ -1,4 +1,4 @@
-"""Widths below 8 bits that ONNX has types for."""
+"""Widths below 8 bits for which ONNX has types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scheme makes of a weight before it is quantized: shapes, and the bytes of codes, scales and zero points."""
+"""Shapes of a weight under a scheme, without quantizing it, and the size of its codes, scales and zero points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from mixquant_onnx.numerics.scheme import Quantized, Scheme
 
 
 def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
-    """Bytes of codes, scales (float16) and zero points of the weight `site` under `scheme`, without names and nodes."""
+    """Size of a weight under a scheme, without names and nodes.
+
+    Args:
+        site: The weight.
+        scheme: How it would be quantized.
+
+    Returns:
+        Bytes of codes, scales (float16) and zero points.
+    """
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     params = int(np.prod(params_shape(site.shape, site.layout, grid)))
     zeros = 1 if scheme.symmetric else stored_bytes(params, scheme.bits)
@@ -23,16 +31,19 @@ def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Outline(Quantized):
-    """A `Quantized` of which only the shapes are known. What is encoded of it has sizes and no data."""
+    """A `Quantized` of which only the shapes are known. Its encoding has sizes and no data."""
 
 
 def outline(site: WeightSite, scheme: Scheme, wide_scales: bool = False) -> Outline:
-    """The shapes of the weight `site` under `scheme`.
+    """The shapes of a weight under a scheme.
 
     Args:
-        site: the weight.
-        scheme: how it would be quantized.
-        wide_scales: whether scales are float32, because float16 cannot hold them.
+        site: The weight.
+        scheme: How it would be quantized.
+        wide_scales: Whether scales are float32, because float16 cannot represent them.
+
+    Returns:
+        Arrays of zeros that take no memory.
     """
     params = params_shape(site.shape, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
     return Outline(

@@ -1,8 +1,8 @@
-"""Zero points in the width of the codes: a stream of bits, 8 zero points in as many bytes as they have bits.
+"""Zero points in the width of the codes, as a bit stream: 8 zero points take as many bytes as they have bits.
 
-Not in planes, as codes are: this way a product of matrices and a remainder unpack every width without a table, in
-the fewest nodes. Names and nodes take bytes and time at load for each weight that is packed, however few zero points
-it has, so only those with many are; the others keep a byte for each.
+Not in planes, unlike codes: here a matrix product and a remainder unpack every width without a table, in the fewest
+nodes. Names and nodes take bytes and time at load for each weight that is packed, so only weights with many zero points
+are; the others store one byte for each.
 """
 
 from __future__ import annotations
@@ -19,30 +19,61 @@ from mixquant_onnx.numerics.arrays import Codes
 
 PAYS_FROM = 512
 """Bytes that packing must save for a weight. Its node takes 100 to 250, and 0.3 ms at load; the function that all
-weights of a width share 500 to 900, which a model with a single weight just above this bound loses some of."""
+weights of a width share takes 500 to 900, part of which a model with a single weight just above this bound loses.
+"""
 
 
 def packs(count: int, bits: int) -> bool:
-    """Whether `count` zero points are stored in `bits` each, not in bytes. Only this function decides."""
+    """Whether zero points are packed. No other function decides this.
+
+    Args:
+        count: Number of zero points.
+        bits: Width of the codes.
+
+    Returns:
+        True where packing saves PAYS_FROM bytes or more.
+    """
     return count - packed_bytes(count, bits) >= PAYS_FROM
 
 
 def stored_bytes(count: int, bits: int) -> int:
-    """Bytes of `count` zero points in the file."""
+    """Bytes of zero points in the file.
+
+    Args:
+        count: Number of zero points.
+        bits: Width of the codes.
+
+    Returns:
+        Bytes, packed or not.
+    """
     return packed_bytes(count, bits) if packs(count, bits) else count
 
 
 def pack_stream(zeros: Codes, bits: int) -> Codes:
-    """[groups, bits]: bytes of 8 zero points each, low bits first; the last group is padded with zeros."""
+    """Pack zero points into a bit stream.
+
+    Args:
+        zeros: Zero points of any shape, read in C order.
+        bits: Width of the codes.
+
+    Returns:
+        [n / 8, bits]: bytes of 8 zero points each, low bits first; the last group is padded with zeros.
+    """
     flat = np.pad(zeros.reshape(-1), (0, -zeros.size % 8))
     single = (flat[:, None] >> np.arange(bits, dtype=np.uint8)) & np.uint8(1)
     return np.packbits(single.reshape(-1, 8 * bits), axis=1, bitorder="little")
 
 
 def shares(bits: int) -> NDArray[np.float32]:
-    """[bits, 8]: bytes x this = zero points, plus a multiple of 2^bits, plus a fraction.
+    """The matrix that unpacks zero points.
 
-    A power of two for each of the one or two bytes that a zero point is in: all is exact in float32.
+    A power of two for each of the one or two bytes that a zero point is in, so that everything is exact in float32.
+
+    Args:
+        bits: Width of the codes.
+
+    Returns:
+        [bits, 8]: bytes x this = zero points, plus a multiple of 2^bits, plus a fraction.
     """
     byte, place = np.arange(bits)[:, None] * 8, np.arange(8) * bits
     within = (byte < place + bits) & (byte + 8 > place)
@@ -55,18 +86,36 @@ def has_tail(count: int) -> bool:
 
 
 def inputs(opset: int) -> list[str]:
-    """Of the function: the bytes, and below opset 12 a tensor that has the shape of the zero points."""
+    """Inputs of the function: the bytes, and below opset 12 a tensor with the shape of the zero points."""
     return ["packed"] if opset >= 12 else ["packed", "like"]
 
 
 def attributes(count: int, shape: tuple[int, ...], opset: int) -> dict[str, list[int]]:
-    """Of the call: what the function must know of these zero points beside its inputs."""
+    """Attributes of a call: what the function needs to know of the zero points beside its inputs.
+
+    Args:
+        count: Number of zero points.
+        shape: Their shape.
+        opset: Opset of the model.
+
+    Returns:
+        Values by name.
+    """
     known = {"shape": list(shape)} if opset >= 12 else {}
     return known | ({"count": [count]} if has_tail(count) and opset < 10 else {})
 
 
 def build(count: int, bits: int, opset: int) -> FunctionProto:
-    """The inverse of `pack_stream`, in uint8. Weights of a width share it where all or none have a tail."""
+    """A function that inverts `pack_stream`.
+
+    Args:
+        count: Number of zero points; only whether they are padded matters.
+        bits: Width of the codes.
+        opset: Opset of the model.
+
+    Returns:
+        A function with uint8 output. Weights of a width share it if all or none are padded.
+    """
     return _build(has_tail(count), bits, opset)
 
 

@@ -1,4 +1,4 @@
-"""Bytes that tensors, nodes and functions take in a serialized model (protobuf encoding), with their framing."""
+"""Size of tensors, nodes and functions in a serialized model (protobuf encoding), with their framing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,33 @@ OUTSIDE_FROM = 1024
 
 _NAME_OF_EXTERNAL_FILE = 64
 _POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME_OF_EXTERNAL_FILE + 24
-"""Of the entry that says where a tensor is in the external file."""
+"""Bytes of the entry for a tensor's position in the external file."""
 
 
 def framed(size: int) -> int:
-    """A field that holds a message or bytes of `size`: the tag (1 byte, fields 1 to 15), the length, the content.
+    """Size of a field that holds a message or bytes: the tag (1 byte, fields 1 to 15), the length, the content.
 
-    Source: Protocol Buffers encoding, wire type 2.
+    Args:
+        size: Bytes of the content.
+
+    Returns:
+        Bytes.
+
+    Source:
+        Protocol Buffers encoding, wire type 2.
     """
     return 1 + max(-(-size.bit_length() // 7), 1) + size
 
 
 def data_bytes(tensor: TensorProto) -> int:
-    """Bytes of the elements, as `raw_data` holds them; `tensor` may be an outline without any."""
+    """Size of a tensor's elements, as in `raw_data`.
+
+    Args:
+        tensor: The tensor, or an outline without data.
+
+    Returns:
+        Bytes.
+    """
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
     bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
@@ -35,19 +49,42 @@ def data_bytes(tensor: TensorProto) -> int:
 
 
 def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
-    """The TensorProto and its data, wherever that is; not its own framing."""
+    """Size of a TensorProto and its data, wherever that is stored; without its own framing.
+
+    Args:
+        tensor: The tensor, or an outline without data.
+        external: Whether large data goes to another file.
+
+    Returns:
+        Bytes in both files.
+    """
     data = data_bytes(tensor)
     inside = int(tensor.ByteSize()) - (framed(data) if tensor.HasField("raw_data") else 0)
     return inside + data + _POINTER if external and data >= OUTSIDE_FROM else inside + framed(data)
 
 
 def initializer_bytes(tensor: TensorProto, external: bool = False) -> int:
-    """In the list of initializers of a graph; `external`: with its data in another file if it is large."""
+    """Size of a tensor in the list of initializers of a graph.
+
+    Args:
+        tensor: The tensor, or an outline without data.
+        external: Whether large data goes to another file.
+
+    Returns:
+        Bytes in both files.
+    """
     return framed(tensor_bytes(tensor, external))
 
 
 def constant_bytes(tensor: TensorProto) -> int:
-    """A Constant node with `tensor` as its value and its name as its output."""
+    """Size of a Constant node.
+
+    Args:
+        tensor: Its value; the name of the tensor is that of its output.
+
+    Returns:
+        Bytes.
+    """
     attribute = AttributeProto(name="value", type=AttributeProto.TENSOR).ByteSize()
     value = tensor_bytes(tensor) - (framed(len(tensor.name)) if tensor.name else 0)
     node = helper.make_node("Constant", [], [tensor.name]).ByteSize()
@@ -55,27 +92,52 @@ def constant_bytes(tensor: TensorProto) -> int:
 
 
 def node_bytes(node: NodeProto) -> int:
-    """In the list of nodes of a graph."""
+    """Size of a node in the list of nodes of a graph."""
     return framed(node.ByteSize())
 
 
 def function_bytes(function: FunctionProto) -> int:
-    """In the list of functions of a model (field 25: a tag of 2 bytes)."""
+    """Size of a function in the list of functions of a model (field 25: a tag of 2 bytes)."""
     return 1 + framed(function.ByteSize())
 
 
 def encoded_bytes(encoded: Encoded, in_graph: bool, external: bool = False) -> int:
-    """The tensors and nodes of one weight, without the functions that they share with others."""
+    """Size of the tensors and nodes of one weight, without the functions that it shares with others.
+
+    Args:
+        encoded: The weight.
+        in_graph: Whether tensors are initializers of a graph, or Constant nodes of a function.
+        external: Whether large data goes to another file.
+
+    Returns:
+        Bytes in both files.
+    """
     tensors = (initializer_bytes(t, external) if in_graph else constant_bytes(t) for t in encoded.tensors)
     return sum(tensors) + sum(map(node_bytes, encoded.nodes))
 
 
 def model_bytes(model: ModelProto, external: bool) -> int:
-    """Of the file, or with `external` of the file and the one beside it with the large tensors."""
+    """Size of a model.
+
+    Args:
+        model: The model.
+        external: Whether large tensors go to another file.
+
+    Returns:
+        Bytes in both files.
+    """
     outside = sum(len(t.raw_data) >= OUTSIDE_FROM for t in model.graph.initializer) if external else 0
     return int(model.ByteSize()) + outside * _POINTER
 
 
 def bits_per_weight(nbytes: int, elements: int) -> float:
-    """Bits that each of `elements` weights takes where all take `nbytes`; 0 where there are none."""
+    """Average number of bits per weight.
+
+    Args:
+        nbytes: Size of all weights in bytes.
+        elements: Number of weights.
+
+    Returns:
+        Bits; 0 where there are no weights.
+    """
     return 8 * nbytes / elements if elements else 0.0

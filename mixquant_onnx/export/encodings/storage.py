@@ -1,4 +1,4 @@
-"""What a target chooses for a weight: an encoding with its parameters, and what there is to tell about it."""
+"""The storage of a weight that a target selects: an encoding with its parameters, and its requirements."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Release = tuple[int, int]
 """Major and minor version of a runtime."""
 
 EVERY_RELEASE: Release = (0, 0)
+"""Older than any release."""
 
 BROADCASTING_FROM_OPSET = 7
 """The first opset with NumPy broadcasting, and the first that ONNX Runtime runs."""
@@ -22,7 +23,7 @@ SMALL_INTS_FROM_OPSET = 14
 """The first opset with Add and Sub of 8-bit integers (Add-14)."""
 
 NEVER = 1 << 30
-"""In place of an opset: no opset has it."""
+"""In place of an opset: supported by no opset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,10 +31,10 @@ class Storage(ABC):
     """How one weight is stored. Each encoding is a subclass with its parameters as fields.
 
     Attributes:
-        bits: width of the codes.
-        opset: the first opset that has the best form of this storage; the model is raised to it where it can be.
-        needs: the first opset at which it can be used at all.
-        fused: whether ONNX Runtime multiplies by the codes themselves, in a kernel that takes MatMul alone.
+        bits: Width of the codes.
+        opset: The first opset that has the best form of this storage; the model is raised to it where possible.
+        needs: The first opset at which it can be used at all.
+        fused: Whether ONNX Runtime multiplies by the codes themselves, in a kernel that supports only MatMul.
     """
 
     bits: int
@@ -44,25 +45,39 @@ class Storage(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What summaries show."""
+        """The name in summaries."""
 
     @abstractmethod
     def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
-        """Tensors and nodes that give the weight.
+        """Tensors and nodes that compute the weight.
 
         Args:
-            q: the weight, or its `Outline`, of which only sizes are asked.
-            output: name of the value that held the weight; another name is taken where the axes come out swapped.
-            opset: of the model, at least `needs`.
-            fresh: gives a name that is not in use.
+            q: The weight, or its `Outline`, when only sizes are needed.
+            output: Name of the value that held the weight; a new name is used where the axes are swapped.
+            opset: Opset of the model, at least `needs`.
+            fresh: Gives an unused name.
+
+        Returns:
+            What replaces the weight.
         """
 
     def loads_from(self, opset: int) -> Release:
-        """The oldest onnxruntime that loads it in a model of `opset`, as far as this storage decides that."""
+        """The oldest onnxruntime that loads this storage, as far as the storage determines it.
+
+        Args:
+            opset: Opset of the model.
+
+        Returns:
+            (major, minor).
+        """
         return EVERY_RELEASE
 
     def not_slower_from(self) -> Release | None:
-        """The oldest onnxruntime that runs it as fast as the float weight; None where none does."""
+        """The oldest onnxruntime that runs it as fast as the float weight.
+
+        Returns:
+            (major, minor); None where no release does.
+        """
         return EVERY_RELEASE
 
     @property
@@ -72,5 +87,13 @@ class Storage(ABC):
 
 
 def at_opset(storages: Sequence[Storage], opset: int) -> Storage:
-    """The first of `storages`, the best first, that can be used at `opset`; the last where none can."""
+    """The best storage that can be used at an opset.
+
+    Args:
+        storages: Candidates, the best first.
+        opset: Opset of the model.
+
+    Returns:
+        The first that is possible; the last where none is.
+    """
     return next((storage for storage in storages if storage.needs <= opset), storages[-1])

@@ -1,4 +1,4 @@
-"""Which weights run on ONNX Runtime's MatMulNBits kernels: those whose operator, size and scheme make that pay."""
+"""Selection of the weights that run on ONNX Runtime's MatMulNBits kernels, by operator, size and scheme."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from mixquant_onnx.numerics.scheme import Scheme
 
 
 def offer(weight: WeightInModel) -> MatMulNBits | None:
-    """The fused kernel that runs this weight no slower than float, if there is one.
+    """The fused kernel that runs a weight no slower than float.
 
-    A product that ONNX Runtime would run on integers, because its other operand was dequantized too, is not fused.
+    A product that ONNX Runtime would run on integers, because its other operand is dequantized too, is not fused.
+
+    Args:
+        weight: The weight.
+
+    Returns:
+        Its storage; None where there is no such kernel.
     """
     if weight.meets_dequantized():
         return None
@@ -31,7 +37,16 @@ def offer(weight: WeightInModel) -> MatMulNBits | None:
 
 
 def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel | None:
-    """The fused kernel for a weight that MatMul or Gemm alone reads, directly, as its second input."""
+    """The fused kernel for a weight that only MatMul or Gemm read, directly, as the second input.
+
+    Args:
+        site: The weight.
+        scheme: Its scheme.
+        options: Options of the file.
+
+    Returns:
+        The kernel; None where there is none.
+    """
     if options.fused == "never" or options.min_ort < FUSED_PAYS_FROM:
         return None
     if len(site.shape) != 2 or site.dtype != "float32":
@@ -43,13 +58,21 @@ def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel
 
 
 def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
-    """The kernel that is not slower than float for a weight [k, n] at 1 to 256 rows with VNNI, and at 1 row
-    without; None where none is.
+    """The kernel that is not slower than float, at 1 to 256 rows with VNNI and at 1 row without.
 
-    A scale of the tensor or a channel is repeated for blocks of the size that the kernel runs best; codes of
-    5 to 7 bits run as 8, and those of up to 4 bits too where the 8-bit kernel is the faster one.
+    A scale of the tensor or a channel is repeated for blocks of the kernel's fastest size; codes of 5 to 7 bits run as
+    8, and codes of up to 4 bits too where the 8-bit kernel is faster.
 
-    Source: the bounds are where `tools/bench kernels` crosses 1.0 (docs/kernels.md), with a margin for other machines.
+    Args:
+        k: Inputs of the product.
+        n: Outputs of the product.
+        scheme: Scheme of the weight [k, n].
+
+    Returns:
+        The kernel; None where all are slower.
+
+    Source:
+        The bounds are where `tools/bench kernels` crosses 1.0 (docs/kernels.md), with a margin for other machines.
     """
     block = scheme.grid.block
     four_bits = scheme.bits <= 4
@@ -69,7 +92,7 @@ def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
 
 
 def _fusable(located: LocatedSite) -> bool:
-    """Every reader is a node of the graph that holds the weight (a function's cannot be changed for one call)."""
+    """Whether every reader is a node of a graph that can be changed (a function's cannot, for one of its calls)."""
     if located.source.scope.in_function or any(r.scope.in_function for r in located.readers):
         return False
     gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU (`--target ort`): each weight in the form that runs at least as fast as float."""
+"""ONNX Runtime on a CPU (`--target ort`): each weight in a form that runs at least as fast as float."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from mixquant_onnx.export.targets.target import Offer, best_opsets, offered
 from mixquant_onnx.export.weight_in_model import WeightInModel
 
 ENCODINGS: tuple[Offer, ...] = (fused_kernels.offer, folded.offer)
-"""The encodings of this target, the best first; one row each."""
+"""The encodings of this target, the best first, one row each."""
 
 
 def storages_for(weight: WeightInModel) -> list[Storage]:
-    """A fused kernel where one pays, else folded at load."""
+    """See `Target`: a fused kernel where one is worthwhile, else folded at load."""
     return offered(ENCODINGS, weight)
 
 
 def opsets(storages: Collection[Storage], smaller_at: Callable[[int], bool]) -> list[int]:
-    """Those of the storages. Opset 14 only has smaller decoders: a model is raised to it where the file shrinks."""
+    """See `Target`: the best opsets of the storages.
+
+    Opset 14 only has smaller decoders: a model is raised to it only where the file shrinks.
+    """
     wanted = best_opsets(storages)
     if wanted[0] == SMALL_INTS_FROM_OPSET and not smaller_at(SMALL_INTS_FROM_OPSET):
         return wanted[1:]
@@ -29,5 +32,5 @@ def opsets(storages: Collection[Storage], smaller_at: Callable[[int], bool]) -> 
 
 
 def oldest_runtime(storages: Collection[Storage], opset: int) -> Releases:
-    """Of onnxruntime."""
+    """See `Target`: releases of onnxruntime."""
     return releases_of(storages, opset)

@@ -1,4 +1,4 @@
-"""Standard ONNX (`--target qdq`): DequantizeLinear in front of every weight, for other runtimes and compilers."""
+"""Standard ONNX (`--target qdq`): DequantizeLinear before every weight, for other runtimes and compilers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from mixquant_onnx.export.weight_in_model import WeightInModel, matmul_shape
 
 
 def dequantize_linear(weight: WeightInModel) -> DequantizeLinear:
-    """DequantizeLinear where it has the granularity, and where ONNX Runtime runs what it makes of it."""
+    """DequantizeLinear where it supports the granularity, and where ONNX Runtime runs the optimized graph.
+
+    Args:
+        weight: The weight.
+
+    Returns:
+        Its storage.
+    """
     site, scheme = weight.site, weight.scheme
     needs = least_opset(site.shape, site.layout, scheme.grid)
     return DequantizeLinear(
@@ -27,28 +34,28 @@ def dequantize_linear(weight: WeightInModel) -> DequantizeLinear:
 
 
 ENCODINGS: tuple[Offer, ...] = (dequantize_linear, folded.offer)
-"""The encodings of this target, the best first; one row each."""
+"""The encodings of this target, the best first, one row each."""
 
 
 def storages_for(weight: WeightInModel) -> list[Storage]:
-    """DequantizeLinear where the opset has it, else folded at load."""
+    """See `Target`: DequantizeLinear where the opset supports it, else folded at load."""
     return offered(ENCODINGS, weight)
 
 
 def opsets(storages: Collection[Storage], smaller_at: Callable[[int], bool]) -> list[int]:
-    """Those of the storages, whatever the file then takes: the target asks for standard operators."""
+    """See `Target`: the best opsets of the storages, whatever the file size: the target requires standard operators."""
     return best_opsets(storages)
 
 
 def oldest_runtime(storages: Collection[Storage], opset: int) -> Releases:
-    """Of onnxruntime, which dequantizes most weights at every run."""
+    """See `Target`: releases of onnxruntime, which dequantizes most weights at every run."""
     found = releases_of(storages, opset)
     always_slower = any(storage.not_slower_from() is None for storage in storages)
     return replace(found, not_slower_from="no release (--target qdq)") if always_slower else found
 
 
 def _two_bits_broken(weight: WeightInModel) -> bool:
-    """ONNX Runtime 1.31 fuses 2-bit MatMul wrongly where N is no multiple of 4."""
+    """Whether ONNX Runtime 1.31 fuses the weight's 2-bit MatMul incorrectly: N is not a multiple of 4."""
     if not any(reader.node.op_type in ("MatMul", "Gemm") for reader in weight.located.readers):
         return False
     return len(weight.site.shape) != 2 or matmul_shape(weight.site)[1] % 4 != 0

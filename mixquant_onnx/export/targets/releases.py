@@ -1,4 +1,4 @@
-"""The oldest onnxruntime on which the storages of a file load, and on which they are not slower than float."""
+"""The oldest onnxruntime that loads a file, and the oldest on which it is not slower than float."""
 
 from __future__ import annotations
 
@@ -16,16 +16,29 @@ OLDEST_TRIED: Release = (1, 20)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Releases:
-    """Versions as summaries show them."""
+    """Releases as text for summaries.
+
+    Attributes:
+        loads_from: The oldest release that loads the file.
+        not_slower_from: The oldest release on which it is not slower than float.
+    """
 
     loads_from: str
     not_slower_from: str
 
 
 def releases_of(storages: Collection[Storage], opset: int) -> Releases:
-    """The releases for a file of `opset` whose weights are stored as `storages`.
+    """The releases for a file.
 
-    Source: what the tests found on releases from 1.20 on (docs/releases.md).
+    Args:
+        storages: How its weights are stored.
+        opset: Its opset.
+
+    Returns:
+        The releases.
+
+    Source:
+        Results of the tests on releases from 1.20 on (docs/releases.md).
     """
     loads = max(OLDEST_TRIED, _OPSET_FROM.get(opset, OLDEST_TRIED), *(s.loads_from(opset) for s in storages))
     paying = [storage.not_slower_from() for storage in storages]

@@ -1,4 +1,4 @@
-"""The runtime targets: one row each."""
+"""The runtime targets, one row each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ TARGETS: dict[str, Target] = {"ort": ort, "qdq": qdq}
 
 
 def target_named(name: str) -> Target:
-    """The row `name`. Raises OptionError where there is none."""
+    """The target of a name.
+
+    Args:
+        name: A key of `TARGETS`.
+
+    Returns:
+        The target.
+
+    Raises:
+        OptionError: There is no such target.
+    """
     if name not in TARGETS:
         raise OptionError(f"--target '{name}' is not known; use {' or '.join(TARGETS)}")
     return TARGETS[name]

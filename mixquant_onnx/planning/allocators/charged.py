@@ -1,4 +1,4 @@
-"""Knapsack with fixed charges: each width also takes bytes once, for its functions, however many weights have it."""
+"""Knapsack with fixed charges: each width in use also takes bytes once, for its functions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ Charges = Mapping[int, int]
 """Bytes that a file takes once for each width in it."""
 
 _MOST_SOLVED = 12
-"""Sets of widths for which the budget is solved, of at most 255: those of the least bounds. Mostly one or two are."""
+"""Most sets of widths for which the budget is solved, of at most 255: those of the least bounds. Usually one or two
+suffice.
+"""
 
 
 def best_within_charged(choices: Choices, limit: int, charges: Charges) -> dict[str, Choice]:
-    """The least summed cost whose bytes and charges are at most `limit`; the fewest bytes where no plan is within it.
+    """The plan of least cost whose bytes and charges are within a limit.
 
-    Every set of widths has a lower bound of its cost. Sets are solved by rising bound, as long as that is below the
-    best plan so far.
+    Every set of widths has a lower bound of its cost. Sets are solved in the order of their bounds, until a bound
+    exceeds the best plan so far.
 
     Args:
         choices: The candidates of each weight.
         limit: Bytes, for weights and charges together.
         charges: Bytes for each width that some weight has; 0 where it is missing.
+
+    Returns:
+        The candidate of each weight; those of the fewest bytes where no plan is within the limit.
     """
     table = _Table(choices)
     rivals = []
@@ -47,7 +52,15 @@ def best_within_charged(choices: Choices, limit: int, charges: Charges) -> dict[
 
 
 def total_bytes(chosen: Mapping[str, Choice], charges: Charges) -> int:
-    """Bytes of a plan, with the charge of each width in it."""
+    """Size of a plan, with the charge of each width in it.
+
+    Args:
+        chosen: The candidate of each weight.
+        charges: Bytes for each width.
+
+    Returns:
+        Bytes.
+    """
     widths = {_bits(choice) for choice in chosen.values()}
     return sum(choice.nbytes for choice in chosen.values()) + sum(charges.get(bits, 0) for bits in widths)
 
@@ -58,7 +71,7 @@ def _bits(choice: Choice) -> int:
 
 
 class _Table:
-    """All candidates as arrays [weights, most candidates of a weight]; of infinite cost where there is none."""
+    """All candidates as arrays [weights, most candidates of a weight], padded with infinite costs."""
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
@@ -79,10 +92,11 @@ class _Table:
                     yield chosen
 
     def among(self, widths: tuple[int, ...]) -> dict[str, list[Choice]]:
+        """The candidates of some widths."""
         return {site: [c for c in own if _bits(c) in widths] for site, own in self._choices.items()}
 
     def bound(self, widths: tuple[int, ...], limit: int) -> tuple[float, float]:
-        """Bytes that the smallest plan of `widths` is over `limit`, and a lower bound of the cost of one within."""
+        """Bytes by which the smallest plan of `widths` exceeds `limit`, and a lower bound of the cost within it."""
         allowed = self._allowed(widths)
         costs, nbytes = (np.where(allowed, table, np.inf) for table in (self._costs, self._bytes))
         over = float(nbytes.min(axis=1).sum()) - limit

@@ -1,7 +1,10 @@
-"""Multiple-choice knapsack: one candidate for each site, the least sum of one quantity within a limit on another.
+"""Multiple-choice knapsack: one candidate for each weight, the least sum of one quantity within a limit on another.
 
-Dynamic programming on the partial sums that no other beats in both quantities (Nemhauser and Ullmann 1969), without
-those that the Lagrangian bound rules out. tests/test_knapsack.py compares it with an exact solver.
+Dynamic programming on partial sums that are not dominated in both quantities, without those that the Lagrangian bound
+excludes. tests/test_knapsack.py compares it with an exact solver.
+
+Source:
+    Nemhauser and Ullmann 1969, "Discrete dynamic programming and capital allocation".
 """
 
 from __future__ import annotations
@@ -17,19 +20,24 @@ from mixquant_onnx.planning.allocators.lagrangian import Table, lower_bound
 from mixquant_onnx.planning.error_table import SiteErrors
 
 _MOST_SUMS = (100, 4_000)
-"""Partial sums kept after each site, in a first pass and in a second.
-
-The first finds a plan whose value rules out most sums of the second. The optimum is missed only where the second
-still has more; which that is hardly changes it, as those of the least bound are kept.
+"""Most partial sums after each weight, in a first and a second pass. The first finds a plan whose value excludes most
+sums of the second. The optimum may be missed only where the second still has more; it hardly matters which are dropped,
+as those of the least bound stay.
 """
 
 _ROUNDING = 1e-12
-"""Of the terms of a bound: a plan as good as the best known is not ruled out by rounding of float64."""
+"""Relative tolerance of a bound, so that float64 rounding does not exclude a plan as good as the best known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One candidate of a site: its cost in quality (any additive unit) and its bytes. No scheme: it stays float."""
+    """One candidate of a weight.
+
+    Attributes:
+        scheme: How it is quantized; None to stay float.
+        cost: Its cost in quality, in any additive unit.
+        nbytes: Its size in bytes.
+    """
 
     scheme: Scheme | None
     cost: float
@@ -37,24 +45,48 @@ class Choice:
 
 
 Choices = Mapping[str, Sequence[Choice]]
-"""The candidates of each site."""
+"""The candidates of each weight."""
 
 Split = Callable[[Choice], tuple[float, float]]
-"""A choice as (value: what is to be small, need: what is limited)."""
+"""A choice as (value to minimise, limited quantity)."""
 
 
 def relative_error(errors: SiteErrors, qe: float) -> float:
-    """QE / mean(w^2), the `energy` cost; 0 for a layer of zeros."""
+    """QE / mean(w^2), the weight-error cost of one weight.
+
+    Args:
+        errors: The weight.
+        qe: Its quantization error.
+
+    Returns:
+        The ratio; 0 for a weight of zeros.
+    """
     return qe / errors.power if errors.power > 0 else 0.0
 
 
 def smallest_within_cost(choices: Choices, budget: float) -> dict[str, Choice]:
-    """The fewest bytes whose summed cost is at most `budget`; the least cost where no plan is within it."""
+    """The fewest bytes whose summed cost is within a budget.
+
+    Args:
+        choices: The candidates of each weight.
+        budget: Largest sum of costs.
+
+    Returns:
+        The candidate of each weight; those of least cost where no plan is within the budget.
+    """
     return _least_value(choices, budget, lambda c: (float(c.nbytes), c.cost))
 
 
 def best_within_bytes(choices: Choices, limit: int) -> dict[str, Choice]:
-    """The least summed cost whose bytes are at most `limit`; the fewest bytes where no plan is within it."""
+    """The least summed cost whose bytes are within a limit.
+
+    Args:
+        choices: The candidates of each weight.
+        limit: Largest sum of bytes.
+
+    Returns:
+        The candidate of each weight; those of fewest bytes where no plan is within the limit.
+    """
     return _least_value(choices, float(limit), lambda c: (c.cost, float(c.nbytes)))
 
 
@@ -65,7 +97,7 @@ def _least_value(choices: Choices, limit: float, split: Split) -> dict[str, Choi
     smallest = {site: min(own, key=lambda c: split(c)[::-1]) for site, own in choices.items()}
     if not _need(smallest, split) <= limit:
         return smallest
-    # Sites that decide most come first, so that the bound rules out early.
+    # Weights with the largest differences come first, so that the bound excludes early.
     order = sorted(choices, key=lambda site: split(smallest[site])[1] - split(cheapest[site])[1])
     values, needs = _tables([[split(c) for c in choices[site]] for site in order])
     price = lower_bound(values, needs, limit).price
@@ -84,7 +116,10 @@ def _need(plan: Mapping[str, Choice], split: Split) -> float:
 
 
 def _tables(rows: Sequence[Sequence[tuple[float, float]]]) -> tuple[Table, Table]:
-    """Values and needs as arrays. A value that is not finite, of a model that did not run, counts as very large."""
+    """Values and needs as arrays.
+
+    A value that is not finite, of a model that did not run, is replaced by a large one.
+    """
     shape = len(rows), max(map(len, rows))
     values, needs = np.full(shape, np.inf), np.full(shape, np.inf)
     for site, own in enumerate(rows):
@@ -97,9 +132,18 @@ def _tables(rows: Sequence[Sequence[tuple[float, float]]]) -> tuple[Table, Table
 def _pass(
     values: Table, needs: Table, limit: float, price: float, known: float, most: int
 ) -> tuple[list[int], float] | None:
-    """The candidate of each site, and the sum of values; None where no plan has at most the value `known`.
+    """One pass of dynamic programming.
 
-    `known`: the value of a plan within `limit`. `most`: partial sums kept after each site.
+    Args:
+        values: [weights, candidates], what is to be small.
+        needs: [weights, candidates], what is limited.
+        limit: Largest sum of needs.
+        price: Lagrangian multiplier of the bound.
+        known: Value of a plan within `limit`.
+        most: Most partial sums after each weight.
+
+    Returns:
+        The candidate of each weight, and the sum of values; None where no plan has at most the value `known`.
     """
     rest_bound, rest_needs = _from_here_on(values + price * needs), _from_here_on(needs)
     ceiling = known + _ROUNDING * (abs(known) + price * abs(limit))
@@ -125,12 +169,12 @@ def _pass(
 
 
 def _from_here_on(table: Table) -> NDArray[np.float64]:
-    """At k the sum of the least entries of the sites k, k + 1, ...; one more than there are sites."""
+    """At k the sum of the least entries of rows k, k + 1, ...; one entry more than there are rows."""
     return np.append(np.cumsum(table.min(axis=1)[::-1])[::-1], 0.0)
 
 
 def _unbeaten(values: NDArray[np.float64], needs: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The positions of the pairs that no other is as good as in both."""
+    """Positions of the pairs that are not dominated in both quantities."""
     order = np.lexsort((values, needs))
     least = np.minimum.accumulate(values[order])
     return np.asarray(order[np.diff(least, prepend=np.inf) < 0], np.intp)

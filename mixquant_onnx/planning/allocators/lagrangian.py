@@ -1,4 +1,4 @@
-"""The price of the limited quantity at which a multiple-choice knapsack is bounded best, and that bound."""
+"""Lagrangian bound of a multiple-choice knapsack, and the multiplier that attains it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Table = NDArray[np.float64]
-"""[sites, most candidates of a site]; infinite where a site has no such candidate."""
+"""[weights, most candidates of a weight]; infinite where a weight has no such candidate."""
 
 _RANGE = 30.0
-"""Natural logarithm of how far the price may be from (span of values) / (span of needs)."""
+"""Natural logarithm of the largest ratio between the multiplier and (span of values) / (span of needs)."""
 
 _HALVINGS = 40
-"""Of `_RANGE`: the price to 10 digits."""
+"""Bisections of `_RANGE`: 10 digits of the multiplier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
-    """No choice of one candidate a site whose needs are within the limit has a sum of values below `value`.
+    """A lower bound of the sum of values, over all choices whose needs are within the limit.
 
-    `price`: value given for a unit of need, at which that is so.
+    Attributes:
+        value: The bound.
+        price: The multiplier: value per unit of need.
     """
 
     value: float
@@ -29,14 +31,18 @@ class Bound:
 
 
 def lower_bound(values: Table, needs: Table, limit: float) -> Bound:
-    """The largest over prices p of sum_i min_k (value[i, k] + p x need[i, k]) - p x limit.
+    """The maximum over prices p of sum_i min_k (value[i, k] + p x need[i, k]) - p x limit.
 
     Args:
-        values: What is to be small, of each candidate.
-        needs: What is limited, of each candidate.
-        limit: Of the summed needs.
+        values: [weights, candidates], what is to be small.
+        needs: [weights, candidates], what is limited.
+        limit: Largest sum of needs.
 
-    Source: the Lagrangian relaxation of the multiple-choice knapsack (Sinha and Zoltners 1979).
+    Returns:
+        The bound and its price.
+
+    Source:
+        Sinha and Zoltners 1979, "The multiple-choice knapsack problem": the Lagrangian relaxation.
     """
     real = np.isfinite(values)
     best = Bound(value=float(values.min(axis=1).sum()), price=0.0)

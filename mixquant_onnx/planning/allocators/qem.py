@@ -7,23 +7,36 @@ from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
 
 
 def limit_of(errors: SiteErrors, qem: float) -> float:
-    """The QE that a tensor may have (equation 2 of the paper): QEM times its baseline."""
+    """The QE that a tensor may have: QEM times its baseline.
+
+    Args:
+        errors: The tensor.
+        qem: Quantization error multiplier.
+
+    Returns:
+        The limit, a mean squared error.
+
+    Source:
+        Kloberdanz and Le 2023, arXiv 2309.17341, equation 2.
+    """
     return qem * errors.baseline
 
 
 def choose(errors: SiteErrors, qem: float) -> Scheme:
     """The fewest bytes whose quantization error is at most QEM x baseline.
 
-    Every candidate is looked at, as the error need not fall while bits rise. Of equal bytes the fewer bits.
+    Every candidate is considered, as the error need not decrease with more bits. Among equal bytes the fewer bits.
 
     Args:
         errors: The candidates of one weight, with their quantization errors, and that of plain int8 (the baseline).
         qem: Quantization error multiplier.
 
     Returns:
-        Where no candidate qualifies: the most bytes, as in the paper, with one granularity; else the least error.
+        The scheme. Where no candidate qualifies: the most bytes, as in the paper, with one granularity; else the least
+        error.
 
-    Source: Kloberdanz and Le 2023, arXiv 2309.17341.
+    Source:
+        Kloberdanz and Le 2023, arXiv 2309.17341.
     """
     cells = sorted(errors.cells, key=lambda cell: (cell.nbytes, cell.scheme.bits))
     limit = limit_of(errors, qem)
@@ -32,5 +45,13 @@ def choose(errors: SiteErrors, qem: float) -> Scheme:
 
 
 def allocate(table: ErrorTable, qem: float) -> dict[str, Scheme]:
-    """`choose` for every weight of `table`."""
+    """Apply `choose` to every weight.
+
+    Args:
+        table: The candidates of all weights.
+        qem: Quantization error multiplier.
+
+    Returns:
+        A scheme for each weight.
+    """
     return {name: choose(errors, qem) for name, errors in table.items()}

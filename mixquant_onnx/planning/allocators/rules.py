@@ -1,4 +1,4 @@
-"""The rules that give each weight its scheme by its own errors (`--rule`): one row each."""
+"""The rules that choose the scheme of each weight by its own errors (`--rule`), one row each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BY_SCOPE = "qem-model"
 class Rule:
     """One row.
 
-    Args:
+    Attributes:
         allocate: (errors, QEM) -> the scheme of each weight.
         limit: (errors of a weight, QEM) -> the QE that it may have.
-        allocator: what plans call the rule.
-        holds_after_calibration: whether the limit holds for calibrated weights and the outputs have a floor: weights
-            that break it take more bits.
+        allocator: Name of the rule in plans.
+        holds_after_calibration: Whether the limit also holds for calibrated weights, which take more bits to meet it,
+            and the outputs have a least SQNR.
     """
 
     allocate: Callable[[ErrorTable, float], Mapping[str, Scheme]]
@@ -37,22 +37,49 @@ RULES: dict[str, Rule] = {
     "safe": Rule(allocate=safe.allocate, limit=safe.limit_of, allocator="safe", holds_after_calibration=True),
     "paper": Rule(allocate=qem.allocate, limit=qem.limit_of, allocator="qem"),
 }
+"""By the name in `--rule`."""
 
 
 def rule(name: str) -> Rule:
-    """Raises OptionError where there is no such rule."""
+    """The rule of a name.
+
+    Args:
+        name: A key of `RULES`.
+
+    Returns:
+        The rule.
+
+    Raises:
+        OptionError: There is no such rule.
+    """
     if name not in RULES:
         raise OptionError(f"--rule '{name}' is not known; use {' or '.join(RULES)}")
     return RULES[name]
 
 
 def rule_of(allocator: str) -> Rule | None:
-    """The rule that plans call `allocator`; None where a plan was made for a budget."""
+    """The rule of a plan.
+
+    Args:
+        allocator: `BitPlan.allocator`.
+
+    Returns:
+        The rule; None where the plan was made for a budget.
+    """
     return next((row for row in RULES.values() if row.allocator == allocator), None)
 
 
 def limit_of(allocator: str, errors: SiteErrors, qem: float) -> float:
-    """The QE that a plan's rule allows a weight; infinite where the plan is no rule's."""
+    """The QE that a plan's rule allows a weight.
+
+    Args:
+        allocator: `BitPlan.allocator`.
+        errors: The weight.
+        qem: Quantization error multiplier.
+
+    Returns:
+        The limit; infinite where the plan was made for a budget.
+    """
     found = rule_of(allocator)
     return math.inf if found is None else found.limit(errors, qem)
 

@@ -1,4 +1,4 @@
-"""Network output, without what later layers of the same block make up for (compensation)."""
+"""Network output, corrected for compensation: what later layers of the same block remove of an error, or add to it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 Shares = Mapping[tuple[str, str], float]
-"""Of the first of two weights: the share of its error at the network's outputs that the second compensates, below 0
-where both are worse together than each alone."""
+"""By (first weight, later weight): the share of the first one's error at the network's outputs that the second
+compensates; negative where both are worse together than each alone.
+"""
 
 _MOST_SHARE = 0.9
 """Clamp of the pairwise correction: at most this share of a weight's cost is removed or added."""
 
 
 def measure(measurement: Measurement) -> Costs:
-    """A table of pairs, as layers have one of their own.
+    """Network-output costs with pairwise corrections.
+
+    Args:
+        measurement: The model, the candidates and samples.
+
+    Returns:
+        Costs of every candidate.
 
     Source:
         BRECQ, Li et al. 2021, arXiv 2102.05426, section 3.4, where effects inside a block are looked up.
@@ -37,7 +44,15 @@ def measure(measurement: Measurement) -> Costs:
 
 
 def corrected(output: Costs, shares: Shares) -> Costs:
-    """`output` without the `shares` of pairs (first, later)."""
+    """Costs reduced by what later weights compensate.
+
+    Args:
+        output: Network-output costs.
+        shares: Compensation of pairs.
+
+    Returns:
+        Costs, each changed by at most the share `_MOST_SHARE`.
+    """
     left = dict.fromkeys(output, 1.0)
     for (first, _), share in shares.items():
         left[first] *= max(1 - share, 0.0)
@@ -46,11 +61,17 @@ def corrected(output: Costs, shares: Shares) -> Costs:
 
 
 def compensation(measurement: Measurement) -> Shares:
-    """For each two weights of a block, in the order of the graph.
+    """Compensation of each pair of weights in a block.
 
-    The first is quantized at the lower anchor width, the second at the higher one on inputs as the first left them,
-    which it is fitted to. Where the second's own error hides little, the share hardly depends on the width of the
-    first (docs/experiment-pairs.md). Empty where the model does not run.
+    The first is quantized at the lower anchor width, the second at the higher one, fitted to inputs that the first has
+    changed. Where the second's own error is small, the share hardly depends on the width of the first
+    (docs/experiment-pairs.md).
+
+    Args:
+        measurement: The model, the candidates and samples.
+
+    Returns:
+        Shares of pairs in the order of the graph; empty where the model does not run.
     """
     blocks = find_blocks(measurement.model, measurement.weights, measurement.table)
     several = [block for block in blocks if len(block.sites) > 1]
@@ -92,13 +113,13 @@ class _Pairs:
         return found
 
     def _solved(self, name: str, anchor: int) -> Quantized:
-        """At one of its anchor widths, on inputs as they now are."""
+        """A weight at one of its anchor widths, fitted to the current inputs."""
         inputs = self._calibration.collect([name], self._own.fork(), self._changed.fork()).get(name)
         located, scheme = self._sites[name], surrogate(anchors(self._table[name])[anchor])
         return quantize_weight(located.site, weight_values(located), scheme, inputs)
 
     def _noise(self, quantized: Mapping[str, Quantized]) -> float:
-        """At the outputs, with some weights `quantized`, which are put back."""
+        """Noise at the outputs with some weights `quantized`; they are restored afterwards."""
         for name, q in quantized.items():
             replace_weight(self._replaced[name], q)
         noise = relative_noise(self._reference, run_all(Session(self._current), self._held))
@@ -108,5 +129,5 @@ class _Pairs:
 
 
 def _share(first: float, second: float, both: float) -> float:
-    """0 where there is nothing to compensate."""
+    """The share that is compensated; 0 where there is no error."""
     return (first + second - both) / first if first > 0 and math.isfinite(first + second + both) else 0.0

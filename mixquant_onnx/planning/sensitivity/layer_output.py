@@ -16,7 +16,14 @@ NAME = "layer-output"
 
 
 def measure(measurement: Measurement) -> Costs:
-    """As a share of the output, after rounding to nearest; QE / mean(w^2) where the inputs cannot be watched."""
+    """Relative error of each layer's output after rounding to nearest.
+
+    Args:
+        measurement: The model, the candidates and samples.
+
+    Returns:
+        Noise-to-signal ratios; QE / mean(w^2) where the inputs of a weight cannot be read.
+    """
     if NAME not in measurement.shared:
         moments = measurement.second_moments
         measurement.shared[NAME] = {

@@ -1,4 +1,4 @@
-"""What sensitivities are measured from, with what several of them share worked out once."""
+"""Inputs of sensitivities; results that several of them need are computed once."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
 
 Costs = Mapping[str, Mapping[Scheme, float]]
-"""Of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
+"""Cost of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
 
 ANCHORS = (3, 5)
-"""Widths at which the network's reaction to a weight is measured; other candidates follow their layer's own error."""
+"""Widths in bits at which the network's reaction to a weight is measured; the cost of other candidates is proportional
+to their layer's own error.
+"""
 
 _MOST_ROWS = 64
-"""Rows for selection that are run, twice for every weight."""
+"""Most samples that are run, twice for every weight; bounds time."""
 
 
 class Measurement:
-    """A model, the errors of its candidates, and rows.
+    """A model, the errors of its candidates, and samples.
 
     Args:
-        table: the weights to tell costs of.
-        weights: all weights of the model, by name.
-        fit: rows to calibrate with; None where there are none.
-        held: rows on which outputs are compared, which nothing is fitted to.
+        table: The weights whose costs are measured.
+        model: The float model.
+        weights: All weights of the model, by name.
+        fit: Samples for calibration; None where there are none.
+        held: Samples on which outputs are compared, to which nothing is fitted.
+        progress: Called during the measurement.
     """
 
     def __init__(
@@ -49,29 +53,37 @@ class Measurement:
 
     @property
     def fit(self) -> Data:
+        """Samples for calibration."""
         assert self._fit is not None
         return self._fit
 
     @cached_property
     def held(self) -> Data:
-        """As many rows for selection as are run for every weight."""
+        """Samples for the comparison of outputs, at most `_MOST_ROWS`."""
         assert self._held is not None
         return thinned(self._held, _MOST_ROWS)
 
     @cached_property
     def second_moments(self) -> Mapping[str, SecondMoments]:
-        """Of the inputs of each weight; without those whose inputs cannot be watched."""
+        """Second moments of the inputs of each weight, without weights whose inputs cannot be read."""
         measured = {name: self.weights[name] for name in self.table}
         return Calibration(self.model, measured, self.fit).second_moments(list(self.table))
 
     @cached_property
     def shared(self) -> dict[str, Costs]:
-        """Costs that were measured already, by the name of the sensitivity."""
+        """Costs that were already measured, by the name of the sensitivity."""
         return {}
 
 
 def anchors(errors: SiteErrors) -> list[Scheme]:
-    """The candidates nearest to ANCHORS, of the first granularity."""
+    """The candidates nearest to ANCHORS, of the first granularity.
+
+    Args:
+        errors: The candidates of a weight.
+
+    Returns:
+        One or two schemes, the narrower first.
+    """
     grid = errors.cells[0].scheme.grid
     schemes = [cell.scheme for cell in errors.cells if cell.scheme.grid == grid]
     return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in ANCHORS))

@@ -1,4 +1,4 @@
-"""How strongly the network's outputs react to each weight, times the layer's own error at every width."""
+"""Reaction of the network's outputs to each weight, times the layer's own error at every width."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 NAME = "network-output"
 
 _LEAST_REACTION = 0.01
-"""Share of the median weight's reaction that every weight is taken to have, whatever the data did not show."""
+"""Least reaction of a weight, as a share of the median one: few samples may not show an effect."""
 
 
 def measure(measurement: Measurement) -> Costs:
-    """The noise of the outputs on rows for selection, as a share, with one weight quantized.
+    """Noise of the outputs, as a share, with one weight quantized.
 
-    Measured at two widths a weight, one run each; other candidates in proportion to their layer's own error. A weight
-    that the rows do not reach counts as the median one. The layer's own error alone where the model does not run.
+    Measured at two widths per weight, one run each; the cost of other candidates is proportional to their layer's own
+    error. A weight that the samples do not reach gets the median reaction.
+
+    Args:
+        measurement: The model, the candidates and samples.
+
+    Returns:
+        Noise-to-signal ratios; those of the layer's own output where the model does not run.
     """
     if NAME not in measurement.shared:
         measurement.shared[NAME] = _measured(measurement)
@@ -70,7 +76,7 @@ def _reaction(
     current: ModelProto, located: LocatedSite, replaced: LocatedSite, scheme: Scheme, inputs: SecondMoments | None,
     reference: list[list[FloatArray]], held: Data, own: float,
 ) -> float:  # fmt: skip
-    """Noise at the outputs for each unit of the layer's own error; 0 where there is neither."""
+    """Noise at the outputs per unit of the layer's own error; 0 where there is none."""
     if own <= 0:
         return 0.0
     weight = weight_values(located)

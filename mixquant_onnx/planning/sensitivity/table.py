@@ -1,4 +1,4 @@
-"""The sensitivities: one row each. A budget is spent by one of them; `auto` lets several compete."""
+"""The sensitivities, one row each. A budget is spent by one of them; `auto` compares several."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 class Sensitivity:
     """One row.
 
-    Args:
-        measure: the cost of every candidate.
-        alias: an older name of it, which the option takes too; "" for none.
-        needs_rows: whether it is measured on rows of data (of the user, or proxy inputs).
-        competes_by_default: whether `auto` lets it compete on the user's rows.
-        competes_on_proxies: whether `auto` lets it compete on proxy inputs too.
+    Attributes:
+        measure: Gives the cost of every candidate.
+        alias: An older name that the option also accepts; "" for none.
+        needs_rows: Whether it is measured on samples (of the user, or proxy inputs).
+        competes_by_default: Whether `auto` compares it on the user's samples.
+        competes_on_proxies: Whether `auto` compares it on proxy inputs too.
     """
 
     measure: Callable[[Measurement], Costs]
@@ -43,10 +43,16 @@ SENSITIVITIES: dict[str, Sensitivity] = {
 
 
 def sensitivity_name(text: str) -> str:
-    """The name that `text`, a name, an older name or `auto`, stands for.
+    """The current name of a sensitivity.
+
+    Args:
+        text: A name, an older name or `auto`.
+
+    Returns:
+        A key of `SENSITIVITIES`, or `auto`.
 
     Raises:
-        OptionError: there is no such sensitivity.
+        OptionError: There is no such sensitivity.
     """
     if text == "auto" or text in SENSITIVITIES:
         return text
@@ -59,7 +65,14 @@ def sensitivity_name(text: str) -> str:
 def balanced(first: Costs, second: Costs) -> Costs:
     """The geometric mean of two costs of the same candidates.
 
-    Measured alone, a layer looks dearer than it is where later layers, quantized on its changed outputs, compensate
-    for it; the data-free cost does not know the network at all. Between them none of the tried models fared badly.
+    Measured alone, a layer seems more sensitive than it is where later layers, quantized on its changed outputs,
+    compensate for it; the data-free cost ignores the network. The mean did not do badly on any model that was tested.
+
+    Args:
+        first: Costs of every candidate.
+        second: Costs of the same candidates.
+
+    Returns:
+        Costs of every candidate.
     """
     return {name: {s: math.sqrt(cost * second[name][s]) for s, cost in own.items()} for name, own in first.items()}

@@ -1,4 +1,4 @@
-"""As if every weight of the model weighed the same at the same width: a budget gives all layers the same bits."""
+"""Equal sensitivity of all weights at the same width: a budget gives all layers the same bits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 
 
 def measure(measurement: Measurement) -> Costs:
+    """Squared error of uniform rounding for every candidate: elements x 4^-bits.
+
+    Args:
+        measurement: The candidates.
+
+    Returns:
+        Costs of every candidate.
+    """
     return {
         name: {c.scheme: errors.elements * 4.0**-c.scheme.bits for c in errors.cells}
         for name, errors in measurement.table.items()

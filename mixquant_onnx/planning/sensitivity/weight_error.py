@@ -1,4 +1,4 @@
-"""Data-free: QE / mean(w^2) of each output x sqrt(weights)."""
+"""Data-free sensitivity: QE / mean(w^2) of each output, times sqrt(weights)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ from mixquant_onnx.quantization.ranges.nearest import code_bounds
 from mixquant_onnx.quantization.weight import output_rows
 
 _SPREAD_BITS = 3
-"""Width at which outputs of a layer are compared: low, so that their errors stand out."""
+"""Width at which the outputs of a layer are compared: low, so that differences are large."""
 
 _DEAD = 1e-6
-"""Power of an output, as a share of the mean one, below which it does not count."""
+"""Power of an output, relative to the mean, below which it is ignored."""
 
 
 def measure(measurement: Measurement) -> Costs:
-    """The error of each output as a share of its own weights' power, times the root of all weights.
+    """The error of each output relative to the power of its own weights, times sqrt(number of weights).
 
-    An output's scale says little of its weight (a Relu, a norm or the next layer undoes it; Nagel et al. 2019, arXiv
-    1906.04721, section 4.1). The root keeps small layers from taking all bits, and any from collapsing at 2 or 3.
+    The scale of an output does not indicate its importance (a Relu, a norm or the next layer undoes it). The square
+    root keeps small layers from taking all bits, and any layer from falling to 2 or 3 bits.
+
+    Args:
+        measurement: The model and the candidates.
+
+    Returns:
+        Costs of every candidate.
+
+    Source:
+        Scale equivariance: Nagel et al. 2019, arXiv 1906.04721, section 4.1.
     """
     costs: dict[str, dict[Scheme, float]] = {}
     for name, errors in measurement.table.items():
@@ -36,7 +45,7 @@ def measure(measurement: Measurement) -> Costs:
 
 
 def _spread(located: LocatedSite) -> float:
-    """The mean of each output's own relative error over that of all together, for min-max at _SPREAD_BITS."""
+    """Mean relative error of single outputs over the relative error of all together, for min-max at _SPREAD_BITS."""
     rows = output_rows(located.site.layout, weight_values(located))
     scale, zero = minmax.fit(rows, _SPREAD_BITS, False)
     error = row_errors(rows, scale, *code_bounds(zero, _SPREAD_BITS, len(rows)))

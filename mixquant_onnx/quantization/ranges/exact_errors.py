@@ -1,7 +1,7 @@
-"""Exact squared errors of many candidates (scale, zero point) for every row, in the faster of two ways.
+"""Exact squared errors of many candidates (scale, zero point) for every row, by the faster of two algorithms.
 
-Either weight by weight or, where rows are long and levels few, from prefix sums of the sorted row: the sum over
-levels q of (sum x^2 - 2 q sum x + q^2 n) of the n weights x that are rounded to q.
+Either weight by weight or, where rows are long and levels few, from prefix sums of the sorted row: the sum over levels
+q of (sum x^2 - 2 q sum x + q^2 n) of the n weights x that are rounded to q.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Rows = NDArray[np.float32]
 Errors = NDArray[np.float64]
 
 WEIGHTS_PER_EDGE = 80
-"""With more weights in a row than this for each edge between levels, prefix sums are faster; measured."""
+"""Weights in a row per edge between levels, above which prefix sums are faster (measured). Affects speed alone."""
 
 _SHARES = 2.0 ** -np.linspace(0, 10, 64)
-"""Shares of min-max at which the error of clipping is known; ranges smaller than the last are not looked for."""
+"""Shares of the min-max range at which the error of clipping is tabulated; smaller ranges are not searched."""
 
 _FLOAT16 = (2.0**-14, 65408.0)
-"""Scales that `storable_scale` stores as float16."""
+"""Least and greatest scale that `storable_scale` stores as float16."""
 
 
 class Candidates(Protocol):
-    """Candidates for rows [N, M]."""
+    """Errors of candidates for rows [N, M]."""
 
     def errors(self, scale: Rows, zero: Rows, top: int) -> Errors:
         """Squared error of candidates.
@@ -44,11 +44,22 @@ class Candidates(Protocol):
         """
 
     def innermost(self, error: Errors) -> Errors:
-        """How far from 0 a range must reach, below and above [2, N], for an error of at most `error` [N]."""
+        """Lower bound of the ends of a range whose error is at most `error`.
+
+        Args:
+            error: [N], squared error of each row.
+
+        Returns:
+            [2, N], distance from 0 of the lower and of the upper end.
+        """
 
 
 class Direct:
-    """Every weight is rounded, in cache."""
+    """Rounds every weight, a chunk that fits in cache at a time.
+
+    Args:
+        rows: Weights [N, M].
+    """
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -76,12 +87,16 @@ class Direct:
         return result
 
     def innermost(self, error: Errors) -> Errors:
-        """What the largest weight alone allows."""
+        """See `Candidates`: the bound that follows from the largest weight alone."""
         return np.asarray(np.maximum(self.reach - np.sqrt(error), self.reach * _SHARES[-1]))
 
 
 class PrefixSums:
-    """One sort, then for each candidate a binary search for each edge between its levels."""
+    """Sorts the rows once; each candidate takes one binary search per edge between its levels.
+
+    Args:
+        rows: Weights [N, M].
+    """
 
     def __init__(self, rows: Rows) -> None:
         self.width = rows.shape[1]
@@ -89,7 +104,7 @@ class PrefixSums:
         self.ends = np.stack([np.minimum(values[:, 0], 0), np.maximum(values[:, -1], 0)])
         largest = np.abs(self.ends).max(axis=0)
         self.unit = (0.25 / np.where(largest > 0, largest, 1))[:, None]
-        # Rows scaled to within a quarter and set one apart make a single sorted array to search in.
+        # Rows scaled to within a quarter and offset by one each make a single sorted array to search in.
         self.row = np.arange(len(rows))[:, None]
         self.keys = (values * self.unit + self.row).reshape(-1)
         self.sums, squares = np.zeros((2, len(rows), self.width + 1))
@@ -113,12 +128,12 @@ class PrefixSums:
         return result
 
     def innermost(self, error: Errors) -> Errors:
-        """What clipping on one side alone allows."""
+        """See `Candidates`: the bound that follows from clipping on one side alone."""
         allowed = (self.clipping <= error[:, None]).sum(axis=2)
         return np.asarray(np.abs(self.ends) * _SHARES[np.minimum(allowed, len(_SHARES) - 1)])
 
     def _below(self, bounds: Errors) -> tuple[Errors, NDArray[np.intp]]:
-        """How many weights are below bounds [..., N, T], and where in `sums` theirs is."""
+        """Number of weights below bounds [..., N, T], and the position of their prefix in `sums`."""
         places = np.clip(bounds * self.unit, -0.4, 0.4) + self.row
         found = np.searchsorted(self.keys, places.reshape(-1)).reshape(places.shape)
         return (found - self.row * self.width).astype(np.float64), found + self.row
@@ -133,14 +148,18 @@ class PrefixSums:
 
 
 class Choice:
-    """The faster of both for rows [N, M] at each width; they are sorted only where that is needed."""
+    """The faster algorithm for rows [N, M] at each width; rows are sorted only if needed.
+
+    Args:
+        rows: Weights [N, M].
+    """
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self._made: dict[bool, Candidates] = {}
 
     def at(self, bits: int) -> Candidates:
-        """For codes of `bits`."""
+        """The algorithm for codes of `bits` bits."""
         long = self.rows.shape[1] > WEIGHTS_PER_EDGE * levels(bits)
         if long not in self._made:
             self._made[long] = PrefixSums(self.rows) if long else Direct(self.rows)
@@ -148,7 +167,15 @@ class Choice:
 
 
 def stored_scale(scale: Rows, half: bool) -> Rows:
-    """`scale` of any shape, clipped to what can be stored; rounded up to float16 if `half`, as by `storable_scale`."""
+    """Scales that can be stored.
+
+    Args:
+        scale: Of any shape, positive.
+        half: Whether to round up to float16, as `storable_scale` does.
+
+    Returns:
+        float32, clipped to the range of the stored type.
+    """
     if not half:
         return np.clip(scale, np.finfo(np.float32).tiny, np.finfo(np.float32).max)
     dropped = np.int32((1 << 13) - 1)

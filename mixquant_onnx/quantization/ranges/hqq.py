@@ -1,13 +1,17 @@
-"""Half-quadratic quantization (Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models").
+"""Half-quadratic quantization, data-free.
 
-Data-free. Minimises the l_p error of the weights, p = 0.7, which cares less than the square for the few large errors
-of clipped outliers. Residuals e are split off as variables of their own and two closed forms alternate while their
-tie, beta, grows: e = sign(r) max(|r| - |r|^(p - 1) / beta, 0), r the error of rounding, and the zero point as the
-mean of q - (w - e) / s over the codes q.
+Minimises the l_p error of the weights, p = 0.7, which is less sensitive than the square to the few large errors of
+clipped outliers. Residuals e become separate variables, and two closed forms alternate while their penalty beta grows:
+e = sign(r) max(|r| - |r|^(p - 1) / beta, 0), r the rounding error, and the zero point as the mean of q - (w - e) / s
+over the codes q.
 
-Here a zero point is an integer, and at a given scale all integers that clip nothing round alike. So the scale moves
-too, by least squares of w - e on q - zero point; the zero point is a real number in the first turns, then rounded.
-When symmetric the zero point is fixed and the scale moves alone. Errors are in steps, so beta suits every scale.
+Here a zero point is an integer, and at a given scale all integers that clip nothing round alike. Therefore the scale is
+optimised too, by least squares of w - e on q - zero point; the zero point is real in the first iterations, then
+rounded. When symmetric the zero point is fixed and only the scale is optimised. Errors are in steps, so that beta fits
+every scale.
+
+Source:
+    Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models".
 """
 
 from __future__ import annotations
@@ -25,20 +29,31 @@ NORM = 0.7
 """The published p."""
 
 _BETA = 3.0
-"""At first only errors beyond beta^(-1 / (2 - p)) = 0.43 steps are split off, hardly more than what is clipped."""
+"""Initial beta: only errors beyond beta^(-1 / (2 - p)) = 0.43 steps become residuals, hardly more than clipped weights.
+"""
 
 _GROWTH = 1.01
-"""Of beta each turn, as published."""
+"""Factor of beta per iteration, as published."""
 
 _TURNS = 20
-"""As published."""
+"""Iterations, as published."""
 
 _SETTLING = 5
-"""Turns of the scale alone after the zero point is rounded."""
+"""Iterations of the scale alone after the zero point is rounded."""
 
 
 def norm_errors(rows: Rows, scale: FloatArray, zero: Codes, bits: int) -> Errors:
-    """Sum of |error|^p of each row [N, M] when rounded to nearest with `scale` and `zero` [N]."""
+    """Sum of |error|^p of each row when rounded to nearest.
+
+    Args:
+        rows: Weights [N, M].
+        scale: [N].
+        zero: Zero points [N], or [1] for all rows.
+        bits: Width of the codes, 2 to 8.
+
+    Returns:
+        [N].
+    """
     step = scale.astype(np.float32)[:, None]
     low, high = (bound[:, None] for bound in code_bounds(zero, bits, len(rows)))
     error = rows - np.clip(np.rint(rows / step), low, high) * step
@@ -46,18 +61,33 @@ def norm_errors(rows: Rows, scale: FloatArray, zero: Codes, bits: int) -> Errors
 
 
 def shrink(error: Rows, beta: float) -> Rows:
-    """The part of `error` that is split off: the minimum over e of |e|^p + beta / 2 (e - error)^2, approximately."""
+    """The residuals: approximate minimum over e of |e|^p + beta / 2 (e - error)^2.
+
+    Args:
+        error: Rounding errors, in steps.
+        beta: Penalty.
+
+    Returns:
+        Residuals of the same shape.
+    """
     size = np.abs(error)
-    # Up to this size nothing is left, and the power would be infinite at 0.
+    # Smaller residuals shrink to 0; the power would be infinite at 0.
     least = np.float32(beta ** (-1 / (2 - NORM)))
     size -= np.maximum(size, least) ** np.float32(NORM - 1) / np.float32(beta)
     return np.asarray(np.copysign(np.maximum(size, 0), error))
 
 
 def _solve(steps: Rows, zero: Rows, top: int, symmetric: bool) -> tuple[Rows, Rows]:
-    """`steps` [n, M] are weights in steps of the scale that `zero` [n] belongs to; the factor for it, and a zero point.
+    """Optimise the scale and zero point of weights that are given in steps.
 
-    The factor is 1 where all codes are the zero point.
+    Args:
+        steps: Weights [n, M] in steps of the initial scale.
+        zero: Initial zero points [n].
+        top: The largest code.
+        symmetric: Whether zero points are fixed.
+
+    Returns:
+        Factor for the scale [n], 1 where all codes are the zero point; and zero points [n].
     """
     factor, zero = np.ones((len(steps), 1), np.float32), zero[:, None].copy()
     for turn in range(_TURNS + _SETTLING):

@@ -1,4 +1,4 @@
-"""Weights on a lattice (ternary, binary, quantized before): multiples of a step, which store them without loss."""
+"""Weights on a lattice (ternary, binary, quantized before): multiples of a step, which can be stored without loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Rows = NDArray[np.float32]
 Fit = tuple[FloatArray, Codes]
 
 _TOLERANCE = 0.02
-"""Distance of a weight from its level, in steps: float32 sums and float16 scales leave under 0.01."""
+"""Largest distance of a weight from its level, in steps: float32 sums and float16 scales leave under 0.01."""
 
 _LOOKED_AT = 4096
-"""Weights of the first row that tell most tensors from one on a lattice."""
+"""Weights of the first row that are inspected first; enough to exclude most tensors. Affects speed."""
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> Fit | None:

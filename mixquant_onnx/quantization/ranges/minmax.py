@@ -15,13 +15,29 @@ Range = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def row_range(rows: NDArray[np.float32]) -> Range:
-    """(lowest, highest) of each row [N, M], extended to contain 0."""
+    """(lowest, highest) of each row, extended to contain 0.
+
+    Args:
+        rows: Weights [N, M].
+
+    Returns:
+        Two arrays [N].
+    """
     zero = np.float32(0)
     return np.minimum(rows.min(axis=1), zero), np.maximum(rows.max(axis=1), zero)
 
 
 def scale_of(span: Range, bits: int, symmetric: bool) -> NDArray[np.float32]:
-    """Scale of each row; 1 where the row is all zeros."""
+    """Scale of each row.
+
+    Args:
+        span: (lowest, highest) of each row [N].
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        [N]; 1 where the row is all zeros.
+    """
     low, high = (bound.astype(np.float64) for bound in span)
     exact = np.maximum(-low, high) / ((1 << (bits - 1)) - 1) if symmetric else (high - low) / levels(bits)
     step = exact.astype(np.float32)
@@ -30,7 +46,17 @@ def scale_of(span: Range, bits: int, symmetric: bool) -> NDArray[np.float32]:
 
 
 def zero_point_of(span: Range, scale: FloatArray, bits: int, symmetric: bool) -> Codes:
-    """Zero point of each row; when symmetric, the one value 2^(bits - 1)."""
+    """Zero point of each row.
+
+    Args:
+        span: (lowest, highest) of each row [N].
+        scale: [N], as stored.
+        bits: Width of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        [N]; when symmetric, [1] with the value 2^(bits - 1).
+    """
     if symmetric:
         return np.array([1 << (bits - 1)], np.uint8)
     zero = np.rint(-span[0] / scale.astype(np.float32))
@@ -54,7 +80,16 @@ def fit(rows: NDArray[np.float32], bits: int, symmetric: bool) -> tuple[FloatArr
 
 
 def errors(rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[float]:
-    """Sum of squared errors of `rows` at each of `bits`; one pass for the ranges, one a width."""
+    """Sum of squared errors of min-max at several widths: one pass for the ranges, one per width.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Widths of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        One sum over all weights for each of `bits`.
+    """
     span = row_range(rows)
     return squared_errors(rows, [storable_scale(scale_of(span, b, symmetric)) for b in bits])
 
@@ -66,6 +101,13 @@ def wide_scales(rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool)
 
 
 def baseline_error(tensor: NDArray[np.float32]) -> float:
-    """Sum of squared errors of plain int8, the baseline of QEM: asymmetric, one float32 scale for the tensor."""
+    """Sum of squared errors of plain int8, the baseline of QEM: asymmetric, one float32 scale for the tensor.
+
+    Args:
+        tensor: The weight, of any shape.
+
+    Returns:
+        The sum over all weights.
+    """
     rows = tensor.reshape(1, -1)
     return squared_errors(rows, [scale_of(row_range(rows), 8, False)])[0]

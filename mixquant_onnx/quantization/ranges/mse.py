@@ -1,10 +1,11 @@
 """Ranges that minimise the squared error of rounding to nearest.
 
-Both ends of the range are searched, coarse to fine: a grid over all that can be better than min-max, neighbours of the
-best, then its scale and zero point by themselves. Each candidate is judged by its exact error as stored, over all
-weights of the row.
+Both ends of the range are searched, coarse to fine: a grid over all ranges that can be better than min-max, neighbours
+of the best, then its scale and zero point separately. Each candidate is evaluated by its exact error as stored, over
+all weights of the row.
 
-Source: Nagel et al. 2021, arXiv 2106.08295, section 3.1; the search is this project's.
+Source:
+    Nagel et al. 2021, arXiv 2106.08295, section 3.1; the search is this project's.
 """
 
 from __future__ import annotations
@@ -23,31 +24,32 @@ from mixquant_onnx.quantization.ranges.minmax import Range, row_range, scale_of,
 from mixquant_onnx.quantization.ranges.nearest import code_bounds
 
 _AT_ONCE = 1 << 18
-"""Weights whose rows are searched together."""
+"""Weights whose rows are searched together. Affects speed and memory alone."""
 
 _GRID = 64
 """Candidates on the grid: 8 for each end, or 64 when symmetric."""
 
 _WIDEST = 1.06
-"""The largest share of min-max that an end is tried at; takes 10 % off the error of 8 bits in blocks of 32."""
+"""Largest multiple of min-max that is tried for an end; takes 10 % off the error of 8 bits in blocks of 32."""
 
 _SAMPLE = 1 << 15
 _FEWEST_ROWS = 32
 _WORTH_IT = 4
-"""Weights and rows of the sample on which errors of a large tensor are estimated, and the share that makes it pay."""
+"""Weights and rows of the sample on which errors of a large tensor are estimated, and the size, in samples, from which
+it is worthwhile. Affects the time of plans' comparison.
+"""
 
 _ROUNDS = 3
-"""How often neighbours are tried, each time half as far away."""
+"""Rounds of neighbours, each at half the distance."""
 
 Fit = tuple[FloatArray, Codes, float]
 """Scale as stored and zero point of each row, and the squared error of all rows."""
 
 
 class _Search:
-    """The best candidate so far for each of N rows; at first that is min-max.
+    """Search for the best candidate of each of N rows, starting at min-max.
 
-    `ends` [D, N] is how far the range reaches below and above 0, in units of the min-max scale; when symmetric,
-    one end stands for both.
+    `ends` [D, N] are the distances of the ends from 0, in units of the min-max scale; when symmetric, D is 1.
     """
 
     def __init__(self, candidates: Candidates, span: Range, bits: int, symmetric: bool, half: bool) -> None:
@@ -61,12 +63,12 @@ class _Search:
         if symmetric:
             self.ends = np.full((1, len(self.unit)), positive, np.float32)
             inner = np.maximum(inner[:1] * np.float32(positive / (positive + 1)), inner[1:])
-        # Half a step beyond min-max the last level is idle, but the others may fit the weights of a short row better.
+        # Half a step beyond min-max the last level is unused, but the others may fit the weights of a short row better.
         self.outer = self.ends * np.float32(_WIDEST) + np.float32(0.5)
         self.inner = np.maximum(inner, np.float32(1e-3))
 
     def run(self) -> None:
-        """Grid, neighbours at half its pitch and less, then scale and zero point by themselves."""
+        """Try the grid, neighbours at half its pitch and less, then scale and zero point separately."""
         dimensions = len(self.ends)
         count = round(_GRID ** (1 / dimensions))
         pitch = (self.inner / self.outer) ** np.float32(1 / (count - 1))
@@ -92,7 +94,7 @@ class _Search:
             self._try(ends, scale, np.clip(np.rint(ends[0] * (self.unit / scale)), 0, self.top))
 
     def _try(self, ends: Rows, scale: Rows, zero: Rows) -> None:
-        """Candidates [K, N] with the `ends` [D, K, N] that they are from."""
+        """Evaluate candidates [K, N] with the `ends` [D, K, N] that they come from."""
         errors = self.candidates.errors(scale, zero, self.top)
         best = errors.argmin(axis=0)
         rows = np.flatnonzero(errors.min(axis=0) < self.error)
@@ -102,10 +104,10 @@ class _Search:
 
 
 def _fits(rows: Rows, widths: Sequence[int], symmetric: bool) -> list[Fit]:
-    """The best found for `rows` [N, M] at each of `widths`; on no row worse than min-max."""
+    """The best found for `rows` [N, M] at each of `widths`; never worse than min-max, on any row."""
     span = row_range(rows)
     scales = [storable_scale(scale_of(span, bits, symmetric)) for bits in widths]
-    # One scale too small for float16 makes all of them float32; the search must not bring that about.
+    # One scale too small for float16 makes all of them float32; the search must not cause that.
     halves = [scale.dtype == np.float16 for scale in scales]
     zeros = [
         np.broadcast_to(zero_point_of(span, scale, bits, symmetric), len(rows)).copy()
@@ -135,7 +137,7 @@ def _fits(rows: Rows, widths: Sequence[int], symmetric: bool) -> list[Fit]:
 
 
 def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
-    """Ranges with the least squared error found; on no row worse than min-max.
+    """Ranges with the least squared error found; never worse than min-max, on any row.
 
     Args:
         rows: Weights [N, M].
@@ -150,15 +152,33 @@ def fit(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:
 
 
 def errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
-    """Sum of squared errors of `rows` [N, M] at each of `bits`."""
+    """Sum of squared errors of `fit` at several widths.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Widths of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        One sum over all weights for each of `bits`.
+    """
     return [total for _, _, total in _fits(rows, bits, symmetric)]
 
 
 def estimated_errors(rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
-    """Estimates of `errors`, for the comparison of plans.
+    """Estimates of `errors`, for comparisons of plans.
 
-    Of a large tensor the rows of widest range are searched, and a sample of the others, whose gain over min-max is
-    assumed for all others: at most 4 % from the full search on the fetched models, in at most a third of its time.
+    In a large tensor, only the rows of widest range and a sample of the others are searched; the sample's gain over
+    min-max is assumed for all others. On the fetched models the estimate is at most 4 % from the full search, in at
+    most a third of its time.
+
+    Args:
+        rows: Weights [N, M].
+        bits: Widths of the codes, 2 to 8.
+        symmetric: Whether the zero point is fixed at the middle code.
+
+    Returns:
+        One sum over all weights for each of `bits`.
     """
     every = min(rows.size // _SAMPLE, len(rows) // _FEWEST_ROWS)
     if every < _WORTH_IT:

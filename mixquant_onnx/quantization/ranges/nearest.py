@@ -1,4 +1,4 @@
-"""The squared error of rounding rows to nearest with scales and zero points that are given."""
+"""The squared error of rounding to nearest with given scales and zero points."""
 
 from __future__ import annotations
 
@@ -28,5 +28,15 @@ def code_bounds(zero: Codes, bits: int, count: int) -> tuple[Rows, Rows]:
 
 
 def nearest_error(rows: Rows, scale: FloatArray, zero: Codes, bits: int) -> float:
-    """Sum of squared errors of `rows` [N, M] rounded to nearest with `scale` [N] and `zero` ([N] or [1])."""
+    """Sum of squared errors of rows rounded to nearest.
+
+    Args:
+        rows: Weights [N, M].
+        scale: [N].
+        zero: Zero points [N], or [1] for all rows.
+        bits: Width of the codes, 2 to 8.
+
+    Returns:
+        The sum over all weights.
+    """
     return float(row_errors(rows, scale, *code_bounds(zero, bits, len(rows))).sum())

@@ -11,10 +11,10 @@ from mixquant_onnx.numerics.rounding_error import CHUNK
 from mixquant_onnx.quantization.ranges.minmax import row_range, scale_of, zero_point_of
 
 _STEPS = 12
-"""Shares of the min-max range that are tried for both ends together."""
+"""Steps in which both ends of the min-max range shrink together."""
 
 _ROUNDS = 3
-"""How often the neighbours of the best are tried at each end, each time half as far away."""
+"""Rounds of neighbours at each end, each at half the distance."""
 
 _SMALLEST = (0.3, 0.45, 0.55, 0.65, 0.75, 0.82, 0.88)
 """For 2..8 bits: the smallest share of the min-max range that is tried."""

@@ -1,4 +1,4 @@
-"""The weights of a plan that are quantized block by block: which block each is in, and what became of the blocks."""
+"""Bookkeeping of block-wise reconstruction: the block of each weight, and the outcome of each block."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 class Blockwise:
     """Blocks in the order of the graph. Weights in no block, or in one that fails, are left to layer-by-layer methods.
 
-    Args:
+    Attributes:
         blocks: The block of each weight in one, by the weight's name.
         alone: Weights of a reconstruction method that are in no block.
-        reconstructor: Of the method of the plan; None where no weight has one.
+        reconstructor: The reconstructor of the plan's method; None where no weight has one.
         checkpoints: Finished blocks on disk; None where no weight has such a method.
-        outcomes: Filled as blocks are reconstructed or loaded: the outcome by the block's exit.
-        failed: Filled: why a block could not be reconstructed, by its exit.
-        loaded: Filled: exits of blocks that are from an earlier run.
+        outcomes: Outcome by the block's exit; filled as blocks are reconstructed or loaded.
+        failed: Why a block could not be reconstructed, by its exit; filled.
+        loaded: Exits of blocks that an earlier run finished; filled.
     """
 
     blocks: Mapping[str, Block] = field(default_factory=dict)
@@ -47,12 +47,19 @@ class Blockwise:
         return self.blocks[name].sites
 
     def status(self, name: str) -> str:
-        """What became of the block of `name`, in a few words for the progress line."""
+        """The outcome of the block of `name`, for the progress line; empty where there is none yet."""
         outcome = self.outcomes.get(self.blocks[name].exit)
         return "" if outcome is None else f": error {outcome.before:.3g} -> {outcome.after:.3g}"
 
     def load_checkpoint(self, name: str) -> dict[str, Quantized] | None:
-        """The weights of the block of `name` as an earlier run made them; None where it did not."""
+        """The weights of a block from an earlier run.
+
+        Args:
+            name: A weight of the block.
+
+        Returns:
+            All its weights by name; None where there is no checkpoint.
+        """
         block = self.blocks[name]
         found = None if self.checkpoints is None else self.checkpoints.load(block)
         if found is None:
@@ -64,14 +71,14 @@ class Blockwise:
         return made
 
     def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized] | None:
-        """Reconstruct the block of the weight `name`.
+        """Reconstruct the block of a weight.
 
         Args:
             name: A weight of the block.
-            starts: All its weights, quantized layer by layer without the samples that judge.
+            starts: All its weights, quantized layer by layer without the held-out samples.
 
         Returns:
-            The weights by name. None where nothing is gained, or it cannot be done, which becomes a note.
+            The weights by name; None where nothing is gained, or it cannot be done (which becomes a note).
         """
         block = self.blocks[name]
         assert self.reconstructor is not None
@@ -83,7 +90,11 @@ class Blockwise:
         return made
 
     def save_checkpoint(self, name: str, made: Mapping[str, Quantized]) -> None:
-        """Save the finished block of `name`, where it was reconstructed or tried.
+        """Save a finished block, where it was reconstructed or tried.
+
+        Args:
+            name: A weight of the block.
+            made: All its weights by name.
 
         Raises:
             OutputError: The file cannot be written.
@@ -94,7 +105,7 @@ class Blockwise:
             self.checkpoints.save(block, made, outcome)
 
     def notes(self) -> tuple[str, ...]:
-        """What the user should know: errors before and after, weights left open, blocks that did not work."""
+        """Notes for the user: errors before and after, undecided weights, failed blocks."""
         notes = []
         if self.alone:
             notes.append(
@@ -118,15 +129,18 @@ def blockwise(
 ) -> Blockwise:  # fmt: skip
     """The blocks of the weights whose method reconstructs; empty where there is none.
 
-    A plan has one such method: that of the first weight with one makes the reconstructor.
+    A plan has one such method: the reconstructor is that of the first weight with one.
 
     Args:
         model: The float model.
         current: Its copy, in which weights are replaced as they are finished.
         weights: All weights of `model` by name: where blocks end depends on all of them.
         schemes: The plan, by name.
-        calibration: The data, with samples held back.
+        calibration: The data, with held-out samples.
         settings: Seed, iterations, folder of checkpoints.
+
+    Returns:
+        The blocks, none of them reconstructed yet.
     """
     makers = {name: method(scheme.method).reconstruction for name, scheme in schemes.items()}
     wanted = [name for name, maker in makers.items() if maker is not None]

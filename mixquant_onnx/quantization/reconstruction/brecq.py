@@ -1,6 +1,9 @@
-"""BRECQ: block after block, learn the rounding so that the block's output comes close to the float model's.
+"""BRECQ: block by block, learn the rounding that brings the block's output close to the float model's.
 
-The block's inputs are those of the partly quantized model. Source: Li et al. 2021, arXiv 2102.05426.
+The block's inputs are those of the partly quantized model.
+
+Source:
+    Li et al. 2021, arXiv 2102.05426.
 """
 
 from __future__ import annotations
@@ -28,18 +31,23 @@ from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import RuntimeFailure
 
 FEWEST_ROWS = 16
-"""Rows of data that a block needs: two of them judge."""
+"""Fewest samples for a block, of which two are held out."""
 
 _TOLERANCE = 1e-3
-"""Largest difference of a block in torch to ONNX Runtime, as a share of its largest output: well above float32 rounding
-of sums, well below the error of quantization."""
+"""Largest difference between a block in torch and in ONNX Runtime, relative to its largest output: well above float32
+rounding of sums, well below the error of quantization.
+"""
 
 _FEW_ROWS = 5
-"""Rows on which it is checked whether outputs of single rows are independent of the others."""
+"""Samples on which it is checked that outputs of single samples are independent of the others."""
 
 
 class Brecq:
-    """The `Reconstructor` of BRECQ."""
+    """The `Reconstructor` of BRECQ.
+
+    Args:
+        task: Models, weights, blocks and data.
+    """
 
     def __init__(self, task: ReconstructionTask) -> None:
         names = list(dict.fromkeys(name for block in task.blocks for name in (*block.inputs, block.exit)))
@@ -75,7 +83,10 @@ class Brecq:
         return {name: soft[value].hardened() for value, name in stored.items()}, outcome
 
     def advance(self, block: Block) -> None:
-        """See `Reconstructor`. The same runs as in `reconstruct`: ONNX Runtime's sums depend on how a graph is cut."""
+        """See `Reconstructor`.
+
+        Makes the same runs as `reconstruct`: ONNX Runtime's sums depend on how a graph is cut.
+        """
         self._float.advance([*block.inputs, block.exit])
         self._quantized.advance(block.inputs)
 
@@ -92,7 +103,7 @@ class Brecq:
         return program
 
     def _samples(self, block: Block, program: Program) -> Samples:
-        """Inputs of the block in the quantized model, and what the float model gives. Raises Misfit, RuntimeFailure."""
+        """Inputs of the block in the quantized model, and outputs of the float model. Raises Misfit, RuntimeFailure."""
         own = list(self._float.values([*block.inputs, block.exit]))
         constants = _constants(self._task.model, program)
         first = {name: _tensor(own[0][name]) for name in (*block.inputs, block.exit)}
@@ -128,7 +139,7 @@ def _values(tensor: object) -> NDArray[np.generic]:
 def _check(
     program: Program, output: str, constants: Mapping[str, Tensor], given: Mapping[str, Tensor], wanted: Tensor
 ) -> None:
-    """Raises Misfit where torch does not give what ONNX Runtime gave."""
+    """Raise Misfit where torch and ONNX Runtime differ."""
     try:
         with torch.no_grad():
             found = program.run({**constants, **given}, [output])[0]
@@ -145,7 +156,7 @@ def _check(
 def _check_rows(
     block: Block, program: Program, constants: Mapping[str, Tensor], feeds: Sequence[Mapping[str, FloatArray]]
 ) -> None:
-    """Raises Misfit where some rows alone, in another order, do not give what they give among all."""
+    """Raise Misfit where outputs of some samples depend on the others in the batch."""
     targets = [feed[block.exit] for feed in feeds]
     rows, fixed = _apart(block.inputs, feeds, [len(target) for target in targets])
     some = torch.arange(sum(map(len, targets))).flip(0)[::2]
@@ -158,7 +169,7 @@ def _check_rows(
 
 
 def _few(feeds: Sequence[Mapping[str, FloatArray]], output: str) -> list[Mapping[str, FloatArray]]:
-    """The first feeds, with at least five rows in all."""
+    """The first batches, with at least five samples in total."""
     found: list[Mapping[str, FloatArray]] = []
     for feed in feeds:
         if sum(len(one[output]) for one in found) >= _FEW_ROWS:
@@ -170,7 +181,7 @@ def _few(feeds: Sequence[Mapping[str, FloatArray]], output: str) -> list[Mapping
 def _apart(
     names: Sequence[str], feeds: Sequence[Mapping[str, FloatArray]], counts: Sequence[int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inputs that have a row for each row of the output, and those that are the same for all. Raises Misfit."""
+    """Inputs with one entry for each sample, and inputs that are the same for all. Raises Misfit."""
     rows: dict[str, Tensor] = {}
     fixed: dict[str, Tensor] = {}
     for name in names:
@@ -185,7 +196,7 @@ def _apart(
 
 
 def _along(values: Sequence[FloatArray], counts: Sequence[int]) -> bool:
-    """Whether each value has the rows of its feed along its first axis."""
+    """Whether the first axis of each value has one entry for each sample of its batch."""
     return all(
         v.ndim > 0 and len(v) == n and v.shape[1:] == values[0].shape[1:] for v, n in zip(values, counts, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Finished blocks in a folder, so that a run that was stopped can be resumed (--resume)."""
+"""Finished blocks on disk, so that an interrupted run can be resumed (--resume)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mixquant_onnx.numerics.scheme import Quantized, Scheme
 from mixquant_onnx.quantization.reconstruction.reconstructor import Outcome, ReconstructionTask
 
 _VERSION = 3
-"""Counts up where blocks are reconstructed in another way, so that older checkpoints are not loaded."""
+"""Incremented when reconstruction changes, so that older checkpoints are not loaded."""
 
 _PARTS = ("codes", "scale", "zero_point")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Checkpoints:
-    """The checkpoints of one task: one .npz file a block, named by `key` and the block's exit.
+    """The checkpoints of one task: one .npz file per block, named by `key` and the block's exit.
 
-    Args:
+    Attributes:
         task: The task; its settings name the folder, None for no checkpoints.
         schemes: Schemes of all weights of the plan, by name.
         key: From `key_of`: a checkpoint of another model, plan, data or settings is not found.
@@ -36,7 +36,12 @@ class Checkpoints:
     key: str
 
     def save(self, block: Block, made: Mapping[str, Quantized], outcome: Outcome) -> None:
-        """Write the weights of `block`, under a temporary name first.
+        """Write the weights of a block, under a temporary name first.
+
+        Args:
+            block: The block.
+            made: Its weights by name.
+            outcome: Its errors.
 
         Raises:
             OutputError: The file cannot be written.
@@ -53,7 +58,14 @@ class Checkpoints:
             unfinished.replace(file)
 
     def load(self, block: Block) -> tuple[dict[str, Quantized], Outcome] | None:
-        """The weights of `block` by name and their outcome; None where no complete checkpoint is found."""
+        """Read the weights of a block.
+
+        Args:
+            block: The block.
+
+        Returns:
+            Its weights by name and their outcome; None where no complete checkpoint is found.
+        """
         file = self._file(block)
         if file is None:
             return None
@@ -80,7 +92,15 @@ class Checkpoints:
 
 
 def key_of(task: ReconstructionTask, schemes: Mapping[str, Scheme]) -> str:
-    """Digest of all that a block depends on: the model, the plan, the data and the settings; 16 hex digits."""
+    """Digest of everything that a block depends on: the model, the plan, the data and the settings.
+
+    Args:
+        task: Models, weights, data and settings.
+        schemes: Schemes of all weights of the plan, by name.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     settings = task.settings
     digest = hashlib.sha256(task.model.SerializeToString(deterministic=True))
     digest.update(repr(sorted((name, str(scheme)) for name, scheme in schemes.items())).encode())

@@ -1,6 +1,7 @@
-"""How strongly the network's output depends on each value at the exits of the blocks.
+"""Importance of the values at the exits of blocks for the network's output.
 
-Source: the Fisher weights of BRECQ, Li et al. 2021, arXiv 2102.05426.
+Source:
+    The Fisher weights of BRECQ, Li et al. 2021, arXiv 2102.05426.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from mixquant_onnx.quantization.reconstruction.torch_operators import Program, U
 from mixquant_onnx.runtime.session import Feed
 
 MOST_VALUES = 1 << 28
-"""Most importances kept, 1 GiB of float32; beyond, all count as 1."""
+"""Most importances in memory, 1 GiB of float32; beyond, all are 1."""
 
 _DRAWS = 4
-"""Random directions that derivatives are estimated from."""
+"""Random directions for the estimate of derivatives."""
 
 
 def importances(model: ModelProto, exits: Sequence[str], feeds: Sequence[Feed], seed: int) -> dict[str, Tensor]:
     """Importance of each value at the exits of blocks: (1 + |g| / mean |g|) / 2.
 
     g^2 is the diagonal of J^T J, J the derivative of the first output, estimated from random directions of it. Squares
-    themselves do harm: the largest few dominate the loss.
+    themselves are harmful: the largest few dominate the loss.
 
     Args:
         model: The float model.
         exits: Names of values.
-        feeds: Inputs of the model by name.
-        seed: Of the directions.
+        feeds: Batches: inputs of the model by name.
+        seed: Seed of the directions.
 
     Returns:
-        By name, with the rows of all feeds along the first axis. Empty where torch lacks an operator of the model, or
-        there are more than MOST_VALUES.
+        By name, with the samples of all batches along the first axis. Empty where torch lacks an operator of the model,
+        or there are more than MOST_VALUES.
     """
     try:
         program = Program(list(model.graph.node))
@@ -66,7 +67,10 @@ def _fit(parts: Sequence[Tensor]) -> bool:
 def _squares(
     program: Program, values: dict[str, Tensor], exits: Sequence[str], output: str, random: torch.Generator
 ) -> list[Tensor]:
-    """Mean squared derivative at each exit; each is made to start a graph of its own, so nothing else is kept."""
+    """Mean squared derivative at each exit.
+
+    Each exit starts a graph of its own, so that nothing else stays in memory.
+    """
     taps: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The rounding of all weights of a block, learned together on the block's output.
 
-Source: BRECQ, Li et al. 2021, arXiv 2102.05426; the parametrisation of each weight is AdaRound's.
+Source:
+    BRECQ, Li et al. 2021, arXiv 2102.05426; the parametrisation of each weight is AdaRound's.
 """
 
 from __future__ import annotations
@@ -21,35 +22,36 @@ _STRENGTH = 1.0
 """Weight of the regulariser, in units of the loss's mean gradient at round to nearest."""
 
 _NEAR = (0.1, 1.0)
-"""Strengths of a proximal term (a change's own error) in the loss, so that weights without effect stay as they are; the
-second is tried where the first does worse on other rows. Without it Adam moves every weight, and 300 steps on
-EfficientNet-Lite0 end above the loss that they started from, on the rows that they learn from."""
+"""Strengths of a proximal term (the squared change of each weight) in the loss, so that weights without effect do not
+change; the second is tried where the first does worse on held-out samples. Without it Adam moves every weight, and 300
+steps on EfficientNet-Lite0 end above the initial loss on the training samples (docs/experiment-brecq.md).
+"""
 
 _DRAWS = 16
-"""Random directions that the curvature is estimated from."""
+"""Random directions for the estimate of the curvature."""
 
 _HELD = 8
-"""Every how many rows one is kept from learning where none are held back, to detect overfitting."""
+"""One of this many samples is held out, where none are held out already, to detect overfitting."""
 
 _BATCH = (4, 16)
-"""Fewest and most rows of a step."""
+"""Fewest and most samples per step."""
 
 _VALUES = 1 << 19
-"""Values that the rows of a step take and give, about."""
+"""Approximate number of values in a step, inputs and outputs together: bounds memory."""
 
 _LOOK = 25
-"""Iterations between checks whether all weights are at a level: then gradients are 0."""
+"""Iterations between checks whether all weights are at a level: then gradients are 0. Affects speed alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Samples:
-    """Inputs and wanted outputs of a block.
+    """Inputs and target outputs of a block.
 
-    Args:
+    Attributes:
         rows: Inputs by name, with samples along the first axis.
         fixed: Inputs that are the same for all samples.
         target: The float model's output for the same samples [count, ...].
-        learned: The first samples are learned from, the others judge.
+        learned: Number of leading samples for learning; the others are held out.
         importance: A factor for each squared error, of the shape of `target`; None for 1.
     """
 
@@ -66,19 +68,26 @@ class Samples:
 
     @property
     def at_once(self) -> int:
-        """Samples of a step, fewer where each is large: an image of 112 x 112 has 12544 positions by itself."""
+        """Samples per step, fewer where each is large: an image of 112 x 112 has 12544 positions by itself."""
         held = sum(value[0].numel() for value in self.rows.values()) + self.target[0].numel()
         return max(_BATCH[0], min(_BATCH[1], _VALUES // max(held, 1)))
 
     def batch(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Inputs by name, targets and importance of the samples `index`."""
+        """The samples at some positions.
+
+        Args:
+            index: Positions.
+
+        Returns:
+            Inputs by name, targets, and importance or None.
+        """
         chosen = {name: value[index] for name, value in self.rows.items()}
         weight = None if self.importance is None else self.importance[index]
         return {**chosen, **self.fixed}, self.target[index], weight
 
 
 def channel_axis(target: Tensor) -> int:
-    """The axis that the loss is summed over: 1 of images, else the last."""
+    """The axis that the loss is summed over: 1 for images, else the last."""
     return 1 if target.ndim == 4 else target.ndim - 1
 
 
@@ -86,7 +95,7 @@ def channel_axis(target: Tensor) -> int:
 class BlockLoss:
     """The error of a block's output as a function of its weights.
 
-    Args:
+    Attributes:
         program: The block's nodes.
         output: Name of its output.
         constants: Its stored tensors that are not learned, by name.
@@ -99,11 +108,27 @@ class BlockLoss:
     samples: Samples
 
     def found(self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Tensor:
-        """The output for the inputs `given`, with `weights` by tensor name."""
+        """The block's output.
+
+        Args:
+            weights: Weights by tensor name.
+            given: Inputs by name.
+
+        Returns:
+            The output [samples, ...].
+        """
         return self.program.run({**self.constants, **given, **weights}, [self.output])[0]
 
     def on(self, weights: Mapping[str, Tensor], index: Tensor) -> Tensor:
-        """The mean squared error on the samples `index`, summed over channels; squares times the importance."""
+        """Differentiable loss of some samples.
+
+        Args:
+            weights: Weights by tensor name.
+            index: Positions of the samples.
+
+        Returns:
+            Mean squared error, summed over channels, each square multiplied by its importance.
+        """
         given, target, importance = self.samples.batch(index)
         error = (self.found(weights, given) - target) ** 2
         if importance is not None:
@@ -111,7 +136,15 @@ class BlockLoss:
         return error.sum(channel_axis(target)).mean()
 
     def error(self, weights: Mapping[str, Tensor], rows: Tensor) -> float:
-        """The same as a number, over all of `rows`."""
+        """The loss as a number, without gradients.
+
+        Args:
+            weights: Weights by tensor name.
+            rows: Positions of the samples.
+
+        Returns:
+            Mean over the samples.
+        """
         total = 0.0
         with torch.no_grad():
             for index in torch.split(rows, self.samples.at_once):
@@ -122,17 +155,17 @@ class BlockLoss:
 def learn(
     loss: BlockLoss, soft: Mapping[str, SoftWeight], start: Mapping[str, Tensor], iterations: int, seed: int
 ) -> Outcome:
-    """Learn the rounding of a block's weights so that its output comes close to the target.
+    """Learn the rounding of a block's weights that brings its output close to the target.
 
     Args:
         loss: The error of the block's output.
         soft: Its weights by tensor name; changed in place.
-        start: The weights as quantized already, which the outcome is compared with.
-        iterations: Steps of Adam, at most.
-        seed: Of the drawn rows and directions.
+        start: The weights as quantized before, for comparison.
+        iterations: Most steps of Adam.
+        seed: Seed of the choice of samples and directions.
 
     Returns:
-        The errors before and after, on samples that were not learned from.
+        The errors before and after, on held-out samples.
 
     Raises:
         RuntimeError: From torch, or where a weight has no effect on the output.
@@ -159,7 +192,7 @@ def _descend(
     loss: BlockLoss, soft: Mapping[str, SoftWeight], learned: Tensor, iterations: int, random: torch.Generator,
     proximal: Mapping[str, Tensor],
 ) -> int:  # fmt: skip
-    """Adam on the rows `learned`, with `proximal` curvatures; the iterations that it took."""
+    """Run Adam on the samples `learned`, with `proximal` curvatures; returns the number of iterations."""
     adam = torch.optim.Adam([weight.hidden for weight in soft.values()], lr=RATE)
     warm = warm_up(iterations)
     step = 0
@@ -185,7 +218,7 @@ def _drawn(rows: Tensor, count: int, random: torch.Generator) -> Tensor:
 def _curvatures(
     loss: BlockLoss, start: Mapping[str, Tensor], learned: Tensor, random: torch.Generator
 ) -> dict[str, Tensor]:
-    """How fast the loss grows with the square of each weight's change alone, by name.
+    """Second derivative of the loss along each weight alone, by name.
 
     The diagonal of J^T J, J the derivative of the output, estimated from random directions of it.
     """
@@ -205,14 +238,14 @@ def _curvatures(
 
 
 def _rows(samples: Samples) -> tuple[Tensor, Tensor]:
-    """Rows to learn from, and to judge by; of at least 8."""
+    """Positions of samples for learning, and of held-out samples; at least 8 in total."""
     every = torch.arange(samples.count)
     held = every >= samples.learned if samples.learned < samples.count else every % _HELD == _HELD - 1
     return every[~held], every[held]
 
 
 def _set_units(loss: BlockLoss, soft: Mapping[str, SoftWeight]) -> None:
-    """The unit of each regulariser: the mean derivative by the rounding, where all weights are at a level."""
+    """Set the unit of each regulariser: the mean derivative by the rounding, where all weights are at a level."""
     ups = {name: (weight.up().detach() > 0.5).float().requires_grad_(True) for name, weight in soft.items()}
     index = torch.arange(min(4 * loss.samples.at_once, loss.samples.count))
     loss.on({name: soft[name].at(up) for name, up in ups.items()}, index).backward()  # type: ignore[no-untyped-call]

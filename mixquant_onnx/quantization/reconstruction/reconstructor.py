@@ -1,4 +1,4 @@
-"""What every method of block reconstruction is given, and what it gives back. Nothing here needs torch."""
+"""The interface of block reconstruction: its task, its outcome, its protocol. Does not need torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Misfit(Exception):
 class Outcome:
     """Result of one block.
 
-    Args:
-        before: Squared error of the block's output, quantized layer by layer, on rows that were not learned from.
-        after: The same once reconstructed.
+    Attributes:
+        before: Squared error of the block's output, quantized layer by layer, on held-out samples.
+        after: The same after reconstruction.
         still_open: Share of the weights that ended between two levels.
         iterations: Steps of the optimizer.
     """
@@ -38,15 +38,15 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReconstructionTask:
-    """What is to be reconstructed.
+    """The input of a reconstruction.
 
-    Args:
+    Attributes:
         model: The float model.
         current: Its copy, in which the weights of finished blocks and layers have been replaced.
         weights: All weights of `model` by name.
         blocks: The blocks in the order of the graph.
-        feeds: Calibration data: inputs of the model by name.
-        learned: How many of the first `feeds` are learned from; the others judge what was learned.
+        feeds: Calibration batches: inputs of the model by name.
+        learned: Number of leading `feeds` for learning; the others are held out.
         settings: Seed and iterations.
     """
 
@@ -77,4 +77,8 @@ class Reconstructor(Protocol):
         """
 
     def advance(self, block: Block) -> None:
-        """Go on behind `block`, whose weights are known from an earlier run, as `reconstruct` would."""
+        """Move past a block whose weights are known from an earlier run, as `reconstruct` would.
+
+        Args:
+            block: The next block.
+        """

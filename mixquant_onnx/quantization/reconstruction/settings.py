@@ -1,4 +1,4 @@
-"""Settings of the reconstruction of blocks."""
+"""Settings of block reconstruction."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from mixquant_onnx.errors import OptionError
 
 _MOST_ITERATIONS = 1_000_000
-"""Larger numbers are taken for typing errors: 500 is the default, 200 were enough in docs/experiment-brecq.md."""
+"""Guard against typing errors; 500 is the default, 200 were enough in docs/experiment-brecq.md."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reconstruction:
     """How blocks are reconstructed.
 
-    Args:
-        seed: Of the random draws of rows and directions.
+    Attributes:
+        seed: Seed of the random choice of samples and directions.
         iterations: Steps of Adam for each block.
-        resume: Folder where finished blocks are saved and looked for; None for none.
+        resume: Folder of finished blocks; None for no checkpoints.
 
     Raises:
         OptionError: A number is out of range.

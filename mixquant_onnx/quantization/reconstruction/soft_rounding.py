@@ -1,6 +1,7 @@
 """A weight whose rounding, up or down, is being learned.
 
-Source: AdaRound, Nagel et al. 2020, arXiv 2004.10568, equations 22 to 24.
+Source:
+    AdaRound, Nagel et al. 2020, arXiv 2004.10568, equations 22 to 24.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.quantization.rounding.adaround import STRETCH
 
 _DECIDED = 0.5
-"""How far a weight starts towards the level it has, from its own place between the two."""
+"""Initial position: this share of the way from the float value to the current level. A half lets every weight move."""
 
 
 class SoftWeight:
-    """Each element between two neighbouring levels: the one that it has, and the next one towards its float value.
+    """A weight whose elements lie between two neighbouring levels.
+
+    The levels of an element are its current one, and the next towards its float value.
 
     Args:
         weight: The float weight.
-        q: The same weight quantized; gives scales, zero points and the levels to start from.
+        q: The same weight quantized; gives scales, zero points and the initial levels.
     """
 
     def __init__(self, weight: NDArray[np.float32], q: Quantized) -> None:
@@ -52,36 +55,61 @@ class SoftWeight:
         self.begin()
 
     def begin(self) -> None:
-        """Back to the start: nothing learned."""
+        """Reset to the initial position."""
         self.hidden = self._start.clone().requires_grad_(True)
 
     def up(self) -> Tensor:
-        """Share of the way to the upper level, 0 to 1, of the weight's shape (the rectified sigmoid)."""
+        """The rectified sigmoid h (equation 23): position between the lower level, 0, and the upper, 1.
+
+        Returns:
+            A tensor of the weight's shape, differentiable by `hidden`.
+        """
         low, high = STRETCH
         return (torch.sigmoid(self.hidden) * (high - low) + low).clamp(0, 1)
 
     def at(self, up: Tensor) -> Tensor:
-        """The weight where each element is the share `up` of the way to its upper level."""
+        """The dequantized weight at a position.
+
+        Args:
+            up: Position of each element between its levels, 0 to 1.
+
+        Returns:
+            A tensor of the weight's shape.
+        """
         return ((self._floor + up).clamp(max=self._highest) - self._zero) * self._scale
 
     def away(self, curvature: Tensor) -> Tensor:
-        """Sum of `curvature` x squared distance from the weight that it started as."""
+        """Sum of `curvature` x squared distance from the initial levels.
+
+        Args:
+            curvature: Of the weight's shape.
+
+        Returns:
+            A scalar, differentiable by `hidden`.
+        """
         return (curvature * ((self._floor + self.up() - self._code) * self._scale) ** 2).sum()
 
     def indecision(self, beta: float) -> Tensor:
-        """The regulariser, in units of the loss: sum of 1 - |2 h - 1|^beta (equation 24)."""
+        """The regulariser: sum of 1 - |2 h - 1|^beta (equation 24), in units of the loss.
+
+        Args:
+            beta: Exponent.
+
+        Returns:
+            A scalar, differentiable by `hidden`.
+        """
         return self.unit * (1 - (2 * self.up() - 1).abs().pow(beta)).sum()
 
     def open_share(self) -> float:
-        """Share of the weights that are between levels."""
+        """Share of the elements that are between levels."""
         up = self.up()
         return float(((up > 0.01) & (up < 0.99)).float().mean())
 
     def decided(self) -> Tensor:
-        """`up`, all of it at one of the two levels."""
+        """`up` rounded to 0 or 1."""
         return (self.hidden.detach() > 0).float()
 
     def hardened(self) -> Quantized:
-        """The weight with the codes that were learned."""
+        """The quantized weight with the learned codes."""
         codes = (self._floor + self.decided()).clamp(max=self._highest).to(torch.uint8)
         return replace(self._q, codes=codes.numpy())

@@ -1,4 +1,4 @@
-"""Which operators a block may hold. Nothing here needs torch."""
+"""Operators that a block may contain. Does not need torch."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from mixquant_onnx.model.operators import operator_of
 
 
 def is_known(node: NodeProto) -> bool:
-    """Whether torch computes the node here: its row in `model/operators.py` has a torch function."""
+    """Whether a node can be computed in torch: its row in `model/operators.py` has a torch function."""
     return operator_of(node).torch != ""

@@ -1,8 +1,8 @@
 """ONNX operators as differentiable torch functions: (attributes, inputs) -> output or outputs.
 
-Which function computes an operator is in its row of `model/operators.py`; here are those that torch does not have under
-that name. Written here because the converters of the package index (onnx2pytorch 0.6, onnx2torch 1.5) do not import
-without torchvision, and take weights as parameters of modules; here they are tensors that the caller computes.
+The row in `model/operators.py` names the function of an operator; this module has those that torch does not provide
+under that name. It exists because the converters on PyPI (onnx2pytorch 0.6, onnx2torch 1.5) do not import without
+torchvision, and store weights as parameters of modules; here they are tensors that the caller computes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from mixquant_onnx.quantization.reconstruction.supported import is_known
 
 At = Mapping[str, Any]
 Function = Callable[[At, Sequence[Any]], Any]
+"""(attributes of the node, inputs) -> output, or list of outputs."""
 
 _TYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
 
 
 class UnknownOperator(Exception):
-    """An operator, or a form of one, that is not in the table."""
+    """An operator, or a form of one, that is not supported."""
 
 
 def _pads(at: At, x: Tensor, kernel: Sequence[int], value: float = 0.0) -> Tensor:
@@ -222,10 +223,16 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def function_of(name: str) -> Function:
-    """The function of the name in an operator's row.
+    """The function for a name in an operator's row.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The function, from this module or from torch.
 
     Raises:
-        UnknownOperator: Neither this module nor torch has it.
+        UnknownOperator: Neither has it.
     """
     if name in FUNCTIONS:
         return FUNCTIONS[name]
@@ -235,6 +242,7 @@ def function_of(name: str) -> Function:
 
 
 Tap = Callable[[str, Tensor], Tensor]
+"""(name, value) -> the value to use instead."""
 
 
 class Program:
@@ -243,8 +251,11 @@ class Program:
     Args:
         nodes: Nodes in the order of the graph.
 
+    Attributes:
+        reads: Names of all inputs of the nodes.
+
     Raises:
-        UnknownOperator: torch does not compute a node here.
+        UnknownOperator: A node is not supported.
     """
 
     def __init__(self, nodes: Sequence[NodeProto]) -> None:
@@ -264,14 +275,13 @@ class Program:
         Args:
             values: Inputs, stored tensors and weights by name; nodes whose outputs are given are not run.
             wanted: Names of the values to compute.
-            taps: Functions (name, value) -> value, called with the values of their names; what they return takes the
-                value's place.
+            taps: Functions called with the values of their names; what they return replaces the value.
 
         Returns:
             The values, in the order of `wanted`.
 
         Raises:
-            UnknownOperator: A form of an operator that torch does not compute here.
+            UnknownOperator: A form of an operator is not supported.
         """
         known: dict[str, Any] = dict(values)
         for node, at, function in zip(self._nodes, self._attributes, self._functions, strict=True):

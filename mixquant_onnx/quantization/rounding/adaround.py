@@ -1,9 +1,10 @@
-"""AdaRound on second moments: each weight is rounded up or down, as learned by gradient descent.
+"""AdaRound on second moments: rounding up or down is learned by gradient descent.
 
-The paper's loss |W x - Q x|^2 over samples is tr((Q - W) M (Q - W)^T), so its gradient is 2 (Q - W) M: one product of
-matrices an iteration, without samples or autodiff. The schedule is shared with the reconstruction of blocks.
+The paper's loss |W x - Q x|^2 over samples is tr((Q - W) M (Q - W)^T), so its gradient is 2 (Q - W) M: one matrix
+product per iteration, without samples or autodiff. The schedule is shared with block reconstruction.
 
-Source: Nagel et al. 2020, arXiv 2004.10568.
+Source:
+    Nagel et al. 2020, arXiv 2004.10568.
 """
 
 from __future__ import annotations
@@ -16,31 +17,37 @@ STRETCH = (-0.1, 1.1)
 """(low, high) of the rectified sigmoid, sigmoid x (high - low) + low clipped to 0..1 (equations 22 to 24)."""
 
 RATE = 0.1
-"""Learning rate of Adam."""
+"""Learning rate of Adam, as in BRECQ's block reconstruction here."""
 
 _WARM_UP = 0.2
-"""Share of the iterations before the regulariser sets in."""
+"""Share of the iterations before the regulariser is added, as published."""
 
 _EXPONENTS = (20.0, 2.0)
-"""First and last exponent of the regulariser, 1 - |2 h - 1|^beta."""
+"""First and last exponent of the regulariser, 1 - |2 h - 1|^beta, as published."""
 
 _ITERATIONS = 500
+"""Steps of Adam; the published 10,000 use mini-batches, here every step uses all data."""
 
 _STRENGTH = 0.3
-"""Weight of the regulariser against a loss in units of rounding errors (s^2 E[x^2] = 1 on average over a row).
-
-Of 0.0002 to 1 the least loss on correlated inputs; a weak one leaves weights between levels."""
+"""Weight of the regulariser against a loss in units of rounding errors (s^2 E[x^2] = 1 on average over a row). Of
+0.0002 to 1 it has the least loss on correlated inputs; weaker ones leave weights between levels.
+"""
 
 
 def warm_up(iterations: int) -> int:
-    """Iterations before the regulariser sets in."""
+    """Number of iterations before the regulariser is added."""
     return int(_WARM_UP * iterations)
 
 
 def annealed_exponent(step: int, iterations: int) -> np.float64:
-    """The exponent of the regulariser at `step` (end of the warm-up to `iterations`); it falls as a cosine.
+    """The exponent of the regulariser; it falls as a cosine after the warm-up.
 
-    A NumPy scalar: powers of float32 arrays by it are taken in float64.
+    Args:
+        step: Current iteration, after the warm-up.
+        iterations: All iterations.
+
+    Returns:
+        A NumPy scalar: powers of float32 arrays by it are computed in float64.
     """
     warm = warm_up(iterations)
     first, last = _EXPONENTS
@@ -50,6 +57,9 @@ def annealed_exponent(step: int, iterations: int) -> np.float64:
 
 def solve(problem: Problem) -> Rows:
     """Round by AdaRound.
+
+    Args:
+        problem: The rounding problem.
 
     Returns:
         Levels [groups, n, K], each the one below or above its target.

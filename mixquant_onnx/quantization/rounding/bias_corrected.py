@@ -1,10 +1,13 @@
-"""Rounding that keeps the mean of a layer's output, from means and variances of its inputs.
+"""Rounding that preserves the mean of a layer's output, from means and variances of its inputs.
 
-Rounding to nearest minimises the error of the weights; the error of the output is sum_j e_j x_j, whose mean square
-for uncorrelated inputs is (sum_j e_j mean_j)^2 + sum_j e_j^2 var_j. The first term, a shift of the output, does most
-harm in networks whose activations are positive (Nagel et al. 2019, arXiv 1906.04721, correct it in the biases; Guo et
-al. 2022, arXiv 2202.07471, by rounding). Here a few weights of each row are rounded the other way, those that add the
-least variance for the shift they remove, until the sum of both terms is least.
+Rounding to nearest minimises the error of the weights; the error of the output is sum_j e_j x_j, whose mean square for
+uncorrelated inputs is (sum_j e_j mean_j)^2 + sum_j e_j^2 var_j. The first term, a shift of the output, is the most
+harmful in networks with positive activations. Here a few weights of each row are rounded the other way, those with the
+least added variance per removed shift, until the sum of both terms is minimal.
+
+Source:
+    Nagel et al. 2019, arXiv 1906.04721, correct the shift in the biases; Guo et al. 2022, arXiv 2202.07471, by
+    rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from mixquant_onnx.data.moments import Moments
 from mixquant_onnx.numerics.arrays import Codes
 
 _AT_ONCE = 1 << 20
-"""Weights worked on at once: about 4 MiB an array; does not change the result."""
+"""Weights processed at once: about 4 MiB per array; does not change the result."""
 
 
 def compensate(
@@ -68,7 +71,7 @@ def _compensate(
     effect = step * mean * toward
     moved = codes.astype(np.int16) + toward.astype(np.int16)
     allowed = (effect * shift > 0) & (moved >= 0) & (moved <= highest)
-    # Rounding j the other way takes |effect| from the shift and adds this much variance.
+    # Rounding j the other way reduces the shift by |effect| and increases the variance by this.
     price = variance * step * (step - 2 * np.abs(error))
     gain = np.abs(effect)
     ratio = np.where(allowed, price / np.maximum(gain, np.float32(1e-30)), np.float32(np.inf))

@@ -1,7 +1,9 @@
-"""Coordinate descent: each weight in turn takes the level that is best given all others of its row.
+"""Coordinate descent: each weight takes the level that is optimal given all others of its row.
 
-As QuantEase (Behdin et al. 2023, arXiv 2309.01885). Started from GPTQ's codes it lowers the error that is left in
-columns which GPTQ had already fixed.
+Started from GPTQ's codes it reduces the error that is left in columns which GPTQ had already fixed.
+
+Source:
+    QuantEase, Behdin et al. 2023, arXiv 2309.01885.
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ import numpy as np
 from mixquant_onnx.quantization.rounding.objective import Problem, Rounding, Rows
 
 _BATCH = 64
-"""Columns after which slopes are computed anew; does not change the result."""
+"""Columns after which gradients are recomputed; does not change the result."""
 
 _SWEEPS = 10
 """Most sweeps over all columns."""
 
 _SETTLED = 1e-3
-"""Share of weights changed in a sweep below which it ends: later sweeps hardly lower the error."""
+"""Share of weights changed in a sweep, below which it ends: later sweeps hardly reduce the error."""
 
 
 def solve(problem: Problem, start: Rows, sweeps: int = _SWEEPS) -> Rows:
@@ -59,5 +61,12 @@ def solve(problem: Problem, start: Rows, sweeps: int = _SWEEPS) -> Rows:
 
 
 def after(rounding: Rounding) -> Rounding:
-    """`rounding`, improved by coordinate descent."""
+    """A rounding method followed by coordinate descent.
+
+    Args:
+        rounding: The method that gives the initial levels.
+
+    Returns:
+        The combined method.
+    """
     return lambda problem: solve(problem, rounding(problem))

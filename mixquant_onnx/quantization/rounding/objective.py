@@ -17,7 +17,7 @@ Rows = NDArray[np.float32]
 class Problem:
     """Find levels Q = scale x (code - zero point) that minimise tr((Q - W) M (Q - W)^T).
 
-    Args:
+    Attributes:
         target: The weights W [groups, n, K].
         scale: Broadcasts against `target`.
         zero_point: Broadcasts against `target`.
@@ -32,7 +32,16 @@ class Problem:
     matrix: Rows
 
     def nearest(self, values: Rows, scale: Rows, zero_point: Rows) -> Rows:
-        """The level nearest to each of `values`, which broadcasts with both others (half to even, then saturated)."""
+        """The nearest level (half to even, then saturated).
+
+        Args:
+            values: Weights of any shape.
+            scale: Broadcasts against `values`.
+            zero_point: Broadcasts against `values`.
+
+        Returns:
+            Levels, dequantized, in the shape of `values`.
+        """
         codes = np.rint(values / scale) + zero_point
         return np.asarray((np.clip(codes, 0, self.highest) - zero_point) * scale, np.float32)
 
@@ -41,9 +50,16 @@ class Problem:
         return self.nearest(self.target, self.scale, self.zero_point)
 
     def loss(self, levels: Rows) -> float:
-        """tr((Q - W) M (Q - W)^T) of `levels` Q [groups, n, K]: the output error, summed over outputs."""
+        """tr((Q - W) M (Q - W)^T): the output error, summed over outputs.
+
+        Args:
+            levels: Q [groups, n, K].
+
+        Returns:
+            The loss.
+        """
         return quadratic_error(levels - self.target, self.matrix)
 
 
 Rounding = Callable[[Problem], Rows]
-"""What a rounding method is: the levels [groups, n, K] of a problem."""
+"""A rounding method: gives levels [groups, n, K] for a problem."""

@@ -1,7 +1,7 @@
-"""How strongly the second moments of a layer's inputs are shrunk, chosen by cross-validation between two halves.
+"""Shrinkage of second moments, chosen by cross-validation between two halves of the data.
 
-Positions of one image or tokens of one text are not independent samples, and how much less they tell differs from model
-to model: what is best for a language model costs a CNN calibrated on 63 photos 0.8 dB, and the reverse.
+Positions of one image or tokens of one text are not independent samples, and the number of independent ones differs
+between models: the best value for a language model costs a CNN calibrated on 63 photos 0.8 dB, and vice versa.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 
 _SAMPLE_WEIGHTS = (1.0, 4.0, 1 / 8)
-"""Candidates: as how many independent samples each sample counts; the first wins a tie. One for all models would cost
-up to 0.8 dB (docs/accuracy.md)."""
+"""Candidates: the number of independent samples that each sample counts as; the first wins a tie. One value for all
+models would cost up to 0.8 dB (docs/accuracy.md).
+"""
 
 _NO_SHRINKAGE = 0.05
-"""Share of the moments dropped at the least of `_SAMPLE_WEIGHTS`, below which nothing is tried: all would give nearly
-the same codes."""
+"""Shrinkage at the least of `_SAMPLE_WEIGHTS`, below which nothing is tried: all candidates would give nearly the same
+codes.
+"""
 
 _MOST_ROWS = 64
-"""Outputs of a layer that are quantized to compare the candidates: a matter of time."""
+"""Outputs of a layer that are quantized to compare the candidates: bounds time."""
 
 
 def with_best_shrinkage(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
-    """`problem` with the shrinkage of its inputs' second moments that does best.
+    """Replace the shrinkage of a problem by the best candidate.
 
     Args:
         problem: The rounding of `rows` for `inputs`.
@@ -44,14 +46,23 @@ def with_best_shrinkage(problem: Problem, rows: Rows, inputs: SecondMoments) -> 
 
 
 def for_inputs(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
-    """`problem`, the rounding of the float weights `rows` [groups, n, K], restated for `inputs`; the same scales."""
+    """The same rounding problem for other statistics of the inputs.
+
+    Args:
+        problem: Gives scales and zero points.
+        rows: The float weights [groups, n, K].
+        inputs: Second moments.
+
+    Returns:
+        `problem` with another target and matrix.
+    """
     return replace(problem, target=inputs.target(rows), matrix=inputs.shrunk())
 
 
 def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
-    """As how many independent samples each sample should count: the weight with the least error across halves.
+    """Number of independent samples that each sample should count as, by the least error across halves.
 
-    Each candidate quantizes some rows on one half of the data and is judged on the other.
+    Each candidate quantizes some rows on one half of the data and is evaluated on the other.
 
     Args:
         problem: The rounding of `rows` for `inputs`.
@@ -59,7 +70,7 @@ def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> f
         inputs: Second moments.
 
     Returns:
-        One of `_SAMPLE_WEIGHTS`; that of `inputs` where there are no halves, or samples enough that it does not matter.
+        One of `_SAMPLE_WEIGHTS`; that of `inputs` where there are no halves, or enough samples that it does not matter.
     """
     least = inputs.samples * min(_SAMPLE_WEIGHTS)
     if inputs.halves is None or inputs.width < _NO_SHRINKAGE * least:

@@ -1,7 +1,7 @@
 """The sections of a report, in the order in which a terminal shows them.
 
 A section is a module with `data(run)`, which gives its keys of the summary (None where it has nothing to report), and
-`render(console, data)`, which prints them. A new one is such a module, and its name in the table below.
+`render(console, data)`, which prints them. To add one, add such a module and its name in the table below.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Subject = TypeVar("Subject", contravariant=True)
 
 
 class Section(Protocol[Subject]):
-    """What the table holds."""
+    """The interface of a section."""
 
     def data(self, subject: Subject, /) -> Mapping[str, Any] | None:
         """Keys of the summary, with values that JSON has; None where the section is left out."""
@@ -52,10 +52,10 @@ SECTIONS: tuple[Section[Run], ...] = (
     blocks,
     files,
 )
-"""Of a run, and of a plan that is inspected."""
+"""Sections of a run, and of a plan that is inspected."""
 
 SWEEP_SECTIONS: tuple[Section[Sweep], ...] = (tradeoff,)
-"""Of a sweep."""
+"""Sections of a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,7 +67,14 @@ class Part:
 
 
 def parts_of(subject: Run | Sweep) -> list[Part]:
-    """The sections that have something to report on `subject`, in order."""
+    """The sections that have something to report.
+
+    Args:
+        subject: A run or a sweep.
+
+    Returns:
+        Sections with their data, in order.
+    """
     table: tuple[Section[Any], ...] = SWEEP_SECTIONS if isinstance(subject, Sweep) else SECTIONS
     made = [(section, section.data(subject)) for section in table]
     return [Part(section=section, data=data) for section, data in made if data is not None]

@@ -16,7 +16,7 @@ from mixquant_onnx.report.inputs import Run
 class BlockData(TypedDict):
     """A block, from its `inputs` to the value `exit`; `exit` is null for the weights that are in no block.
 
-    `unknown`: its operators that this package does not compute in torch; brecq leaves such a block to its layers.
+    `unknown`: its operators that are not supported in torch; brecq quantizes the layers of such a block one by one.
     """
 
     exit: str | None
@@ -33,7 +33,7 @@ class Blocks(TypedDict):
 
 
 def data(run: Run) -> Blocks | None:
-    """The blocks in order, then the planned weights that are in none; None where they were not asked for."""
+    """The blocks in order, then the planned weights that are in none; None if they were not requested."""
     if not run.blocks:
         return None
     model = run.planned.loaded.model
@@ -57,7 +57,7 @@ def data(run: Run) -> Blocks | None:
 
 
 def render(console: Console, data: Blocks) -> None:
-    """One row a block: where it ends, its weights, its operators."""
+    """Print one row per block: its exit, its weights, its operators."""
     made = table("blocks")
     for name in ("ends at", "weights", "operators"):
         made.add_column(name, overflow="fold")

@@ -32,7 +32,7 @@ class Compatibility(TypedDict):
 
 
 def data(run: Run) -> Compatibility | None:
-    """Of the written model; None without one."""
+    """Opset and releases of the written model; None without one."""
     if run.result is None:
         return None
     rewritten = run.result.rewritten
@@ -45,7 +45,7 @@ def data(run: Run) -> Compatibility | None:
 
 
 def render(console: Console, data: Compatibility) -> None:
-    """Releases and opset in one line."""
+    """Print releases and opset in one line."""
     releases, opset = data["releases"], data["opset"]
     console.print(
         f"onnxruntime: loads from {releases['loads_from']}, not slower than float from {releases['not_slower_from']}"

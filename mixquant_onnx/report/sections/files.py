@@ -11,7 +11,7 @@ from mixquant_onnx.report.inputs import Run
 
 
 class Files(TypedDict):
-    """Paths of the model and its external data; none where the model stays in memory."""
+    """Paths of the model and its external data; empty where the model stays in memory."""
 
     files: list[str]
 
@@ -22,6 +22,6 @@ def data(run: Run) -> Files | None:
 
 
 def render(console: Console, data: Files) -> None:
-    """The paths in one line."""
+    """Print the paths in one line."""
     if data["files"]:
         console.print(f"wrote {escape(', '.join(data['files']))}")

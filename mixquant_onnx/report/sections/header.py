@@ -1,4 +1,4 @@
-"""Section: what made the summary, and with which settings. It is in the summary alone."""
+"""Section: versions and settings of the run. It is only in the summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.runtime.session import version
 
 SUMMARY_FORMAT = 1
-"""Format of the summary; a change that old readers do not understand counts it up."""
+"""Format of the summary; incremented by changes that old readers do not understand."""
 
 
 class Header(TypedDict):
@@ -32,4 +32,4 @@ def data(run: Run) -> Header:
 
 
 def render(console: Console, data: Header) -> None:
-    """Nothing: a terminal shows what was done, not with what."""
+    """Print nothing: versions and settings are only in the summary."""

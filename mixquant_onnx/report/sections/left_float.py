@@ -36,7 +36,7 @@ class LeftFloat(TypedDict):
 
 
 def data(run: Run) -> LeftFloat:
-    """What stays float by the plan."""
+    """The tensors that stay float by the plan."""
     loaded = run.planned.loaded
     stored = float_nbytes(walk(loaded.model))
     left = sum(nbytes for name, nbytes in stored.items() if name not in run.plan.sites)
@@ -49,7 +49,7 @@ def data(run: Run) -> LeftFloat:
 
 
 def render(console: Console, data: LeftFloat) -> None:
-    """A table of reasons, the most common first, and the share of bytes."""
+    """Print a table of reasons, the most common first, and the share of bytes."""
     if data["skipped"]:
         by_reason: dict[str, list[str]] = {}
         for entry in data["skipped"]:

@@ -1,4 +1,4 @@
-"""Section: remarks of all stages on what was done otherwise than asked, or not at all."""
+"""Section: remarks of all stages on what was not done, or done differently than requested."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def data(run: Run) -> Notes:
 
 
 def render(console: Console, data: Notes) -> None:
-    """One line a note."""
+    """Print one line per note."""
     for note in data["notes"]:
         console.print(f"note: {escape(note)}")

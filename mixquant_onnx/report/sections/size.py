@@ -17,7 +17,7 @@ class SizeBefore(TypedDict):
 
 
 class Size(SizeBefore, total=False):
-    """`nbytes_after`: bytes of the written model; only of a run."""
+    """`nbytes_after`: bytes of the written model; present only for a run."""
 
     nbytes_after: int
 
@@ -31,7 +31,7 @@ def data(run: Run) -> Size:
 
 
 def render(console: Console, data: Size) -> None:
-    """Both sizes and their ratio."""
+    """Print both sizes and their ratio."""
     if "nbytes_after" in data:
         before, after = data["nbytes_before"], data["nbytes_after"]
         console.print(f"size: {size(before)} -> [bold]{size(after)}[/bold] ({after / before:.1%} of the input)")

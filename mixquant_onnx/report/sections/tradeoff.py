@@ -29,7 +29,7 @@ class PointData(TypedDict):
 
 
 class Tradeoff(TypedDict):
-    """`points`: one a plan, smallest first; `nbytes_before`: bytes of the float model."""
+    """`points`: one per plan, smallest first; `nbytes_before`: bytes of the float model."""
 
     points: list[PointData]
     nbytes_before: int
@@ -41,7 +41,7 @@ def data(sweep: Sweep) -> Tradeoff:
 
 
 def render(console: Console, data: Tradeoff) -> None:
-    """One row a plan, smallest first; a star marks the Pareto front."""
+    """Print one row per plan, smallest first; a star marks the Pareto front."""
     made = table("size against quality")
     for name in ("", "plan", "size", "of input", "bits", "SQNR", "agreement", "accuracy"):
         made.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)

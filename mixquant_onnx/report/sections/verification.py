@@ -17,7 +17,7 @@ from mixquant_onnx.verification.result import Verification
 class VerificationData(TypedDict):
     """A `verification.result.Verification`. `oracle_sqnr_db` is its `reference_sqnr_db`; `data` its `data_name`.
 
-    `origin` is null where no rows were compared.
+    `origin` is null where no samples were compared.
     """
 
     codes: int
@@ -50,7 +50,7 @@ def data(run: Run) -> VerificationPart | None:
 
 
 def render(console: Console, data: VerificationPart) -> None:
-    """What was checked, the quality of the outputs, then warnings."""
+    """Print what was checked, the quality of the outputs, then warnings."""
     found = data["verification"]
     if found is None:
         console.print("[yellow]not verified (--no-verify)[/yellow]")
@@ -68,7 +68,14 @@ def render(console: Console, data: VerificationPart) -> None:
 
 
 def title(found: VerificationData) -> str:
-    """On what rows the outputs were compared, and what that is worth."""
+    """The samples on which outputs were compared, and what the comparison is worth.
+
+    Args:
+        found: The verification.
+
+    Returns:
+        One line.
+    """
     count = found["samples"]
     name = found["data"] or "rows"
     rows = name if name[:1].isdigit() else f"{count} {name}"

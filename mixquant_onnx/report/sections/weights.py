@@ -42,8 +42,11 @@ class TensorData(PlannedTensor, total=False):
 
 
 class Weights(TypedDict):
-    """`weights`: number of quantized weights. `average_bits`: of one, with scales and zero points. `bits`: tensors at
-    each width."""
+    """The keys of this section.
+
+    `weights`: number of quantized weights. `average_bits`: bits per weight, scales and zero points included. `bits`:
+    number of tensors at each width.
+    """
 
     weights: int
     average_bits: float
@@ -65,7 +68,7 @@ def data(run: Run) -> Weights:
 
 
 def render(console: Console, data: Weights) -> None:
-    """The tensors, lowest SQNR first, and the widths."""
+    """Print the tensors, lowest SQNR first, and the number of tensors at each width."""
     tensors = data["tensors"]
     if not tensors:
         return

@@ -1,4 +1,4 @@
-"""Section: a plan that is only inspected may get more bits when it is run. It has a line, and no key in the summary."""
+"""Section: a plan that is only inspected may get more bits when it is run. It has no key in the summary."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def data(run: Run) -> Mapping[str, object] | None:
 
 
 def render(console: Console, data: Mapping[str, object]) -> None:
-    """The line."""
+    """Print the remark."""
     console.print("note: a run may give weights more bits, where calibration or the outputs require them")
