@@ -13,7 +13,8 @@ from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.model.layer_inputs import feature_of, reading_order
 from mixquant_onnx.model.weights import find, weight_values
-from mixquant_onnx.numerics.granularity import Grid, to_rows
+from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.rows import to_rows
 from mixquant_onnx.runtime.session import Session
 
 FLOAT = TensorProto.FLOAT

@@ -21,7 +21,7 @@ from mixquant_onnx.model import files as model_io
 
 
 def test_the_command_line_is_loaded_without_heavy_libraries() -> None:
-    script = "import sys, mixquant_onnx.cli; print(*{m.partition('.')[0] for m in sys.modules})"
+    script = "import sys, mixquant_onnx.cli.main; print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert "mixquant_onnx" in loaded
     assert not {"onnx", "numpy", "onnxruntime", "onnx_graphsurgeon", "rich", "google"} & set(loaded)

@@ -21,8 +21,8 @@ from mixquant_onnx.export.encodings.dequantize_linear import encode_native
 from mixquant_onnx.export.encodings.folded import encode_folded
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel, encode_matmul
 from mixquant_onnx.export.encodings.outline import nbytes_of
-from mixquant_onnx.numerics.arrays import ALL_BITS
-from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid, params_shape
+from mixquant_onnx.numerics.granularity import ALL_BITS, Grid, Layout
+from mixquant_onnx.numerics.rows import effective_grid, params_shape
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 
 GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=4), Grid(per="block", block=5)]

@@ -16,12 +16,7 @@ from mixquant_onnx.numerics.granularity import Grid
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import knapsack
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
-from mixquant_onnx.planning.allocators.knapsack import (
-    Choice,
-    best_within_bytes,
-    relative_error,
-    smallest_within_cost,
-)
+from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, relative_error, smallest_within_cost
 from mixquant_onnx.planning.allocators.lagrangian import lower_bound
 from mixquant_onnx.planning.error_table import SiteErrors
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import Array
 
-from mixquant_onnx.numerics.arrays import ALL_BITS
+from mixquant_onnx.numerics.granularity import ALL_BITS
 from mixquant_onnx.numerics.integers import encode, levels
 from mixquant_onnx.quantization.methods import METHODS, method
 from mixquant_onnx.quantization.ranges import exact_errors as candidates

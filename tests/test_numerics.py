@@ -9,10 +9,10 @@ import pytest
 from cases import LAYOUTS, Array
 
 from mixquant_onnx.errors import OptionError, PlanError
-from mixquant_onnx.numerics.arrays import ALL_BITS
-from mixquant_onnx.numerics.granularity import (
-    Grid,
-    Layout,
+from mixquant_onnx.numerics.granularity import ALL_BITS, Grid, Layout
+from mixquant_onnx.numerics.integers import encode, levels, storable_scale
+from mixquant_onnx.numerics.quadratic import quadratic_error
+from mixquant_onnx.numerics.rows import (
     channel_params_shape,
     effective_grid,
     expand_params,
@@ -22,8 +22,6 @@ from mixquant_onnx.numerics.granularity import (
     params_to_rows,
     to_rows,
 )
-from mixquant_onnx.numerics.integers import encode, levels, storable_scale
-from mixquant_onnx.numerics.quadratic import quadratic_error
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantize, dequantized
 
 TENSOR, CHANNEL = Grid(per="tensor"), Grid(per="channel")

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixquant_onnx.config.stages import SearchOptions
-from mixquant_onnx.numerics import granularity as g
-from mixquant_onnx.numerics.arrays import ALL_BITS
-from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics import rows as g
+from mixquant_onnx.numerics.granularity import ALL_BITS, Grid, Layout
 from mixquant_onnx.numerics.integers import encode, levels, storable_scale
 from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors, squared_errors
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized

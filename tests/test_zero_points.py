@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import mixquant_onnx as mq
 from mixquant_onnx.export.encodings import packed_zero_points as zero_points
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
-from mixquant_onnx.numerics.arrays import ALL_BITS
+from mixquant_onnx.numerics.granularity import ALL_BITS
 
 NARROW = [bits for bits in ALL_BITS if bits < 8]
 GRANULARITIES = ["tensor", "channel", "block:16", "block:32", "block:100"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mixquant_onnx.numerics.arrays import FLOAT_BITS
+from mixquant_onnx.numerics.granularity import FLOAT_BITS
 
 T = TypeVar("T")
 

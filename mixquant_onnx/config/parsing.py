@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.numerics.arrays import ALL_BITS, FloatArray
-from mixquant_onnx.numerics.granularity import AUTO_GRIDS, Grid
+from mixquant_onnx.numerics.granularity import ALL_BITS, AUTO_GRIDS, Grid
 
-Rows = Path | tuple[Mapping[str, FloatArray], ...]
+Rows = Path | tuple[Mapping[str, Any], ...]
 """Where samples are read from, or batches in memory: arrays by the name of the input."""
 
 

@@ -12,8 +12,7 @@ from mixquant_onnx.config import parsing
 from mixquant_onnx.config.option import option
 from mixquant_onnx.config.parsing import Rows
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.numerics.arrays import ALL_BITS
-from mixquant_onnx.numerics.granularity import PER_CHANNEL, Grid
+from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Grid
 
 Fused = Literal["auto", "always", "never"]
 Metric = Callable[[Path], float]

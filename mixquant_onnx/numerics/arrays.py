@@ -1,4 +1,4 @@
-"""Types of arrays, and the bit widths that weights may have."""
+"""Types of arrays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,3 @@ FloatArray = NDArray[Any]
 
 Codes = NDArray[np.uint8]
 """Integers 0..2^bits - 1, one a byte; packed only in the file (export/encodings)."""
-
-ALL_BITS = (2, 3, 4, 5, 6, 7, 8)
-"""Bit widths of weights: those that `export/encodings` can store."""
-
-FLOAT_BITS = 32
-"""Bits of a float32 weight, the baseline of compression ratios."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
-from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid, expand_params
+from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.rows import effective_grid, expand_params
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

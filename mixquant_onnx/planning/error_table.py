@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.export.encodings.outline import nbytes_of
 from mixquant_onnx.model.weights import WeightSite
-from mixquant_onnx.numerics.granularity import Grid, effective_grid, to_rows
+from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.rows import effective_grid, to_rows
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.methods import method
 from mixquant_onnx.quantization.ranges.minmax import baseline_error, wide_scales

@@ -10,17 +10,10 @@ from numpy.typing import NDArray
 from mixquant_onnx.data.moments import Moments, SecondMoments
 from mixquant_onnx.model.weights import WeightSite
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
-from mixquant_onnx.numerics.granularity import (
-    Grid,
-    Layout,
-    effective_grid,
-    expand_params,
-    from_rows,
-    params_from_rows,
-    to_rows,
-)
+from mixquant_onnx.numerics.granularity import Grid, Layout
 from mixquant_onnx.numerics.integers import encode, levels
 from mixquant_onnx.numerics.quadratic import quadratic_error
+from mixquant_onnx.numerics.rows import effective_grid, expand_params, from_rows, params_from_rows, to_rows
 from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
 from mixquant_onnx.quantization.methods import Method, method
 from mixquant_onnx.quantization.ranges import weighted_mse

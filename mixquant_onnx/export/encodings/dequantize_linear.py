@@ -13,7 +13,8 @@ from mixquant_onnx.export.encodings.decoder_functions import is_narrow
 from mixquant_onnx.export.encodings.native_types import NATIVE_TYPES
 from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, NEVER, SMALL_INTS_FROM_OPSET, Release, Storage
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.granularity import Grid, Layout, effective_grid
+from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.rows import effective_grid
 from mixquant_onnx.numerics.scheme import Quantized
 
 

@@ -19,7 +19,7 @@ from mixquant_onnx.export.encodings.storage import (
 )
 from mixquant_onnx.export.weight_in_model import WeightInModel
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.granularity import channel_params_shape, effective_grid
+from mixquant_onnx.numerics.rows import channel_params_shape, effective_grid
 from mixquant_onnx.numerics.scheme import Quantized
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
 from mixquant_onnx.export.encodings.packed_zero_points import stored_bytes
 from mixquant_onnx.model.weights import WeightSite
-from mixquant_onnx.numerics.granularity import effective_grid, params_shape
+from mixquant_onnx.numerics.rows import effective_grid, params_shape
 from mixquant_onnx.numerics.scheme import Quantized, Scheme
 
 

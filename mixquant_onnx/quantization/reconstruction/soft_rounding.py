@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.granularity import effective_grid, expand_params
 from mixquant_onnx.numerics.integers import levels
+from mixquant_onnx.numerics.rows import effective_grid, expand_params
 from mixquant_onnx.numerics.scheme import Quantized
 from mixquant_onnx.quantization.rounding.adaround import STRETCH
 
