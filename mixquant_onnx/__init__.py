@@ -24,18 +24,18 @@ from mixquant_onnx.errors import (
 if TYPE_CHECKING:
     from mixquant_onnx.api import apply_plan, inspect, quantize, sweep
     from mixquant_onnx.pipeline import RunResult
-    from mixquant_onnx.planning.plan import BitPlan
+    from mixquant_onnx.planning.plan import Plan
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BitPlan",
     "DataError",
     "MetricError",
     "MixquantError",
     "ModelError",
     "OptionError",
     "OutputError",
+    "Plan",
     "PlanError",
     "PromiseError",
     "ProofError",
@@ -54,7 +54,7 @@ _LATE = {
     "quantize": "api",
     "sweep": "api",
     "RunResult": "pipeline",
-    "BitPlan": "planning.plan",
+    "Plan": "planning.plan",
 }
 
 

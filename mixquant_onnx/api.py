@@ -17,7 +17,7 @@ from mixquant_onnx.model.files import Loaded, as_loaded
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, fit_plan
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_name
 from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
@@ -152,7 +152,7 @@ def sweep(
 
 def apply_plan(
     model: Model,
-    plan: BitPlan | str | Path,
+    plan: Plan | str | Path,
     output: str | Path | None = None,
     *,
     progress: Progress = quiet,
@@ -181,7 +181,7 @@ def apply_plan(
 
 
 def replayed(
-    loaded: Loaded, plan: BitPlan, config: Config, output: Path | None, name: str, progress: Progress
+    loaded: Loaded, plan: Plan, config: Config, output: Path | None, name: str, progress: Progress
 ) -> tuple[Planned, RunResult]:
     """Fit a plan to a model and execute it.
 
@@ -204,7 +204,7 @@ def replayed(
     return planned, execute(planned, job.execution, output, name, progress)
 
 
-def check_data(plan: BitPlan, config: Config) -> None:
+def check_data(plan: Plan, config: Config) -> None:
     """Check that there is data for the methods of a plan.
 
     Args:
@@ -222,7 +222,7 @@ def check_data(plan: BitPlan, config: Config) -> None:
                 raise OptionError(f"the plan's method for '{name}', '{scheme.method}', needs --data; give it again")
 
 
-def read_plan(plan: BitPlan | str | Path) -> BitPlan:
+def read_plan(plan: Plan | str | Path) -> Plan:
     """Read a plan.
 
     Args:
@@ -234,11 +234,11 @@ def read_plan(plan: BitPlan | str | Path) -> BitPlan:
     Raises:
         PlanError: The file is missing or not a plan.
     """
-    if isinstance(plan, BitPlan):
+    if isinstance(plan, Plan):
         return plan
     data = read_json(Path(plan), "write a plan with --plan FILE")
     try:
-        read = BitPlan.from_json(data)
+        read = Plan.from_json(data)
         for scheme in read.sites.values():
             known_method(scheme.method)
     except (OptionError, PlanError) as error:

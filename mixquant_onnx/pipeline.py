@@ -17,13 +17,13 @@ from mixquant_onnx.export.draft import draft_size, rewritten_copy
 from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, left_float, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
@@ -41,9 +41,9 @@ class RunResult:
     """
 
     model: ModelProto
-    plan: BitPlan
+    plan: Plan
     table: ErrorTable
-    sites: Mapping[str, LocatedSite]
+    sites: Mapping[str, LocatedWeight]
     rewritten: Rewritten
     form: FormOptions
     verification: Verification | None
@@ -200,7 +200,7 @@ def _refusal(loaded: model_io.Loaded, split: DataSplit | None) -> str | None:
     return None
 
 
-def _check_methods(plan: BitPlan, split: DataSplit | None) -> None:
+def _check_methods(plan: Plan, split: DataSplit | None) -> None:
     """Raises DataError where `plan`, of another run, has methods that need inputs and there are none but noise."""
     if split is not None and split.fitting.origin != "noise":
         return

@@ -27,7 +27,7 @@ from mixquant_onnx.planning.allocation import (
     price_all,
 )
 from mixquant_onnx.planning.allocators.rules import rule
-from mixquant_onnx.planning.error_table import Cell
+from mixquant_onnx.planning.error_table import Candidate
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
@@ -204,7 +204,7 @@ def _uniform_plan(priced: Priced, budget: BudgetOptions) -> Planned | None:
     searched = priced.searched
     loaded, table = searched.loaded, searched.table
     for bits in reversed(widths(table)):
-        cells = {n: min((c for c in e.cells if c.scheme.bits == bits), key=_nbytes) for n, e in table.items()}
+        cells = {n: min((c for c in e.candidates if c.scheme.bits == bits), key=_nbytes) for n, e in table.items()}
         made = planned_with(searched, {n: c.scheme for n, c in cells.items()}, budget, "budget")
         if budget.max_size is not None:
             fits = size_of(made) <= nbytes_of(budget.max_size, loaded.nbytes)
@@ -215,7 +215,7 @@ def _uniform_plan(priced: Priced, budget: BudgetOptions) -> Planned | None:
     return None
 
 
-def _nbytes(cell: Cell) -> int:
+def _nbytes(cell: Candidate) -> int:
     return cell.nbytes
 
 

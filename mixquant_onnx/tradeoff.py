@@ -19,7 +19,7 @@ from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import Execution, execute, size_of
 from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced
-from mixquant_onnx.planning.error_table import Cell, SiteErrors, has_wide_scales
+from mixquant_onnx.planning.error_table import Candidate, ErrorRow, has_wide_scales
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.search import Searched
 from mixquant_onnx.planning.select_weights import float_values
@@ -149,7 +149,7 @@ def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, 
     """Size and cost of the schemes in the file, which the safe rule may widen after planning."""
     table = priced.searched.table
     cost = sum(priced.costs[site][scheme] for site, scheme in chosen.items())
-    taken = sum({c.scheme: c.nbytes for c in table[site].cells}[scheme] for site, scheme in chosen.items())
+    taken = sum({c.scheme: c.nbytes for c in table[site].candidates}[scheme] for site, scheme in chosen.items())
     elements = sum(table[site].elements for site in chosen)
     return Point(setting=setting, nbytes=nbytes, average_bits=bits_per_weight(taken, elements), cost=cost)
 
@@ -195,7 +195,7 @@ def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]
             "baseline": errors.baseline,
             "cells": [
                 {"scheme": str(c.scheme), "qe": c.qe, "nbytes": c.nbytes, "cost": priced.costs[name][c.scheme]}
-                for c in errors.cells
+                for c in errors.candidates
             ],
         }
         for name, errors in priced.searched.table.items()
@@ -235,7 +235,7 @@ def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Pr
     if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
         raise wrong
     sites = find(loaded.model, 1).sites
-    table: dict[str, SiteErrors] = {}
+    table: dict[str, ErrorRow] = {}
     costs: dict[str, dict[Scheme, float]] = {}
     try:
         for name, entry in data["sites"].items():
@@ -248,17 +248,17 @@ def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Pr
             for cell in entry["cells"]:
                 scheme = Scheme.parse(cell["scheme"])
                 wide = has_wide_scales(site, values, scheme)
-                cells.append(Cell(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"]), wide=wide))
+                cells.append(Candidate(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"]), wide=wide))
                 prices[scheme] = float(cell["cost"])
             if not cells:
                 raise wrong
             costs[name] = prices
-            table[name] = SiteErrors(
+            table[name] = ErrorRow(
                 site=name,
                 elements=int(entry["elements"]),
                 power=float(entry["power"]),
                 baseline=float(entry["baseline"]),
-                cells=tuple(cells),
+                candidates=tuple(cells),
             )
         searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})), form=form)
         return Priced(searched=searched, costs=costs, cost=_cost_of(str(data["cost"])))

@@ -15,8 +15,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 import mixquant_onnx as mq
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.model.weights import WeightSite
-from mixquant_onnx.numerics.granularity import Layout
+from mixquant_onnx.model.weights import WeightTensor
+from mixquant_onnx.numerics.granularity import WeightAxes
 
 Array = NDArray[Any]
 Fails = Callable[..., str]
@@ -26,15 +26,15 @@ PROPERTIES = settings(deadline=None, derandomize=True, database=None, max_exampl
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 LAYOUTS = {
-    "Conv": (Layout(p=1, r=3), (6, 4, 3, 3)),
-    "MatMul": (Layout(r=1, q=1), (24, 7)),
-    "MatMul of rank 3": (Layout(p=1, r=1, q=1), (3, 13, 5)),
-    "Gemm transB": (Layout(p=1, r=1), (7, 24)),
-    "ConvTranspose": (Layout(r=1, q=1, s=2), (9, 4, 3, 2)),
-    "LSTM": (Layout(p=2, r=1), (2, 12, 7)),
-    "odd": (Layout(r=1, q=1), (13, 5)),
-    "one weight": (Layout(p=1, r=1), (1, 1)),
-    "whole": (Layout(r=2), (6, 11)),
+    "Conv": (WeightAxes(p=1, r=3), (6, 4, 3, 3)),
+    "MatMul": (WeightAxes(r=1, q=1), (24, 7)),
+    "MatMul of rank 3": (WeightAxes(p=1, r=1, q=1), (3, 13, 5)),
+    "Gemm transB": (WeightAxes(p=1, r=1), (7, 24)),
+    "ConvTranspose": (WeightAxes(r=1, q=1, s=2), (9, 4, 3, 2)),
+    "LSTM": (WeightAxes(p=2, r=1), (2, 12, 7)),
+    "odd": (WeightAxes(r=1, q=1), (13, 5)),
+    "one weight": (WeightAxes(p=1, r=1), (1, 1)),
+    "whole": (WeightAxes(r=2), (6, 11)),
 }
 
 
@@ -48,8 +48,8 @@ def weight(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
     return values.astype(dtype)
 
 
-def site(values: Array, layout: Layout) -> WeightSite:
-    return WeightSite(
+def site(values: Array, layout: WeightAxes) -> WeightTensor:
+    return WeightTensor(
         name="w", tensor="w", scope="", shape=values.shape, dtype=values.dtype.name, layout=layout, uses=()
     )
 

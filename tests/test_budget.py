@@ -12,7 +12,7 @@ def _total(planned: Planned) -> tuple[float, int]:
     """(summed relative error, bytes) of a plan."""
     cost, nbytes = 0.0, 0
     for name, scheme in planned.plan.sites.items():
-        cell = next(c for c in planned.table[name].cells if c.scheme == scheme)
+        cell = next(c for c in planned.table[name].candidates if c.scheme == scheme)
         errors = planned.table[name]
         cost, nbytes = cost + errors.elements**0.5 * cell.qe / errors.power, nbytes + cell.nbytes
     return cost, nbytes
@@ -20,7 +20,7 @@ def _total(planned: Planned) -> tuple[float, int]:
 
 def test_average_bits_are_kept_with_less_error_than_uniform_bits(model_path: Path) -> None:
     table = mq.inspect(model_path, method="mse").table
-    cells = [(next(c for c in e.cells if c.scheme.bits == 4), e) for e in table.values()]
+    cells = [(next(c for c in e.candidates if c.scheme.bits == 4), e) for e in table.values()]
     nbytes, elements = sum(c.nbytes for c, _ in cells), sum(e.elements for e in table.values())
     chosen = mq.inspect(model_path, avg_bits=8.01 * nbytes / elements)
     cost, taken = _total(chosen)

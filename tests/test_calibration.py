@@ -13,7 +13,7 @@ from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.model.layer_inputs import feature_of, reading_order
 from mixquant_onnx.model.weights import find, weight_values
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.rows import to_rows
 from mixquant_onnx.runtime.session import Session
 
@@ -44,7 +44,7 @@ def seen_and_weight(model: ModelProto, x: np.ndarray) -> tuple[np.ndarray, np.nd
     assert feature is not None
     rows = feature.rows(x, 10**9, 0)
     assert rows is not None
-    weight = to_rows(weight_values(located), located.site.layout, Grid(per="channel"))
+    weight = to_rows(weight_values(located), located.site.layout, Granularity(per="channel"))
     return rows, weight.reshape(feature.groups, -1, feature.width)
 
 

@@ -69,9 +69,9 @@ def test_a_method_that_needs_data_is_refused_without_it(
         line = fails(code, model, output, *applied, *option)
         assert f"'v', '{method}', needs --data" in line
     with pytest.raises(mq.DataError, match="--data"):
-        mq.apply_plan(model, mq.BitPlan.from_json(plan))
+        mq.apply_plan(model, mq.Plan.from_json(plan))
     with pytest.raises(mq.OptionError, match="--data"):
-        mq.apply_plan(model, mq.BitPlan.from_json(plan), data_free=True)
+        mq.apply_plan(model, mq.Plan.from_json(plan), data_free=True)
     data = tmp_path / "data.npz"
     np.savez(data, x=rows(64))
     assert main(["inspect", str(model), *map(str, applied)]) == 0
@@ -80,8 +80,8 @@ def test_a_method_that_needs_data_is_refused_without_it(
 
 def test_a_plan_names_every_weight_with_its_scheme(plan: dict[str, Any]) -> None:
     assert plan["format"] == 1 and list(plan["sites"]) == ["v", "w"]
-    assert all(mq.BitPlan.from_json(plan).sites[name].bits in range(4, 9) for name in plan["sites"])
-    assert mq.BitPlan.from_json(plan).to_json() == plan
+    assert all(mq.Plan.from_json(plan).sites[name].bits in range(4, 9) for name in plan["sites"])
+    assert mq.Plan.from_json(plan).to_json() == plan
 
 
 @pytest.mark.parametrize(

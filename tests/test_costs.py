@@ -14,8 +14,8 @@ from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find, weight_values
-from mixquant_onnx.numerics.granularity import Grid
-from mixquant_onnx.numerics.scheme import Scheme, dequantized
+from mixquant_onnx.numerics.granularity import Granularity
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import site_errors
 from mixquant_onnx.planning.sensitivity import network_output, weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
@@ -80,7 +80,7 @@ def test_a_weight_behind_a_huge_gain_gets_the_bits() -> None:
 
 def test_a_weight_that_the_data_never_reaches_costs_like_the_median_one() -> None:
     found = output_costs(two_paths(1.0, unused=True))
-    scheme = Scheme(bits=4, grid=Grid(per="channel"), method="mse")
+    scheme = Scheme(bits=4, grid=Granularity(per="channel"), method="mse")
     assert 0.3 < found["c"][scheme] / found["b"][scheme] < 3
 
 
@@ -92,11 +92,11 @@ def test_the_cost_of_a_width_that_was_not_measured_is_near_its_measurement() -> 
     wanted = 3 * data["x"] @ weights["a"] + data["x"] @ weights["b"]
     located = find(model, 256).sites["a"]
     for bits in (2, 4, 6):
-        scheme = Scheme(bits=bits, grid=Grid(per="channel"), method="mse")
+        scheme = Scheme(bits=bits, grid=Granularity(per="channel"), method="mse")
         noise = (
             3
             * data["x"]
-            @ (dequantized(quantize_weight(located.site, weights["a"], scheme), np.dtype("f4")) - weights["a"])
+            @ (quantize_weight(located.site, weights["a"], scheme).dequantize(np.dtype("f4")) - weights["a"])
         )
         measured = float(np.sum(noise**2) / np.sum(wanted**2))
         assert found["a"][scheme] == pytest.approx(measured, rel=0.3)
@@ -123,7 +123,7 @@ def test_energy_grows_with_the_root_of_the_size_and_is_zero_for_zeros() -> None:
     table = {name: site_errors(located.site, weight_values(located), options) for name, located in sites.items()}
     found = weight_error.measure(Measurement(table, model, sites))
     assert set(found["a"].values()) == {0.0}
-    for cell in table["b"].cells:
+    for cell in table["b"].candidates:
         assert found["b"][cell.scheme] == pytest.approx(cell.qe / table["b"].power * 32, rel=0.05)
 
 

@@ -21,23 +21,29 @@ from mixquant_onnx.export.encodings.dequantize_linear import encode_native
 from mixquant_onnx.export.encodings.folded import encode_folded
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel, encode_matmul
 from mixquant_onnx.export.encodings.outline import nbytes_of
-from mixquant_onnx.numerics.granularity import ALL_BITS, Grid, Layout
+from mixquant_onnx.numerics.granularity import ALL_BITS, Granularity, WeightAxes
 from mixquant_onnx.numerics.rows import effective_grid, params_shape
-from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 
-GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=4), Grid(per="block", block=5)]
+GRIDS = [
+    Granularity(per="tensor"),
+    Granularity(per="channel"),
+    Granularity(per="block", block=4),
+    Granularity(per="block", block=5),
+]
 DTYPES = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}
 
 
 def quantized(
-    shape: tuple[int, ...], layout: Layout, bits: int, grid: Grid, symmetric: bool = False, dtype: str = "float32",
+    shape: tuple[int, ...], layout: WeightAxes, bits: int, grid: Granularity, symmetric: bool = False,
+    dtype: str = "float32",
     scale: type = np.float16,
-) -> Quantized:  # fmt: skip
+) -> QuantizedTensor:  # fmt: skip
     """Codes, scales and zero points at random: nothing that a method would prefer."""
     random = np.random.default_rng([bits, *shape])
     params = params_shape(shape, layout, effective_grid(shape, layout, grid))
     zero = np.full((1, 1, 1), 1 << (bits - 1)) if symmetric else random.integers(0, 1 << bits, params)
-    return Quantized(
+    return QuantizedTensor(
         codes=random.integers(0, 1 << bits, shape).astype(np.uint8),
         scale=random.uniform(0.01, 0.1, params).astype(scale),
         zero_point=zero.astype(np.uint8),
@@ -66,7 +72,7 @@ def names() -> Callable[[str], str]:
     return fresh
 
 
-def every_case(bits: int) -> Iterator[tuple[str, Quantized]]:
+def every_case(bits: int) -> Iterator[tuple[str, QuantizedTensor]]:
     for (name, (layout, shape)), grid, symmetric in product(LAYOUTS.items(), GRIDS, (False, True)):
         yield f"{name} {grid} {symmetric}", quantized(shape, layout, bits, grid, symmetric)
     layout, shape = LAYOUTS["odd"]
@@ -76,7 +82,7 @@ def every_case(bits: int) -> Iterator[tuple[str, Quantized]]:
         yield f"float32 scale {grid}", quantized(shape, layout, bits, grid, scale=np.float32)
 
 
-def outputs_of(cases: dict[str, tuple[Quantized, Encoded]], opset: int) -> dict[str, Array]:
+def outputs_of(cases: dict[str, tuple[QuantizedTensor, Encoded]], opset: int) -> dict[str, Array]:
     """What ONNX Runtime makes of all of them, in one model; bfloat16 as float32."""
     nodes: list[NodeProto] = []
     tensors: list[TensorProto] = []
@@ -99,12 +105,12 @@ def outputs_of(cases: dict[str, tuple[Quantized, Encoded]], opset: int) -> dict[
     return dict(zip(cases, run(model, {}), strict=True))
 
 
-def check(cases: dict[str, tuple[Quantized, Encoded]], opset: int) -> None:
+def check(cases: dict[str, tuple[QuantizedTensor, Encoded]], opset: int) -> None:
     """Every value bit for bit, and its type."""
     assert cases
     for name, value in outputs_of(cases, opset).items():
         q = cases[name][0]
-        wanted = dequantized(q, np.dtype(DTYPES[q.dtype]))
+        wanted = q.dequantize(np.dtype(DTYPES[q.dtype]))
         if q.dtype == "bfloat16":
             wanted = wanted.astype(np.float32)
         assert value.dtype == wanted.dtype and value.shape == wanted.shape, name
@@ -161,7 +167,7 @@ def test_a_folded_weight_without_arithmetic_on_small_integers_is_the_same(bits: 
 
 @pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_the_bytes_of_a_folded_weight_are_those_foretold(grid: Grid) -> None:
+def test_the_bytes_of_a_folded_weight_are_those_foretold(grid: Granularity) -> None:
     for bits, (layout, shape), symmetric, opset in product(ALL_BITS, LAYOUTS.values(), (False, True), (9, 12, 14)):
         q = quantized(shape, layout, bits, grid, symmetric)
         encoded = encode_folded(q, "w", opset, names())
@@ -190,15 +196,15 @@ FUSED = [(bits, kernel) for bits in ALL_BITS for kernel in KERNELS if bits <= ke
 @pytest.mark.parametrize("transpose", [False, True])
 def test_a_weight_for_the_fused_kernel_is_its_dequantized_codes(bits: int, kernel: Kernel, transpose: bool) -> None:
     cases, wanted = {}, {}
-    grids = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=kernel.block)]
+    grids = [Granularity(per="tensor"), Granularity(per="channel"), Granularity(per="block", block=kernel.block)]
     for (k, n), grid, symmetric in product(MATMULS, grids, (False, True)):
-        layout, shape = (Layout(p=1, r=1), (n, k)) if transpose else (Layout(r=1, q=1), (k, n))
+        layout, shape = (WeightAxes(p=1, r=1), (n, k)) if transpose else (WeightAxes(r=1, q=1), (k, n))
         q = quantized(shape, layout, bits, grid, symmetric)
         name = f"{k}x{n} {grid} {symmetric}"
         encoded = encode_matmul(q, name, kernel, transpose, 21, names())
         assert encoded.nbytes == stored_bytes(encoded)
         cases[name] = q, encoded
-        wanted[name] = dequantized(q, np.dtype(np.float32))
+        wanted[name] = q.dequantize(np.dtype(np.float32))
     for name, value in outputs_of(cases, 21).items():
         np.testing.assert_array_equal(value, wanted[name].T if transpose else wanted[name])
 
@@ -207,14 +213,14 @@ def test_a_weight_for_the_fused_kernel_is_its_dequantized_codes(bits: int, kerne
 @pytest.mark.parametrize(("bits", "kernel"), FUSED, ids=str)
 @pytest.mark.parametrize("transpose", [False, True])
 def test_the_fused_kernel_multiplies_by_it(bits: int, kernel: Kernel, transpose: bool) -> None:
-    grids = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=kernel.block)]
+    grids = [Granularity(per="tensor"), Granularity(per="channel"), Granularity(per="block", block=kernel.block)]
     for (k, n), grid in product(MATMULS, grids):
-        layout, shape = (Layout(p=1, r=1), (n, k)) if transpose else (Layout(r=1, q=1), (k, n))
+        layout, shape = (WeightAxes(p=1, r=1), (n, k)) if transpose else (WeightAxes(r=1, q=1), (k, n))
         q = quantized(shape, layout, bits, grid)
         encoded = encode_matmul(q, "w", kernel, transpose, 21, names())
         model = with_matmul(encoded, k, n)
         x = np.random.default_rng(0).standard_normal((5, k)).astype(np.float32)
-        value = dequantized(q, np.dtype(np.float64))
+        value = q.dequantize(np.dtype(np.float64))
         assert decibels(x.astype(np.float64) @ (value.T if transpose else value), run(model, {"x": x})[0]) > 100
 
 
@@ -230,7 +236,7 @@ def with_matmul(encoded: Encoded, k: int, n: int) -> ModelProto:
     return helper.make_model(graph, functions=list(encoded.functions), opset_imports=imports, ir_version=10)
 
 
-def says(layout: Layout, shape: Sequence[int], grid: Grid, opset: int) -> bool:
+def says(layout: WeightAxes, shape: Sequence[int], grid: Granularity, opset: int) -> bool:
     """Whether DequantizeLinear has this granularity: one axis from opset 13, blocks along an axis from 21."""
     grid = effective_grid(tuple(shape), layout, grid)
     one_axis = grid.per == "tensor" or (grid.per == "channel" and 0 in (layout.p, layout.q))
@@ -263,7 +269,7 @@ def test_a_weight_behind_dequantize_linear_is_its_dequantized_codes(opset: int, 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_a_weight_that_is_one_row_is_stored_in_blocks_of_that_row(grid: Grid, bits: int) -> None:
+def test_a_weight_that_is_one_row_is_stored_in_blocks_of_that_row(grid: Granularity, bits: int) -> None:
     layout, shape = LAYOUTS["whole"]
     q = quantized(shape, layout, bits, grid)
     encoded = encode_native(q, "w", 21, True, names())
@@ -275,7 +281,7 @@ def test_a_weight_that_is_one_row_is_stored_in_blocks_of_that_row(grid: Grid, bi
 @pytest.mark.parametrize(("bits", "opset"), [(4, 21), (2, 25)])
 @pytest.mark.parametrize("shape", [(1, 1), (13, 5), (24, 7), (3, 1)])
 def test_small_integers_are_stored_as_onnx_reads_them(bits: int, opset: int, shape: tuple[int, int]) -> None:
-    q = quantized(shape, Layout(r=1, q=1), bits, Grid(per="channel"))
+    q = quantized(shape, WeightAxes(r=1, q=1), bits, Granularity(per="channel"))
     encoded = encode_native(q, "w", opset, True, names())
     assert encoded is not None
     codes = next(tensor for tensor in encoded.tensors if tensor.name == "w.codes")

@@ -22,7 +22,7 @@ from mixquant_onnx.export.targets import ort
 from mixquant_onnx.export.targets.releases import Releases
 from mixquant_onnx.export.targets.table import TARGETS, target_named
 from mixquant_onnx.export.weight_in_model import WeightInModel
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.summary import summarize
 
@@ -44,7 +44,7 @@ class Codebook(Storage):
     def name(self) -> str:
         return "codebook"
 
-    def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+    def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         builder = Builder(q, output, opset, fresh)
         levels = (np.arange(1 << q.scheme.bits, dtype=np.float32) - q.zero_point.reshape(-1)) * q.scale.reshape(-1)
         codes, table = builder.store("codes", q.codes, counted=True), builder.store("levels", levels, counted=True)

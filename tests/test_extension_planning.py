@@ -16,7 +16,7 @@ import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.rules import RULES, Rule
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, Sensitivity
 
@@ -25,10 +25,10 @@ def last_with_most_bits(table: ErrorTable, qem: float) -> Mapping[str, Scheme]:
     """5 bits each, and 7 for the last."""
     names = list(table)
     bits = {name: 7 if name == names[-1] else 5 for name in names}
-    return {n: next(c.scheme for c in e.cells if c.scheme.bits == bits[n]) for n, e in table.items()}
+    return {n: next(c.scheme for c in e.candidates if c.scheme.bits == bits[n]) for n, e in table.items()}
 
 
-def no_limit(errors: SiteErrors, qem: float) -> float:
+def no_limit(errors: ErrorRow, qem: float) -> float:
     return float("inf")
 
 
@@ -59,7 +59,7 @@ def first_weighs_most(measurement: Measurement) -> Costs:
     """Squared error, a million times for the first weight."""
     first = next(iter(measurement.table))
     return {
-        name: {c.scheme: c.qe * (FIRST if name == first else 1) for c in errors.cells}
+        name: {c.scheme: c.qe * (FIRST if name == first else 1) for c in errors.candidates}
         for name, errors in measurement.table.items()
     }
 

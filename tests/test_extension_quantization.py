@@ -14,8 +14,8 @@ import mixquant_onnx as mq
 from mixquant_onnx.model.operators import OPERATORS, ActivationInput, Operator, WeightInput
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
-from mixquant_onnx.numerics.granularity import Layout
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.numerics.granularity import WeightAxes
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.quantization.methods import METHODS, Method, Needs, is_calibrated, surrogate
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
@@ -68,7 +68,7 @@ def test_a_calibrated_method_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None
     assert solved == [32 * 16]
     nearest = mq.quantize(model, method="mse", rounding="nearest", **options)
     assert output_error(model, result.model, feed) < 0.5 * output_error(model, nearest.model, feed)
-    again = BitPlan.from_json(json.loads(json.dumps(result.plan.to_json())))
+    again = Plan.from_json(json.loads(json.dumps(result.plan.to_json())))
     assert mq.apply_plan(model, again, data=feed, min_size=1, verify=False, exact=True).model == result.model
     with pytest.raises(mq.OptionError, match="--method toy needs --data"):
         mq.quantize(model, method="toy", data_free=True, min_size=1)
@@ -110,7 +110,7 @@ def test_a_data_free_method_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     scales = [numpy_helper.to_array(t) for t in result.model.graph.initializer if "scale" in t.name]
     assert scales and all((np.log2(scale.astype(np.float64)) % 1 == 0).all() for scale in scales)
     assert output_error(model, result.model, feed) < 0.01
-    told = result.table["w"].cells
+    told = result.table["w"].candidates
     assert {cell.scheme.bits: cell.qe for cell in told}[result.plan.sites["w"].bits] == pytest.approx(
         result.qe["w"], rel=0.3
     )
@@ -126,7 +126,7 @@ def test_an_operator_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slopes of PRelu, one for each of its inputs: no weight until its row says so."""
     model = text("g (float[N,16,16] x, float[16,16] w) => (float[N,16,16] y) { y = PRelu (x, w) }", w=values(16, 16))
     assert not find(model, 1).sites
-    row = Operator(weights=(WeightInput(index=1, layout=lambda rank, _: Layout(p=1, r=rank - 1)),))
+    row = Operator(weights=(WeightInput(index=1, layout=lambda rank, _: WeightAxes(p=1, r=rank - 1)),))
     monkeypatch.setitem(OPERATORS, ("", "PRelu"), row)
     feed = {"x": values(4, 16, 16)}
     result = mq.quantize(model, bits=8, min_size=1, data=feed)

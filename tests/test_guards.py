@@ -13,10 +13,10 @@ from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.targets import fused_kernels
 from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.weights import find
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 
-SCHEME = Scheme(bits=8, grid=Grid(per="channel"))
+SCHEME = Scheme(bits=8, grid=Granularity(per="channel"))
 
 
 def fused(model: ModelProto) -> ModelProto:

@@ -11,7 +11,7 @@ from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import find, weight_values
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import price_all
 from mixquant_onnx.planning.error_table import ErrorTable, site_errors
@@ -75,7 +75,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_all_that_is_is_compensated_is_taken_off_and_never_all() -> None:
-    scheme = Scheme(bits=4, grid=Grid(per="channel"))
+    scheme = Scheme(bits=4, grid=Granularity(per="channel"))
     output = {name: {scheme: 2.0} for name in "abcd"}
     shares = {("a", "b"): 0.5, ("a", "c"): 0.25, ("b", "c"): 7.0, ("c", "d"): -0.5, ("d", "e"): -2, ("d", "f"): -2}
     found = block_output.corrected(output, shares)

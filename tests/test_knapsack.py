@@ -12,21 +12,21 @@ from conftest import ROOT
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 import mixquant_onnx as mq
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import knapsack
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, relative_error, smallest_within_cost
 from mixquant_onnx.planning.allocators.lagrangian import lower_bound
-from mixquant_onnx.planning.error_table import SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow
 
 Table = dict[str, list[Choice]]
-CHANNEL, BLOCKS = Grid(per="channel"), Grid(per="block", block=32)
+CHANNEL, BLOCKS = Granularity(per="channel"), Granularity(per="block", block=32)
 SHARES = (0.05, 0.3, 0.8)
 """Of the way from the least to the most that a plan can need."""
 
 
-def random_table(seed: int, sites: int, grids: tuple[Grid, ...] = (CHANNEL,)) -> Table:
+def random_table(seed: int, sites: int, grids: tuple[Granularity, ...] = (CHANNEL,)) -> Table:
     """Sizes over three decades; errors about 4 times as large for each bit less."""
     random = np.random.default_rng([seed, sites])
     table: Table = {}
@@ -52,7 +52,7 @@ def measured_table(model: str, granularity: str) -> Table:
     return {
         name: [
             Choice(scheme=c.scheme, cost=errors.elements**0.5 * c.qe / errors.power, nbytes=c.nbytes)
-            for c in errors.cells
+            for c in errors.candidates
         ]
         for name, errors in found.items()
     }
@@ -100,7 +100,7 @@ def assert_optimal(table: Table) -> None:
 
 @pytest.mark.parametrize("grids", [(CHANNEL,), (CHANNEL, BLOCKS)], ids=["channel", "channel and blocks"])
 @pytest.mark.parametrize(("seed", "sites"), [(0, 1), (1, 3), (2, 8), (3, 8), (4, 20), (5, 40)])
-def test_random_tables_get_the_optimum(seed: int, sites: int, grids: tuple[Grid, ...]) -> None:
+def test_random_tables_get_the_optimum(seed: int, sites: int, grids: tuple[Granularity, ...]) -> None:
     assert_optimal(random_table(seed, sites, grids))
 
 
@@ -128,7 +128,7 @@ def few_sites(seed: int, sites: int = 5) -> Table:
         size, level = int(random.integers(100, 20000)), float(random.lognormal())
         table[f"s{site}"] = [
             Choice(
-                scheme=Scheme(bits=bits, grid=Grid(per="channel")),
+                scheme=Scheme(bits=bits, grid=Granularity(per="channel")),
                 cost=level * 4.0 ** (8 - bits) * float(random.lognormal(0, 0.3)),
                 nbytes=size * bits // 8,
             )
@@ -277,5 +277,5 @@ def test_each_pass_keeps_the_limit_and_finds_nothing_worse_than_what_is_known() 
 
 @pytest.mark.parametrize(("power", "share"), [(0.5, 0.4), (2.0, 0.1), (0.0, 0.0)])
 def test_an_error_is_a_share_of_the_power_and_none_of_zeros(power: float, share: float) -> None:
-    errors = SiteErrors(site="w", elements=1, power=power, baseline=1.0, cells=())
+    errors = ErrorRow(site="w", elements=1, power=power, baseline=1.0, candidates=())
     assert relative_error(errors, 0.2) == pytest.approx(share)

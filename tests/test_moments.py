@@ -9,9 +9,9 @@ import pytest
 from cases import Array, site
 
 from mixquant_onnx.data.moments import LEAST_SHRINKAGE, Accumulator, SecondMoments
-from mixquant_onnx.model.weights import WeightSite
-from mixquant_onnx.numerics.granularity import Grid, Layout
-from mixquant_onnx.numerics.scheme import Scheme, dequantized
+from mixquant_onnx.model.weights import WeightTensor
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 from mixquant_onnx.quantization.rounding.shrinkage import best_sample_weight, for_inputs, with_best_shrinkage
@@ -88,12 +88,12 @@ def test_no_weight_is_free_though_its_input_was_never_seen() -> None:
     assert inputs.shrunk()[0, 5, 5] == diagonal[5]
     weight = random.standard_normal((4, WIDTH)).astype(np.float32)
     weight[:, 5] = 40
-    made = quantize_weight(located(4), weight, Scheme(bits=4, grid=Grid(per="channel"), method="gptq"), inputs)
-    assert (np.abs(dequantized(made, np.dtype("f4"))[:, 5] - 40) < 30).all()
+    made = quantize_weight(located(4), weight, Scheme(bits=4, grid=Granularity(per="channel"), method="gptq"), inputs)
+    assert (np.abs(made.dequantize(np.dtype("f4"))[:, 5] - 40) < 30).all()
 
 
-def located(rows: int) -> WeightSite:
-    return site(np.zeros((rows, WIDTH), np.float32), Layout(p=1, r=1))
+def located(rows: int) -> WeightTensor:
+    return site(np.zeros((rows, WIDTH), np.float32), WeightAxes(p=1, r=1))
 
 
 def repeated() -> SecondMoments:
@@ -106,7 +106,7 @@ def repeated() -> SecondMoments:
 def test_weights_are_solved_with_the_trust_that_was_found() -> None:
     inputs = repeated()
     weight = np.random.default_rng(6).standard_normal((32, WIDTH)).astype(np.float32)
-    scheme = Scheme(bits=3, grid=Grid(per="channel"), method="gptq")
+    scheme = Scheme(bits=3, grid=Granularity(per="channel"), method="gptq")
     made = quantize_weight(located(32), weight, scheme, inputs).codes
     known, blind = (
         quantize_weight(located(32), weight, scheme, replace(inputs, sample_weight=factor, halves=None)).codes

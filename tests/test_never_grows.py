@@ -28,7 +28,7 @@ from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning import bounds
 from mixquant_onnx.planning import planned as planning
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.quantization.network import Layers
 
 
@@ -196,7 +196,7 @@ def check(model: ModelProto, options: dict[str, Any], goal: dict[str, Any], veri
     assert result.nbytes_after == result.model.ByteSize() < result.nbytes_before == model.ByteSize()
     for name in result.plan.sites if len(result.plan.sites) > 1 else ():
         fewer = {n: scheme for n, scheme in result.plan.sites.items() if n != name}
-        without = mq.apply_plan(model, BitPlan(sites=fewer), **{**options, "verify": False, "allow_unchanged": True})
+        without = mq.apply_plan(model, Plan(sites=fewer), **{**options, "verify": False, "allow_unchanged": True})
         assert without.nbytes_after >= result.nbytes_after
 
 
@@ -306,7 +306,7 @@ def test_sizes_are_those_of_the_file(
 
 
 def test_a_plan_is_replayed_without_what_is_stored_at_a_loss() -> None:
-    plan = BitPlan(sites={"w": Scheme.parse("w3.channel.minmax")})
+    plan = Plan(sites={"w": Scheme.parse("w3.channel.minmax")})
     with pytest.raises(mq.UnchangedError, match="nothing to gain"):
         mq.apply_plan(transposed_convolution(), plan)
 

@@ -9,7 +9,7 @@ import pytest
 from cases import LAYOUTS, Array
 
 from mixquant_onnx.errors import OptionError, PlanError
-from mixquant_onnx.numerics.granularity import ALL_BITS, Grid, Layout
+from mixquant_onnx.numerics.granularity import ALL_BITS, Granularity, WeightAxes
 from mixquant_onnx.numerics.integers import encode, levels, storable_scale
 from mixquant_onnx.numerics.quadratic import quadratic_error
 from mixquant_onnx.numerics.rows import (
@@ -22,10 +22,10 @@ from mixquant_onnx.numerics.rows import (
     params_to_rows,
     to_rows,
 )
-from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantize, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme, dequantize
 
-TENSOR, CHANNEL = Grid(per="tensor"), Grid(per="channel")
-GRIDS = [TENSOR, CHANNEL, Grid(per="block", block=4), Grid(per="block", block=5)]
+TENSOR, CHANNEL = Granularity(per="tensor"), Granularity(per="channel")
+GRIDS = [TENSOR, CHANNEL, Granularity(per="block", block=4), Granularity(per="block", block=5)]
 CASES = list(product(LAYOUTS, GRIDS))
 
 
@@ -33,9 +33,9 @@ def numbered(shape: tuple[int, ...]) -> Array:
     return np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
 
 
-def row_numbers(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Array:
+def row_numbers(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> Array:
     """For each weight the number of its row, one weight after another."""
-    merged = Layout(p=layout.p, r=layout.r, q=layout.q + layout.s) if grid.block else layout
+    merged = WeightAxes(p=layout.p, r=layout.r, q=layout.q + layout.s) if grid.block else layout
     axes = [kind for kind in "prqs" for _ in range(getattr(merged, kind))]
     blocks = -(-int(np.prod([n for n, kind in zip(shape, axes, strict=True) if kind == "r"])) // (grid.block or 1))
     found = np.zeros(shape, int)
@@ -51,7 +51,7 @@ def row_numbers(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Array:
 
 
 @pytest.mark.parametrize(("case", "grid"), CASES, ids=str)
-def test_a_row_holds_the_weights_that_share_a_scale(case: str, grid: Grid) -> None:
+def test_a_row_holds_the_weights_that_share_a_scale(case: str, grid: Granularity) -> None:
     layout, shape = LAYOUTS[case]
     tensor = numbered(shape)
     rows = to_rows(tensor, layout, grid)
@@ -67,7 +67,7 @@ def test_a_row_holds_the_weights_that_share_a_scale(case: str, grid: Grid) -> No
 
 
 @pytest.mark.parametrize(("case", "grid"), CASES, ids=str)
-def test_one_value_a_row_is_laid_out_for_every_weight_of_the_row(case: str, grid: Grid) -> None:
+def test_one_value_a_row_is_laid_out_for_every_weight_of_the_row(case: str, grid: Granularity) -> None:
     layout, shape = LAYOUTS[case]
     count = len(to_rows(numbered(shape), layout, grid))
     params = params_from_rows(np.arange(count), shape, layout, grid)
@@ -81,51 +81,51 @@ def test_one_value_a_row_is_laid_out_for_every_weight_of_the_row(case: str, grid
 def test_one_value_stands_for_all_rows() -> None:
     single = np.full((1, 1, 1), 7)
     assert params_to_rows(single, 3).tolist() == [7, 7, 7]
-    assert expand_params(single, (2, 3), Layout(p=1, r=1), CHANNEL).shape == (1, 1)
+    assert expand_params(single, (2, 3), WeightAxes(p=1, r=1), CHANNEL).shape == (1, 1)
 
 
 def test_parameters_are_blocks_between_the_row_axes() -> None:
-    layout = Layout(p=1, r=1, q=1)
-    grid = Grid(per="block", block=4)
+    layout = WeightAxes(p=1, r=1, q=1)
+    grid = Granularity(per="block", block=4)
     assert params_shape((3, 13, 5), layout, grid) == (3, 4, 5)
     assert params_shape((3, 12, 5), layout, grid) == (3, 3, 5)
     assert params_shape((3, 13, 5), layout, CHANNEL) == (3, 1, 5)
     assert channel_params_shape((3, 13, 5), layout) == (3, 1, 5)
-    assert channel_params_shape((9, 4, 3, 2), Layout(r=1, q=1, s=2)) == (1, 4, 1, 1)
+    assert channel_params_shape((9, 4, 3, 2), WeightAxes(r=1, q=1, s=2)) == (1, 4, 1, 1)
 
 
 @pytest.mark.parametrize(("block", "kept"), [(12, True), (13, False), (14, False)])
 def test_a_block_as_long_as_a_row_is_the_channel(block: int, kept: bool) -> None:
-    grid = Grid(per="block", block=block)
-    assert effective_grid((3, 13, 5), Layout(p=1, r=1, q=1), grid) == (grid if kept else CHANNEL)
-    assert effective_grid((3, 13, 5), Layout(p=1, r=1, q=1), TENSOR) == TENSOR
+    grid = Granularity(per="block", block=block)
+    assert effective_grid((3, 13, 5), WeightAxes(p=1, r=1, q=1), grid) == (grid if kept else CHANNEL)
+    assert effective_grid((3, 13, 5), WeightAxes(p=1, r=1, q=1), TENSOR) == TENSOR
 
 
 def test_axes_are_multiplied_out_by_kind() -> None:
-    layout = Layout(p=1, r=2, q=1, s=2)
+    layout = WeightAxes(p=1, r=2, q=1, s=2)
     assert layout.sizes((2, 3, 5, 7, 11, 13)) == (2, 15, 7, 143)
-    assert layout.merged() == Layout(p=1, r=2, q=3)
+    assert layout.merged() == WeightAxes(p=1, r=2, q=3)
 
 
 @pytest.mark.parametrize(
     ("text", "grid"),
-    [("tensor", TENSOR), ("channel", CHANNEL), ("block:5", GRIDS[3]), ("b2", Grid(per="block", block=2))],
+    [("tensor", TENSOR), ("channel", CHANNEL), ("block:5", GRIDS[3]), ("b2", Granularity(per="block", block=2))],
 )
-def test_granularities_are_read_and_written(text: str, grid: Grid) -> None:
-    assert Grid.parse(text) == grid
-    assert Grid.parse(str(grid)) == grid
+def test_granularities_are_read_and_written(text: str, grid: Granularity) -> None:
+    assert Granularity.parse(text) == grid
+    assert Granularity.parse(str(grid)) == grid
 
 
 @pytest.mark.parametrize("text", ["row", "block", "block:", "block:1", "b1", "b0", "b-2", "xb4", "b4x", "", "Tensor"])
 def test_other_granularities_are_refused_by_name(text: str) -> None:
     with pytest.raises(OptionError, match=rf"^granularity '{text}' is not known; use tensor, channel or block:N with"):
-        Grid.parse(text)
+        Granularity.parse(text)
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_schemes_are_read_as_written(bits: int, symmetric: bool, grid: Grid) -> None:
+def test_schemes_are_read_as_written(bits: int, symmetric: bool, grid: Granularity) -> None:
     scheme = Scheme(bits=bits, grid=grid, method="mse", symmetric=symmetric)
     assert Scheme.parse(str(scheme)) == scheme
     assert str(scheme).endswith(".sym") == symmetric
@@ -176,7 +176,7 @@ def test_scales_and_codes_are_worked_with_as_float32() -> None:
     assert encode(rows, step, np.zeros(1, np.uint8), 4).tolist() == np.rint(rows / step.astype(np.float32)).tolist()
     given = np.full((1, 1), 0.1)
     three, zero = np.full((1, 1), 3, np.uint8), np.zeros((1, 1, 1), np.uint8)
-    found = dequantize(three, given[None], zero, Layout(p=1, r=1), TENSOR, np.dtype(np.float64))
+    found = dequantize(three, given[None], zero, WeightAxes(p=1, r=1), TENSOR, np.dtype(np.float64))
     assert found.item() == float(np.float32(3) * np.float32(0.1)) != 3 * 0.1
 
 
@@ -190,7 +190,7 @@ def test_the_quadratic_form_is_the_error_of_the_outputs() -> None:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
-def test_a_code_stands_for_its_distance_from_the_zero_point_times_the_scale(grid: Grid, kind: type) -> None:
+def test_a_code_stands_for_its_distance_from_the_zero_point_times_the_scale(grid: Granularity, kind: type) -> None:
     layout, shape = LAYOUTS["odd"]
     codes = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
     params = params_shape(shape, layout, grid)
@@ -202,5 +202,5 @@ def test_a_code_stands_for_its_distance_from_the_zero_point_times_the_scale(grid
     found = dequantize(codes, scale, zero, layout, grid, np.dtype(kind))
     assert found.dtype == kind and (found == wanted.astype(kind)).all()
     scheme = Scheme(bits=8, grid=grid)
-    q = Quantized(codes=codes, scale=scale, zero_point=zero, scheme=scheme, layout=layout, dtype="float32")
-    assert (dequantized(q, np.dtype(kind)) == found).all()
+    q = QuantizedTensor(codes=codes, scale=scale, zero_point=zero, scheme=scheme, layout=layout, dtype="float32")
+    assert (q.dequantize(np.dtype(kind)) == found).all()

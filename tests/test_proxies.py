@@ -243,7 +243,7 @@ def test_a_budget_is_spent_by_energy_or_one_width_whichever_proxies_prefer(
     small: ModelProto, options: dict[str, Any], compared: bool
 ) -> None:
     plain = mq.inspect(small, bits=[5], data_free=True).table
-    limit = 8 * sum(c.nbytes for e in plain.values() for c in e.cells) / sum(e.elements for e in plain.values())
+    limit = 8 * sum(c.nbytes for e in plain.values() for c in e.candidates) / sum(e.elements for e in plain.values())
     planned = mq.inspect(small, avg_bits=limit + 0.01, **options)
     notes = [note for note in planned.notes if "does best on the rows for selection" in note]
     assert bool(notes) == compared

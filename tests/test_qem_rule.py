@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import qem, safe
-from mixquant_onnx.planning.error_table import Cell, SiteErrors
+from mixquant_onnx.planning.error_table import Candidate, ErrorRow
 
-CHANNEL, BLOCKS = Grid(per="channel"), Grid(per="block", block=32)
-
-
-def cell(bits: int, qe: float, nbytes: int, grid: Grid = CHANNEL) -> Cell:
-    return Cell(scheme=Scheme(bits=bits, grid=grid), qe=qe, nbytes=nbytes)
+CHANNEL, BLOCKS = Granularity(per="channel"), Granularity(per="block", block=32)
 
 
-def errors(*cells: Cell, baseline: float = 1.0, power: float = 1e6, elements: int = 100) -> SiteErrors:
-    return SiteErrors(site="w", elements=elements, power=power, baseline=baseline, cells=cells)
+def cell(bits: int, qe: float, nbytes: int, grid: Granularity = CHANNEL) -> Candidate:
+    return Candidate(scheme=Scheme(bits=bits, grid=grid), qe=qe, nbytes=nbytes)
+
+
+def errors(*cells: Candidate, baseline: float = 1.0, power: float = 1e6, elements: int = 100) -> ErrorRow:
+    return ErrorRow(site="w", elements=elements, power=power, baseline=baseline, candidates=cells)
 
 
 def test_the_fewest_bytes_that_qualify_whatever_the_order_of_the_table() -> None:
@@ -72,7 +72,7 @@ def test_the_limit_of_the_floor_is_the_lower_of_both() -> None:
     assert safe.limit_of(errors(baseline=1e-4, power=1.0), 2) == pytest.approx(2e-4)
 
 
-def small(elements: int, low: tuple[float, int], high: tuple[float, int]) -> SiteErrors:
+def small(elements: int, low: tuple[float, int], high: tuple[float, int]) -> ErrorRow:
     """Candidates of 4 and 8 bits, each (QE, bytes); the first qualifies."""
     return errors(cell(4, *low), cell(8, *high), elements=elements)
 
@@ -102,7 +102,7 @@ def test_more_bits_that_are_no_better_are_not_taken() -> None:
 
 
 def test_weights_of_one_size_go_by_name() -> None:
-    def table(*names: str) -> dict[str, SiteErrors]:
+    def table(*names: str) -> dict[str, ErrorRow]:
         large = {"large": small(9000, (1.0, 10_000), (0.1, 20_000))}
         return large | {name: small(10, (1.0, 10), (0.1, 80)) for name in names}
 

@@ -20,7 +20,7 @@ from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.operators import OPERATORS
 from mixquant_onnx.model.weights import find
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization import methods as options_module
 from mixquant_onnx.quantization.reconstruction import brecq, learning
@@ -335,7 +335,7 @@ def matmul_block(rows: int = 64) -> tuple[learning.BlockLoss, Any]:
     """y = x w, w at 2 bits, inputs of very different sizes."""
     weight = values(16, 16)
     site = find(two_layers()[0], 1).sites["a"].site
-    q = quantize_weight(site, weight, Scheme(bits=2, grid=Grid(per="channel"), method="mse"))
+    q = quantize_weight(site, weight, Scheme(bits=2, grid=Granularity(per="channel"), method="mse"))
     x = torch.from_numpy(values(rows, 16) * np.geomspace(0.1, 3, 16, dtype=np.float32))
     target = x @ torch.from_numpy(weight)
     program = Program([helper.make_node("MatMul", ["x", "w"], ["y"])])

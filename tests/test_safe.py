@@ -16,25 +16,25 @@ from threadpoolctl import threadpool_info
 
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
-from mixquant_onnx.numerics.granularity import Grid
-from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.numerics.granularity import Granularity
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.planning import output_floor as safety
 from mixquant_onnx.planning.allocators import qem, safe
-from mixquant_onnx.planning.error_table import Cell, SiteErrors
+from mixquant_onnx.planning.error_table import Candidate, ErrorRow
 from mixquant_onnx.planning.output_floor import FLOOR_DB
 from mixquant_onnx.quantization import network
 from mixquant_onnx.quantization.weight import quantize_weight
 
-CHANNEL = Grid(per="channel")
+CHANNEL = Granularity(per="channel")
 
 
-def errors(name: str, elements: int, power: float, baseline: float, at_8_bits: float) -> SiteErrors:
+def errors(name: str, elements: int, power: float, baseline: float, at_8_bits: float) -> ErrorRow:
     """Candidates whose QE grows by 4 for each bit less."""
     cells = tuple(
-        Cell(scheme=Scheme(bits=b, grid=CHANNEL), qe=at_8_bits * 4.0 ** (8 - b), nbytes=elements * b // 8)
+        Candidate(scheme=Scheme(bits=b, grid=CHANNEL), qe=at_8_bits * 4.0 ** (8 - b), nbytes=elements * b // 8)
         for b in range(2, 9)
     )
-    return SiteErrors(site=name, elements=elements, power=power, baseline=baseline, cells=cells)
+    return ErrorRow(site=name, elements=elements, power=power, baseline=baseline, candidates=cells)
 
 
 def test_a_tensor_whose_int8_grid_is_poor_keeps_the_floor() -> None:
@@ -122,7 +122,7 @@ def test_blas_has_one_thread_while_weights_are_solved(monkeypatch: pytest.Monkey
     threads: list[int] = []
     plain = quantize_weight
 
-    def recorded(*given: Any) -> Quantized:
+    def recorded(*given: Any) -> QuantizedTensor:
         threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         return plain(*given)
 

@@ -12,23 +12,28 @@ from hypothesis import strategies as st
 
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.numerics import rows as g
-from mixquant_onnx.numerics.granularity import ALL_BITS, Grid, Layout
+from mixquant_onnx.numerics.granularity import ALL_BITS, Granularity, WeightAxes
 from mixquant_onnx.numerics.integers import encode, levels, storable_scale
 from mixquant_onnx.numerics.rounding_error import CHUNK, row_errors, squared_errors
-from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.planning.allocators.qem import allocate, choose
-from mixquant_onnx.planning.error_table import Cell, SiteErrors, site_errors
+from mixquant_onnx.planning.error_table import Candidate, ErrorRow, site_errors
 from mixquant_onnx.quantization.methods import METHODS, method
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 
-GRIDS = [Grid(per="tensor"), Grid(per="channel"), Grid(per="block", block=5), Grid(per="block", block=8)]
+GRIDS = [
+    Granularity(per="tensor"),
+    Granularity(per="channel"),
+    Granularity(per="block", block=5),
+    Granularity(per="block", block=8),
+]
 FLOAT32 = np.dtype(np.float32)
 LARGE = np.float32(100)
 """Makes the scales of all groups large enough for float16."""
 
 
-def group_of(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Array:
+def group_of(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> Array:
     """For each weight the number of its group, straight from the words in DESIGN.md."""
     axes = list(range(len(shape)))
     row = axes[: layout.p] + axes[layout.p + layout.r : layout.p + layout.r + layout.q]
@@ -65,17 +70,19 @@ def plain_minmax(values: Array, groups: Array, bits: int, symmetric: bool) -> tu
     return result, steps
 
 
-layouts = st.builds(Layout, p=st.integers(0, 2), r=st.integers(0, 2), q=st.integers(0, 2), s=st.integers(0, 2)).filter(
-    lambda layout: layout.p + layout.r + layout.q + layout.s > 0
-)
-grids = st.sampled_from([Grid(per="tensor"), Grid(per="channel")]) | st.builds(
-    lambda n: Grid(per="block", block=n), st.integers(2, 7)
+layouts = st.builds(
+    WeightAxes, p=st.integers(0, 2), r=st.integers(0, 2), q=st.integers(0, 2), s=st.integers(0, 2)
+).filter(lambda layout: layout.p + layout.r + layout.q + layout.s > 0)
+grids = st.sampled_from([Granularity(per="tensor"), Granularity(per="channel")]) | st.builds(
+    lambda n: Granularity(per="block", block=n), st.integers(2, 7)
 )
 
 
 @PROPERTIES
 @given(layout=layouts, grid=grids, data=st.data())
-def test_rows_hold_the_groups_and_go_back_to_the_tensor(layout: Layout, grid: Grid, data: st.DataObject) -> None:
+def test_rows_hold_the_groups_and_go_back_to_the_tensor(
+    layout: WeightAxes, grid: Granularity, data: st.DataObject
+) -> None:
     axes = layout.p + layout.r + layout.q + layout.s
     shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=axes, max_size=axes)))
     tensor = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.float32).reshape(shape)
@@ -93,9 +100,9 @@ def test_rows_hold_the_groups_and_go_back_to_the_tensor(layout: Layout, grid: Gr
 
 
 def test_a_block_that_would_hold_a_whole_row_is_a_channel() -> None:
-    layout = Layout(r=1, q=1)
-    assert g.effective_grid((24, 7), layout, Grid(per="block", block=24)) == Grid(per="channel")
-    assert g.effective_grid((24, 7), layout, Grid(per="block", block=23)) == Grid(per="block", block=23)
+    layout = WeightAxes(r=1, q=1)
+    assert g.effective_grid((24, 7), layout, Granularity(per="block", block=24)) == Granularity(per="channel")
+    assert g.effective_grid((24, 7), layout, Granularity(per="block", block=23)) == Granularity(per="block", block=23)
 
 
 @PROPERTIES
@@ -143,35 +150,33 @@ def test_a_scale_that_float16_cannot_hold_stays_float32(value: float) -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_minmax_is_the_plain_one_and_off_by_half_a_step_at_most(bits: int, grid: Grid, symmetric: bool) -> None:
+def test_minmax_is_the_plain_one_and_off_by_half_a_step_at_most(bits: int, grid: Granularity, symmetric: bool) -> None:
     for name, (layout, shape) in LAYOUTS.items():
         values = LARGE * weight(*shape)
         q = quantize_weight(site(values, layout), values, Scheme(bits=bits, grid=grid, symmetric=symmetric))
         wanted, steps = plain_minmax(values, group_of(shape, layout, grid), bits, symmetric)
         if name == "one weight":  # which is on a grid of its own
-            assert abs(values - dequantized(q, FLOAT32)) <= abs(values - wanted)
+            assert abs(values - q.dequantize(FLOAT32)) <= abs(values - wanted)
             continue
-        np.testing.assert_allclose(dequantized(q, FLOAT32), wanted, rtol=1e-6, atol=0)
-        assert (np.abs(values - dequantized(q, FLOAT32)) <= steps * 0.5001).all()
+        np.testing.assert_allclose(q.dequantize(FLOAT32), wanted, rtol=1e-6, atol=0)
+        assert (np.abs(values - q.dequantize(FLOAT32)) <= steps * 0.5001).all()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("name", METHODS)
-def test_the_error_a_method_reports_is_that_of_the_weights(name: str, grid: Grid, symmetric: bool) -> None:
+def test_the_error_a_method_reports_is_that_of_the_weights(name: str, grid: Granularity, symmetric: bool) -> None:
     for layout, shape in LAYOUTS.values():
         values = LARGE * weight(*shape)
         values.flags.writeable = False
         options = SearchOptions(grids=(grid,), method=name, symmetric=symmetric)
         table = site_errors(site(values, layout), values, options)
         assert table == site_errors(site(values, layout), values, options)
-        assert [cell.scheme.bits for cell in table.cells] == list(ALL_BITS)
-        for cell in table.cells:
+        assert [cell.scheme.bits for cell in table.candidates] == list(ALL_BITS)
+        for cell in table.candidates:
             q = quantize_weight(site(values, layout), values, cell.scheme)
             assert q.codes.max() <= levels(cell.scheme.bits) and q.codes.shape == shape
-            assert cell.qe == pytest.approx(
-                np.mean((values.astype(np.float64) - dequantized(q, FLOAT32)) ** 2), rel=1e-4
-            )
+            assert cell.qe == pytest.approx(np.mean((values.astype(np.float64) - q.dequantize(FLOAT32)) ** 2), rel=1e-4)
             assert cell.qe == pytest.approx(quantization_error(q, values), rel=1e-4)
             if name == "hqq":  # it minimises the sum of |error|^0.7, see tests/test_methods.py
                 continue
@@ -213,50 +218,54 @@ def test_a_weight_of_zeros_comes_back_as_zeros() -> None:
     values = np.zeros((6, 9), np.float32)
     for bits, symmetric in itertools.product(ALL_BITS, (False, True)):
         q = quantize_weight(
-            site(values, Layout(p=1, r=1)), values, Scheme(bits=bits, grid=GRIDS[1], symmetric=symmetric)
+            site(values, WeightAxes(p=1, r=1)), values, Scheme(bits=bits, grid=GRIDS[1], symmetric=symmetric)
         )
-        assert not dequantized(q, FLOAT32).any()
+        assert not q.dequantize(FLOAT32).any()
 
 
 def test_large_float16_weights_stay_finite() -> None:
     values = np.linspace(-60000, 60000, 512).reshape(8, 64).astype(np.float16)
     for bits in ALL_BITS:
-        q: Quantized = quantize_weight(site(values, Layout(p=1, r=1)), values, Scheme(bits=bits, grid=GRIDS[0]))
-        assert np.isfinite(dequantized(q, np.dtype(np.float16))).all(), bits
+        q: QuantizedTensor = quantize_weight(
+            site(values, WeightAxes(p=1, r=1)), values, Scheme(bits=bits, grid=GRIDS[0])
+        )
+        assert np.isfinite(q.dequantize(np.dtype(np.float16))).all(), bits
 
 
 def test_the_table_of_large_weights_is_finite() -> None:
     values = weight(8, 64) * np.float32(1e20)
-    table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions(method="minmax"))
+    table = site_errors(site(values, WeightAxes(p=1, r=1)), values, SearchOptions(method="minmax"))
     assert table.power == pytest.approx(np.mean(values.astype(np.float64) ** 2))
 
 
 def test_the_baseline_is_int8_with_one_scale_or_the_same_quantizer() -> None:
     values = weight(7, 24)
-    layout = Layout(p=1, r=1)
+    layout = WeightAxes(p=1, r=1)
     int8 = site_errors(site(values, layout), values, SearchOptions(method="minmax", bits=(4, 5)))
     step = np.float32((values.max() - values.min()) / 255)
     assert int8.baseline == pytest.approx(np.mean((values - np.rint(values / step) * step) ** 2), rel=1e-4)
     same = site_errors(site(values, layout), values, SearchOptions(method="minmax", bits=(4, 5), baseline="same"))
     eight = site_errors(site(values, layout), values, SearchOptions(method="minmax", bits=(8,)))
-    assert same.baseline == eight.cells[0].qe < int8.baseline
+    assert same.baseline == eight.candidates[0].qe < int8.baseline
     assert same.power == pytest.approx(np.mean(values**2))
 
 
 def test_weights_on_a_grid_of_two_bits_are_exact_at_every_width_and_min_max_at_even_ones_only() -> None:
     values = np.random.default_rng(0).integers(-1, 3, (8, 64)).astype(np.float32)
     values[:, :2] = (-1, 2)
-    table = site_errors(site(values, Layout(p=1, r=1)), values, SearchOptions(method="minmax"))
-    assert all(cell.qe < 1e-6 for cell in table.cells)
+    table = site_errors(site(values, WeightAxes(p=1, r=1)), values, SearchOptions(method="minmax"))
+    assert all(cell.qe < 1e-6 for cell in table.candidates)
     sums = minmax.errors(values, ALL_BITS, False)
     qe = {bits: total / values.size for bits, total in zip(ALL_BITS, sums, strict=True)}
     assert all(qe[bits] < 1e-6 for bits in (2, 4, 6, 8)) and all(qe[bits] > 1e-5 for bits in (3, 5, 7))
 
 
-def errors_of(baseline: float, **qe: float) -> SiteErrors:
+def errors_of(baseline: float, **qe: float) -> ErrorRow:
     """w2=..., w3=...: the QE at each width."""
-    cells = [Cell(scheme=Scheme(bits=int(name[1:]), grid=GRIDS[1]), qe=value, nbytes=1) for name, value in qe.items()]
-    return SiteErrors(site="w", elements=1, power=1.0, baseline=baseline, cells=tuple(cells))
+    cells = [
+        Candidate(scheme=Scheme(bits=int(name[1:]), grid=GRIDS[1]), qe=value, nbytes=1) for name, value in qe.items()
+    ]
+    return ErrorRow(site="w", elements=1, power=1.0, baseline=baseline, candidates=tuple(cells))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from mixquant_onnx.export import rewrite as rewriting
 from mixquant_onnx.export.encodings import dequantize_linear as native
 from mixquant_onnx.export.encodings import folded
 from mixquant_onnx.export.encodings.outline import Outline
-from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.granularity import Layout
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
+from mixquant_onnx.numerics.granularity import WeightAxes
 from mixquant_onnx.numerics.noise import sqnr_db
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification import codes as decoding
@@ -38,8 +38,8 @@ class Case:
 
     original: ModelProto
     saved: ModelProto
-    sites: dict[str, LocatedSite]
-    quantized: dict[str, Quantized]
+    sites: dict[str, LocatedWeight]
+    quantized: dict[str, QuantizedTensor]
     done: rewriting.Rewritten
 
     def verify_codes(self) -> str:
@@ -190,22 +190,22 @@ def test_an_output_that_should_be_zero_and_is_not_is_noticed() -> None:
     assert closeness([[nothing]], [[something]])[0] < 0
 
 
-def without_zero_point(q: Quantized) -> Quantized:
+def without_zero_point(q: QuantizedTensor) -> QuantizedTensor:
     return replace(q, zero_point=np.zeros_like(q.zero_point))
 
 
-def along_the_other_axis(q: Quantized) -> Quantized:
+def along_the_other_axis(q: QuantizedTensor) -> QuantizedTensor:
     if q.codes.shape != (64, 64):
         return q
     scale, zero = q.scale.transpose(2, 1, 0), q.zero_point.transpose(2, 1, 0)
-    return replace(q, layout=Layout(p=1, r=1), scale=scale, zero_point=zero)
+    return replace(q, layout=WeightAxes(p=1, r=1), scale=scale, zero_point=zero)
 
 
-def with_the_scale_of_the_neighbour(q: Quantized) -> Quantized:
+def with_the_scale_of_the_neighbour(q: QuantizedTensor) -> QuantizedTensor:
     return replace(q, scale=np.roll(q.scale, 1, axis=1 if q.scale.shape[1] > 1 else 2))
 
 
-def with_the_first_code_off_by_one(q: Quantized) -> Quantized:
+def with_the_first_code_off_by_one(q: QuantizedTensor) -> QuantizedTensor:
     codes = q.codes.copy()
     codes.flat[0] ^= 1
     return replace(q, codes=codes)
@@ -219,10 +219,10 @@ MISTAKES = [
 ]
 
 
-def plant(mistake: Callable[[Quantized], Quantized], monkeypatch: pytest.MonkeyPatch) -> None:
+def plant(mistake: Callable[[QuantizedTensor], QuantizedTensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both encoders make `mistake`."""
 
-    def made(q: Quantized) -> Quantized:
+    def made(q: QuantizedTensor) -> QuantizedTensor:
         return q if isinstance(q, Outline) else mistake(q)
 
     encode_folded, encode_native = folded.encode_folded, native.encode_native
@@ -234,7 +234,10 @@ def plant(mistake: Callable[[Quantized], Quantized], monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("granularity", ["channel", "block:16"])
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_an_encoder_fails_the_proof(
-    mistake: Callable[[Quantized], Quantized], granularity: str, target: str, monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[[QuantizedTensor], QuantizedTensor],
+    granularity: str,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mq.quantize(classifier(), granularity=granularity, target=target)
     plant(mistake, monkeypatch)
@@ -255,7 +258,7 @@ def test_a_failed_proof_leaves_no_file_and_has_its_own_exit_code(
 def test_a_result_that_does_not_load_fails_the_proof(
     model: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unknown_operator(q: Quantized, *rest: Any) -> Any:
+    def unknown_operator(q: QuantizedTensor, *rest: Any) -> Any:
         encoded = encode_folded(q, *rest)
         encoded.nodes[0].op_type = "Unknown"
         return encoded
@@ -272,7 +275,7 @@ def test_the_error_as_written_keeps_the_promise_of_qem(
 ) -> None:
     result = mq.quantize(classifier(), qem=qem, rounding=rounding, baseline=baseline)
     for name, error in result.qe.items():
-        assert min(cell.qe for cell in result.table[name].cells) <= qem * result.table[name].baseline
+        assert min(cell.qe for cell in result.table[name].candidates) <= qem * result.table[name].baseline
         assert error <= qem * result.table[name].baseline * 1.0001
 
 

@@ -120,7 +120,7 @@ def test_the_price_is_what_is_stored_and_the_outputs_stay(
 ) -> None:
     model = layer(name)
     stored, plain = both(model, monkeypatch, bits=[bits], granularity=granularity)
-    [cell], [(site, nbytes)] = stored.table["w"].cells, stored.rewritten.nbytes.items()
+    [cell], [(site, nbytes)] = stored.table["w"].candidates, stored.rewritten.nbytes.items()
     assert (site, cell.nbytes) == ("w", nbytes)
     raw = sum(len(t.raw_data) for t in stored.model.graph.initializer if t.data_type != TensorProto.INT64)
     assert raw == nbytes

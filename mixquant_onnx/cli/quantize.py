@@ -14,7 +14,7 @@ from mixquant_onnx.errors import OptionError
 
 if TYPE_CHECKING:
     from mixquant_onnx.config.config import Config
-    from mixquant_onnx.planning.plan import BitPlan
+    from mixquant_onnx.planning.plan import Plan
 
 
 def parser() -> Parser:
@@ -114,7 +114,7 @@ def check_outputs(*paths: Path | None) -> None:
             check_writable(path)
 
 
-def plan_to_replay(path: Path | None, config: Config) -> BitPlan | None:
+def plan_to_replay(path: Path | None, config: Config) -> Plan | None:
     """The plan of --apply.
 
     Args:

@@ -183,7 +183,7 @@ def _check_data(priced: Priced, job: Job) -> None:
     from mixquant_onnx.planning.sensitivity.table import WEIGHT_ERROR
     from mixquant_onnx.quantization.methods import is_calibrated
 
-    methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.cells}
+    methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.candidates}
     solvers = sorted(filter(is_calibrated, methods))
     origin = None if job.split is None else job.split.fitting.origin
     if origin in (None, "noise") and job.config.checks.verify and solvers:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.numerics.granularity import ALL_BITS, AUTO_GRIDS, Grid
+from mixquant_onnx.numerics.granularity import ALL_BITS, AUTO_GRIDS, Granularity
 
 Rows = Path | tuple[Mapping[str, Any], ...]
 """Where samples are read from, or batches in memory: arrays by the name of the input."""
@@ -41,7 +41,7 @@ def widths(value: int | str | Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def grids(value: str) -> tuple[Grid, ...]:
+def grids(value: str) -> tuple[Granularity, ...]:
     """Parse granularities.
 
     Args:
@@ -53,7 +53,7 @@ def grids(value: str) -> tuple[Grid, ...]:
     Raises:
         OptionError: The text is none of these.
     """
-    return AUTO_GRIDS if value == "auto" else (Grid.parse(value),)
+    return AUTO_GRIDS if value == "auto" else (Granularity.parse(value),)
 
 
 def release(value: str | tuple[int, int]) -> tuple[int, int]:

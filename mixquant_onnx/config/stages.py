@@ -12,7 +12,7 @@ from mixquant_onnx.config import parsing
 from mixquant_onnx.config.option import option
 from mixquant_onnx.config.parsing import Rows
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Grid
+from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Granularity
 
 Fused = Literal["auto", "always", "never"]
 Metric = Callable[[Path], float]
@@ -55,7 +55,7 @@ class SearchOptions:
         "any",
         accepts="str", metavar="NAME",
     )  # fmt: skip
-    grids: tuple[Grid, ...] = option(
+    grids: tuple[Granularity, ...] = option(
         (PER_CHANNEL,), "one scale for each: tensor, channel, block:N (N weights) or auto", accepts="str",
         keyword="granularity", shown="channel", metavar="NAME", convert=parsing.grids,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from mixquant_onnx.data.moments import Accumulator, Moments, SecondMoments
 from mixquant_onnx.data.split import held_out
 from mixquant_onnx.model.layer_inputs import Feature, feature_of, reading_order
 from mixquant_onnx.model.taps import Place, expose
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
@@ -107,7 +107,7 @@ class Calibration:
     """
 
     def __init__(
-        self, model: ModelProto, sites: Mapping[str, LocatedSite], data: Data, hold_back: bool = False
+        self, model: ModelProto, sites: Mapping[str, LocatedWeight], data: Data, hold_back: bool = False
     ) -> None:
         self._model = model
         self._noise = data.origin == "noise"

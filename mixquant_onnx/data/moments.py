@@ -159,7 +159,7 @@ class SecondMoments:
 
         Args:
             rows: The float weights [groups, n, K], applied to the float model's inputs.
-            levels: Quantized weights [groups, n, K], applied to the current inputs.
+            levels: QuantizedTensor weights [groups, n, K], applied to the current inputs.
 
         Returns:
             The loss, in squared units of the output, summed over rows and groups.

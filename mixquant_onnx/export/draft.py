@@ -12,16 +12,16 @@ from onnx import ModelProto
 from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, dequantized_at_every_run
 
 
 def rewritten_copy(
     original: ModelProto,
-    weights: Mapping[str, LocatedSite],
-    quantized: Mapping[str, Quantized],
+    weights: Mapping[str, LocatedWeight],
+    quantized: Mapping[str, QuantizedTensor],
     form: FormOptions,
 ) -> tuple[ModelProto, Rewritten]:
     """A rewritten copy of `original`, whose `weights` those `quantized` are of, and what was done.
@@ -49,7 +49,7 @@ def rewritten_copy(
 
 
 def draft(
-    original: ModelProto, sites: Mapping[str, LocatedSite], schemes: Mapping[str, Scheme], form: FormOptions
+    original: ModelProto, sites: Mapping[str, LocatedWeight], schemes: Mapping[str, Scheme], form: FormOptions
 ) -> ModelProto:
     """A copy of `original` as large as the one that is written for a plan.
 
@@ -70,7 +70,7 @@ def draft(
 
 
 def draft_size(
-    loaded: model_io.Loaded, sites: Mapping[str, LocatedSite], schemes: Mapping[str, Scheme], form: FormOptions
+    loaded: model_io.Loaded, sites: Mapping[str, LocatedWeight], schemes: Mapping[str, Scheme], form: FormOptions
 ) -> int:
     """Bytes of the file, external data included, in which the weights of `loaded` are stored as `schemes`."""
     return stored_size(draft(loaded.model, sites, schemes, form), loaded)

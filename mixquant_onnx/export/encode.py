@@ -6,11 +6,11 @@ from onnx import NodeProto, TensorProto
 
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
 from mixquant_onnx.export.encodings.storage import Storage
-from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 
-def encode(located: LocatedSite, q: Quantized, storage: Storage, opset: int, fresh: FreshName) -> Encoded:
+def encode(located: LocatedWeight, q: QuantizedTensor, storage: Storage, opset: int, fresh: FreshName) -> Encoded:
     """Tensors and nodes that replace a weight.
 
     Doc string and metadata of the tensor go to the codes, those of a Constant node to the last node.

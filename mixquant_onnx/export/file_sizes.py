@@ -18,7 +18,7 @@ from mixquant_onnx.export.opset import conversion_bytes, most_conversion_bytes, 
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.scopes import fresh_names
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import Scheme
 
 Schemes = Mapping[str, Scheme]
@@ -48,7 +48,7 @@ class FileSizes:
     def __init__(
         self,
         model: ModelProto,
-        sites: Mapping[str, LocatedSite],
+        sites: Mapping[str, LocatedWeight],
         options: FormOptions,
         external: bool = False,
         folded: Collection[str] = (),

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.model.weights import LocatedSite, Reader
+from mixquant_onnx.model.weights import LocatedWeight, Reader
 from mixquant_onnx.numerics.scheme import Scheme
 
 _MOVES = frozenset(
@@ -55,7 +55,7 @@ def meets_dequantized(reader: Reader, dequantized: Collection[str]) -> bool:
     return product and reader.node.input[1 - reader.index] in dequantized
 
 
-def cannot_be_fused(located: LocatedSite, scheme: Scheme, dequantized: Collection[str]) -> bool:
+def cannot_be_fused(located: LocatedWeight, scheme: Scheme, dequantized: Collection[str]) -> bool:
     """Whether a DequantizeLinear of a weight would be fused into a product that does not run.
 
     Args:

@@ -19,8 +19,8 @@ from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.model.scopes import Scope, fresh_names
-from mixquant_onnx.model.weights import LocatedSite, Reader, located_in
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.model.weights import LocatedWeight, Reader, located_in
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 FUNCTIONS_FROM_IR = 8
 """The first IR version with model-local functions (onnx.proto, IR_VERSION)."""
@@ -71,8 +71,8 @@ def unchanged(model: ModelProto) -> Rewritten:
 
 def rewrite(
     model: ModelProto,
-    weights: Mapping[str, LocatedSite],
-    quantized: Mapping[str, Quantized],
+    weights: Mapping[str, LocatedWeight],
+    quantized: Mapping[str, QuantizedTensor],
     options: FormOptions,
     folded: Collection[str] = (),
 ) -> Rewritten:
@@ -113,7 +113,7 @@ def rewrite(
 
 
 def _put_into(
-    model: ModelProto, sites: Mapping[str, LocatedSite], encoded: Mapping[str, Encoded], notes: list[str]
+    model: ModelProto, sites: Mapping[str, LocatedWeight], encoded: Mapping[str, Encoded], notes: list[str]
 ) -> None:
     """Put encoded weights in place, import the domain of their functions, and raise the IR version."""
     put_in_place([Replacement(source=sites[name].source, encoded=made) for name, made in encoded.items()])
@@ -124,7 +124,7 @@ def _put_into(
 
 
 def _encode(
-    model: ModelProto, located: LocatedSite, q: Quantized, storage: Storage, opset: int, fresh: FreshName
+    model: ModelProto, located: LocatedWeight, q: QuantizedTensor, storage: Storage, opset: int, fresh: FreshName
 ) -> Encoded:
     """One weight, not yet put in place; its functions are put into `model`, and its Gemms made MatMuls."""
     encoded = encode(located, q, storage, opset, fresh)
@@ -151,7 +151,7 @@ def _add_function(model: ModelProto, function: FunctionProto, nodes: tuple[NodeP
         model.functions.append(own)
 
 
-def _transposed(sites: Mapping[str, LocatedSite], values: Mapping[str, str]) -> frozenset[str]:
+def _transposed(sites: Mapping[str, LocatedWeight], values: Mapping[str, str]) -> frozenset[str]:
     """Weights that come out under another name than they had: [K, N] for a Gemm that read [N, K]."""
     return frozenset(name for name, value in values.items() if value != sites[name].source.name)
 
@@ -169,7 +169,7 @@ def _raise(model: ModelProto, wanted: list[int], fresh: FreshName, notes: list[s
         return
 
 
-def _gemms_to_matmuls(located: LocatedSite, weight: str, fresh: FreshName) -> None:
+def _gemms_to_matmuls(located: LocatedWeight, weight: str, fresh: FreshName) -> None:
     for reader in located.readers:
         if reader.node.op_type == "Gemm":
             _gemm_to_matmul(reader, weight, fresh)

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
 from mixquant_onnx.model.product_rows import Shape, one_row, shapes_of
-from mixquant_onnx.model.weights import LocatedSite, WeightSite
+from mixquant_onnx.model.weights import LocatedWeight, WeightTensor
 from mixquant_onnx.numerics.scheme import Scheme
 
 
@@ -23,7 +23,7 @@ class ModelFacts:
         sites: Its weights by name.
     """
 
-    def __init__(self, model: ModelProto, sites: Mapping[str, LocatedSite]) -> None:
+    def __init__(self, model: ModelProto, sites: Mapping[str, LocatedWeight]) -> None:
         self._model, self._sites = model, sites
 
     @cached_property
@@ -53,13 +53,13 @@ class WeightInModel:
         facts: Properties of the model.
     """
 
-    located: LocatedSite
+    located: LocatedWeight
     scheme: Scheme
     options: FormOptions
     facts: ModelFacts
 
     @property
-    def site(self) -> WeightSite:
+    def site(self) -> WeightTensor:
         """The weight without its graph."""
         return self.located.site
 
@@ -76,7 +76,7 @@ class WeightInModel:
         return cannot_be_fused(self.located, self.scheme, self.facts.dequantized_with_weights)
 
 
-def matmul_shape(site: WeightSite) -> tuple[int, int]:
+def matmul_shape(site: WeightTensor) -> tuple[int, int]:
     """(K, N) of a two-dimensional weight, however it is stored.
 
     Args:

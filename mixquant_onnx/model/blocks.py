@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.model.operators import operator_of, weight_input
-from mixquant_onnx.model.weights import LocatedSite, Reader
+from mixquant_onnx.model.weights import LocatedWeight, Reader
 
 MOST_SITES = 8
 """Most weights per block; layers of a larger part are reconstructed one by one. A bound on memory and time."""
@@ -80,7 +80,7 @@ def _flow(model: ModelProto, readers: set[int]) -> _Flow:
 
 
 def find_blocks(
-    model: ModelProto, sites: Mapping[str, LocatedSite], wanted: Collection[str] | None = None
+    model: ModelProto, sites: Mapping[str, LocatedWeight], wanted: Collection[str] | None = None
 ) -> list[Block]:
     """Find the blocks of the main graph.
 

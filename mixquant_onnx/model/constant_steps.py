@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from mixquant_onnx.model.operators import attributes, moves_only
 from mixquant_onnx.model.shapes import Shape
-from mixquant_onnx.numerics.granularity import Layout
+from mixquant_onnx.numerics.granularity import WeightAxes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -135,7 +135,7 @@ def _styles(other: Shape | None, shape: tuple[int, ...]) -> bool:
     return all(a in (1, b) for a, b in wide) and any(a == 1 for a, _ in wide)
 
 
-def layout_before(shape: tuple[int, ...], steps: tuple[Step, ...], layout: Layout) -> Layout:
+def layout_before(shape: tuple[int, ...], steps: tuple[Step, ...], layout: WeightAxes) -> WeightAxes:
     """Axes of the stored tensor, given those at the end of a chain.
 
     An axis is a row axis when its coordinate does not change along the reduced axes at the end, and reduced when it
@@ -147,7 +147,7 @@ def layout_before(shape: tuple[int, ...], steps: tuple[Step, ...], layout: Layou
         layout: Axes of the value at its end.
 
     Returns:
-        The layout of the stored tensor. Where axes mix, or come in an order that a Layout cannot express, the whole
+        The layout of the stored tensor. Where axes mix, or come in an order that a WeightAxes cannot express, the whole
         tensor is one row.
     """
     kinds = []
@@ -164,13 +164,13 @@ def layout_before(shape: tuple[int, ...], steps: tuple[Step, ...], layout: Layou
         elif not np.ptp(moved, axis=rows).any():
             kinds.append("reduced")
         else:
-            return Layout(r=len(shape))
+            return WeightAxes(r=len(shape))
     counts = [0, 0, 0, 0]
     position = 0
     for kind in kinds:
         while (position % 2 == 0) != (kind == "row"):
             position += 1
         if position > 3:
-            return Layout(r=len(shape))
+            return WeightAxes(r=len(shape))
         counts[position] += 1
-    return Layout(p=counts[0], r=counts[1], q=counts[2], s=counts[3])
+    return WeightAxes(p=counts[0], r=counts[1], q=counts[2], s=counts[3])

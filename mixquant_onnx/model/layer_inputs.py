@@ -14,7 +14,7 @@ from mixquant_onnx.model.operators import ActivationInput, Attributes, attribute
 from mixquant_onnx.model.padding import window_padding
 from mixquant_onnx.model.scopes import subgraphs
 from mixquant_onnx.model.taps import Place, can_expose
-from mixquant_onnx.model.weights import LocatedSite, Reader, WeightSite
+from mixquant_onnx.model.weights import LocatedWeight, Reader, WeightTensor
 from mixquant_onnx.numerics.arrays import FloatArray
 
 _KEEP_ORDER = frozenset({"Identity", "Transpose", "Cast", "Squeeze", "Unsqueeze"})
@@ -69,7 +69,7 @@ def _drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
-def reading_order(model: ModelProto, sites: Mapping[str, LocatedSite]) -> list[str]:
+def reading_order(model: ModelProto, sites: Mapping[str, LocatedWeight]) -> list[str]:
     """Weights in the order in which the model reads them.
 
     Args:
@@ -93,7 +93,7 @@ def reading_order(model: ModelProto, sites: Mapping[str, LocatedSite]) -> list[s
     return sorted(sites, key=places.__getitem__)
 
 
-def feature_of(located: LocatedSite) -> Feature | None:
+def feature_of(located: LocatedWeight) -> Feature | None:
     """The feature of the first reader whose input can be read.
 
     Args:
@@ -109,13 +109,13 @@ def feature_of(located: LocatedSite) -> Feature | None:
     return None
 
 
-def _fits(site: WeightSite, feature: Feature) -> bool:
+def _fits(site: WeightTensor, feature: Feature) -> bool:
     """Whether the weight's rows are as wide as its inputs, and divide evenly among their groups."""
     p, r, q, s = site.layout.sizes(site.shape)
     return r * s == feature.width and (p * q) % feature.groups == 0
 
 
-def _of_reader(located: LocatedSite, reader: Reader) -> Feature | None:
+def _of_reader(located: LocatedWeight, reader: Reader) -> Feature | None:
     row = weight_input(reader.node, reader.index)
     if row is None or row.activation is None or not can_expose(reader.scope):
         return None
@@ -126,7 +126,7 @@ def _of_reader(located: LocatedSite, reader: Reader) -> Feature | None:
     return _OF_KIND[row.activation.kind](located, reader, row.activation, (home.path, name))
 
 
-def _convolution(located: LocatedSite, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
+def _convolution(located: LocatedWeight, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
     if reader.steps:
         return None
     at, shape = attributes(reader.node), located.site.shape
@@ -134,7 +134,7 @@ def _convolution(located: LocatedSite, reader: Reader, _: ActivationInput, place
     return Feature(place=place, kind="conv", groups=groups, width=width, kernel=shape[2:], attributes=at)
 
 
-def _sequence(located: LocatedSite, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
+def _sequence(located: LocatedWeight, reader: Reader, _: ActivationInput, place: Place) -> Feature | None:
     layout = located.site.layout
     # Where a step does more than move the stored numbers, they are not multiplied with the input of the node.
     if not all(step.moves_only for step in reader.steps) or layout.s or layout.q:
@@ -142,7 +142,7 @@ def _sequence(located: LocatedSite, reader: Reader, _: ActivationInput, place: P
     return Feature(place=place, kind="last", groups=1, width=layout.sizes(located.site.shape)[1])
 
 
-def _product(located: LocatedSite, reader: Reader, meets: ActivationInput, place: Place) -> Feature | None:
+def _product(located: LocatedWeight, reader: Reader, meets: ActivationInput, place: Place) -> Feature | None:
     shape, layout = located.site.shape, located.site.layout
     if len(shape) != 2 or not all(step.op in _KEEP_ORDER for step in reader.steps):
         return None

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import onnx
 from onnx import NodeProto
 
-from mixquant_onnx.numerics.granularity import Layout
+from mixquant_onnx.numerics.granularity import WeightAxes
 
 Attributes = dict[str, Any]
 """Attributes of a node by name, as Python values."""
-LayoutRule = Callable[[int, Attributes], Layout]
+LayoutRule = Callable[[int, Attributes], WeightAxes]
 """(rank of the weight, attributes of the node) -> its axes. The rank is at least 1."""
 
 
@@ -78,36 +78,36 @@ class Operator:
 
 
 def _rows_first(leading: int) -> LayoutRule:
-    return lambda rank, _: Layout(p=min(leading, rank - 1), r=rank - min(leading, rank - 1))
+    return lambda rank, _: WeightAxes(p=min(leading, rank - 1), r=rank - min(leading, rank - 1))
 
 
-def _columns_last(rank: int, _: Attributes) -> Layout:
+def _columns_last(rank: int, _: Attributes) -> WeightAxes:
     """[..., K, N]: a row is a column of the constant."""
-    return Layout(r=1) if rank == 1 else Layout(p=rank - 2, r=1, q=1)
+    return WeightAxes(r=1) if rank == 1 else WeightAxes(p=rank - 2, r=1, q=1)
 
 
-def _reduced_last(rank: int, _: Attributes) -> Layout:
+def _reduced_last(rank: int, _: Attributes) -> WeightAxes:
     """[..., M, K]."""
-    return Layout(p=rank - 1, r=1)
+    return WeightAxes(p=rank - 1, r=1)
 
 
-def _conv_transpose(rank: int, _: Attributes) -> Layout:
+def _conv_transpose(rank: int, _: Attributes) -> WeightAxes:
     """[I, O / group, kernel...]: the channel axis is 1 (ONNX ConvTranspose-11)."""
-    return Layout(r=1, q=1, s=rank - 2)
+    return WeightAxes(r=1, q=1, s=rank - 2)
 
 
 def _transposed(attribute: str, plain: LayoutRule, transposed: LayoutRule) -> LayoutRule:
     return lambda rank, at: (transposed if at.get(attribute, 0) else plain)(rank, at)
 
 
-def _gather(rank: int, at: Attributes) -> Layout:
+def _gather(rank: int, at: Attributes) -> WeightAxes:
     """Embedding: one row for each index (a row of the table where the axis is 0)."""
     axis = int(at.get("axis", 0)) % rank
-    return Layout(p=min(axis + 1, rank - 1), r=rank - min(axis + 1, rank - 1)) if rank > 1 else Layout(r=1)
+    return WeightAxes(p=min(axis + 1, rank - 1), r=rank - min(axis + 1, rank - 1)) if rank > 1 else WeightAxes(r=1)
 
 
-def _whole(rank: int, _: Attributes) -> Layout:
-    return Layout(r=rank)
+def _whole(rank: int, _: Attributes) -> WeightAxes:
+    return WeightAxes(r=rank)
 
 
 _LEFT_B = _transposed("transB", _columns_last, _reduced_last)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from onnx import ModelProto
 
 from mixquant_onnx.model.skeleton import types_of
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 
 Shape = tuple[int | None, ...]
 """None for an unknown size."""
@@ -31,7 +31,7 @@ def shapes_of(model: ModelProto) -> dict[str, Shape]:
     return found
 
 
-def one_row(located: LocatedSite, shapes: Mapping[str, Shape]) -> bool:
+def one_row(located: LocatedWeight, shapes: Mapping[str, Shape]) -> bool:
     """Whether every product with a weight has a first input of one row, of fixed shape.
 
     Args:

@@ -7,24 +7,26 @@ from collections.abc import Mapping
 from onnx import ModelProto, numpy_helper
 
 from mixquant_onnx.model.dtypes import numpy_type
-from mixquant_onnx.model.weights import LocatedSite, located_in
+from mixquant_onnx.model.weights import LocatedWeight, located_in
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.scheme import Quantized, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 
-def replace_weight(located: LocatedSite, q: Quantized) -> None:
+def replace_weight(located: LocatedWeight, q: QuantizedTensor) -> None:
     """Put what `q` stands for where `located` is stored."""
-    put(located, dequantized(q, numpy_type(q.dtype)))
+    put(located, q.dequantize(numpy_type(q.dtype)))
 
 
-def editable_copy(model: ModelProto, weights: Mapping[str, LocatedSite]) -> tuple[ModelProto, dict[str, LocatedSite]]:
+def editable_copy(
+    model: ModelProto, weights: Mapping[str, LocatedWeight]
+) -> tuple[ModelProto, dict[str, LocatedWeight]]:
     """A copy of `model` and where its `weights` are there, to be replaced."""
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy, located_in(copy, weights)
 
 
-def put(located: LocatedSite, value: FloatArray) -> None:
+def put(located: LocatedWeight, value: FloatArray) -> None:
     """Put `value` (of the site's shape and type) where `located` is stored."""
     tensor = located.source.tensor
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))

@@ -15,11 +15,11 @@ from mixquant_onnx.model.constant_steps import layout_before, shape_after
 from mixquant_onnx.model.constants import FLOAT_TYPES, Source, elements_of, fixed, label, names_of, sources
 from mixquant_onnx.model.operators import attributes, weight_input
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.numerics.granularity import Layout
+from mixquant_onnx.numerics.granularity import WeightAxes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Use:
+class Consumer:
     """One reader of a weight.
 
     Args:
@@ -36,7 +36,7 @@ class Use:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WeightSite:
+class WeightTensor:
     """One stored weight tensor, however many nodes read it.
 
     Args:
@@ -54,8 +54,8 @@ class WeightSite:
     scope: str
     shape: tuple[int, ...]
     dtype: str
-    layout: Layout
-    uses: tuple[Use, ...]
+    layout: WeightAxes
+    uses: tuple[Consumer, ...]
 
     @property
     def elements(self) -> int:
@@ -63,14 +63,14 @@ class WeightSite:
         return math.prod(self.shape)
 
 
-__all__ = ["Found", "LocatedSite", "Reader", "Source", "find", "located_in", "weight_values"]
+__all__ = ["Found", "LocatedWeight", "Reader", "Source", "find", "located_in", "weight_values"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LocatedSite:
+class LocatedWeight:
     """A weight with the protobuf objects behind it. `readers` are all that read the tensor, as a weight or not."""
 
-    site: WeightSite
+    site: WeightTensor
     source: Source
     readers: tuple[Reader, ...]
 
@@ -82,7 +82,7 @@ class Found:
     `elements`: of each of these tensors.
     """
 
-    sites: dict[str, LocatedSite]
+    sites: dict[str, LocatedWeight]
     skipped: dict[str, str]
     elements: dict[str, int]
 
@@ -93,13 +93,13 @@ class Found:
         return Found(sites, {name: reason for name, reason in self.skipped.items() if name in elements}, elements)
 
 
-def _outputs_first(shape: tuple[int, ...]) -> Layout:
+def _outputs_first(shape: tuple[int, ...]) -> WeightAxes:
     """Axes of a kernel that cannot be followed: outputs are the first axis of more than 1."""
     first = next((axis for axis, size in enumerate(shape) if size > 1), 0)
-    return Layout(p=min(first + 1, len(shape) - 1), r=len(shape) - min(first + 1, len(shape) - 1))
+    return WeightAxes(p=min(first + 1, len(shape) - 1), r=len(shape) - min(first + 1, len(shape) - 1))
 
 
-def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
+def _use_layout(reader: Reader, shape: tuple[int, ...]) -> WeightAxes | None:
     """Axes of the stored tensor as this reader uses them; None when it does not read it as a weight."""
     row = weight_input(reader.node, reader.index)
     if row is None:
@@ -109,7 +109,7 @@ def _use_layout(reader: Reader, shape: tuple[int, ...]) -> Layout | None:
     try:
         after = shape_after(shape, reader.steps)
     except ValueError:
-        return _outputs_first(shape) if row.kernel else Layout(r=len(shape))
+        return _outputs_first(shape) if row.kernel else WeightAxes(r=len(shape))
     if not after or after[-1] < row.narrowest:
         return None
     layout = row.layout(len(after), attributes(reader.node))
@@ -156,7 +156,7 @@ def find(model: ModelProto, min_size: int) -> Found:
             if site is None:
                 skipped[name] = _why_not(source, readers)
             else:
-                found.sites[name] = LocatedSite(site, source, tuple(readers))
+                found.sites[name] = LocatedWeight(site, source, tuple(readers))
     found.skipped.update(skipped)
     others = [other for other in fixed(paths.scopes) if other.elements >= least]
     found.skipped.update({other.name: other.reason for other in others})
@@ -164,25 +164,25 @@ def find(model: ModelProto, min_size: int) -> Found:
     return found
 
 
-def _site(name: str, source: Source, readers: list[Reader]) -> WeightSite | None:
+def _site(name: str, source: Source, readers: list[Reader]) -> WeightTensor | None:
     """The site of a constant; None where no reader takes it as a weight."""
     shape = tuple(source.tensor.dims)
     layouts = [(reader, _use_layout(reader, shape)) for reader in readers]
     uses = [(reader, layout) for reader, layout in layouts if layout is not None]
     if not uses:
         return None
-    return WeightSite(
+    return WeightTensor(
         name=name,
         tensor=source.name,
         scope=source.scope.path,
         shape=shape,
         dtype=FLOAT_TYPES[source.tensor.data_type],
         layout=uses[0][1],
-        uses=tuple(Use(node=label(r.node), op=r.node.op_type, input=r.index, direct=not r.steps) for r, _ in uses),
+        uses=tuple(Consumer(node=label(r.node), op=r.node.op_type, input=r.index, direct=not r.steps) for r, _ in uses),
     )
 
 
-def located_in(copy: ModelProto, weights: Mapping[str, LocatedSite]) -> dict[str, LocatedSite]:
+def located_in(copy: ModelProto, weights: Mapping[str, LocatedWeight]) -> dict[str, LocatedWeight]:
     """The same weights at the same places of a copy of their model.
 
     Args:
@@ -209,7 +209,7 @@ def located_in(copy: ModelProto, weights: Mapping[str, LocatedSite]) -> dict[str
         return replace(reader, scope=scopes[place], node=nodes[place][_identity(reader.node)])
 
     return {
-        name: LocatedSite(one.site, source_in_copy(one.source), tuple(map(reader_in_copy, one.readers)))
+        name: LocatedWeight(one.site, source_in_copy(one.source), tuple(map(reader_in_copy, one.readers)))
         for name, one in weights.items()
     }
 
@@ -219,6 +219,6 @@ def _identity(node: NodeProto) -> tuple[str, ...]:
     return next(((name,) for name in node.output if name), ("", *node.input))
 
 
-def weight_values(located: LocatedSite) -> np.ndarray:
+def weight_values(located: LocatedWeight) -> np.ndarray:
     """The stored tensor as a NumPy array of its own type."""
     return onnx.numpy_helper.to_array(located.source.tensor)

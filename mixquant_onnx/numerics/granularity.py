@@ -17,7 +17,7 @@ FLOAT_BITS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
+class Granularity:
     """Granularity: one scale and zero point per tensor, per channel, or per block of N weights.
 
     Attributes:
@@ -32,7 +32,7 @@ class Grid:
         return f"b{self.block}" if self.per == "block" else self.per
 
     @classmethod
-    def parse(cls, text: str) -> Grid:
+    def parse(cls, text: str) -> Granularity:
         """Parse the name of a granularity, as a user or a plan writes it.
 
         Args:
@@ -54,16 +54,16 @@ class Grid:
         raise OptionError(f"granularity '{text}' is not known; use tensor, channel or block:N with N >= 2")
 
 
-PER_CHANNEL = Grid(per="channel")
+PER_CHANNEL = Granularity(per="channel")
 """The default granularity."""
-AUTO_GRIDS = (PER_CHANNEL, *(Grid(per="block", block=n) for n in (128, 64, 32, 16)), Grid(per="tensor"))
+AUTO_GRIDS = (PER_CHANNEL, *(Granularity(per="block", block=n) for n in (128, 64, 32, 16)), Granularity(per="tensor"))
 """Granularities that `auto` chooses from; calibrated sensitivities are measured at the first. Block sizes are powers of
 two, as ONNX Runtime's MatMulNBits requires (16 at least).
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class WeightAxes:
     """The axes of a weight in order, as counts of axes: row axes, reduced axes, row axes, reduced axes.
 
     Reduced axes are those that the layer sums over; each combination of row axes is one output channel. Conv [O, I, kh,
@@ -98,6 +98,6 @@ class Layout:
             math.prod(shape[c:]),
         )
 
-    def merged(self) -> Layout:
+    def merged(self) -> WeightAxes:
         """The layout for blocks, which run along `r` alone: the axes `s` become row axes."""
-        return Layout(p=self.p, r=self.r, q=self.q + self.s)
+        return WeightAxes(p=self.p, r=self.r, q=self.q + self.s)

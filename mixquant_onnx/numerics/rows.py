@@ -1,6 +1,6 @@
 """A tensor as rows of weights that share a scale, and back. The only place that knows granularity.
 
-A weight has the axes [p, r, q, s] of a `Layout`. Scales and zero points are stored as [P, G, Q]: P and Q count the
+A weight has the axes [p, r, q, s] of a `WeightAxes`. Scales and zero points are stored as [P, G, Q]: P and Q count the
 values of the row axes before and after the reduced axis, G the blocks along it (1 without blocks).
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 
 
-def effective_grid(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Grid:
+def effective_grid(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> Granularity:
     """The granularity that is used for a weight: per channel where one block would hold a whole row.
 
     Args:
@@ -24,10 +24,10 @@ def effective_grid(shape: tuple[int, ...], layout: Layout, grid: Grid) -> Grid:
         `grid`, or per channel.
     """
     reduced = layout.merged().sizes(shape)[1]
-    return Grid(per="channel") if grid.block is not None and grid.block >= reduced else grid
+    return Granularity(per="channel") if grid.block is not None and grid.block >= reduced else grid
 
 
-def params_shape(shape: tuple[int, ...], layout: Layout, grid: Grid) -> tuple[int, int, int]:
+def params_shape(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> tuple[int, int, int]:
     """Shape of the scales and zero points.
 
     Args:
@@ -48,7 +48,7 @@ def params_shape(shape: tuple[int, ...], layout: Layout, grid: Grid) -> tuple[in
     return p, -(-r // grid.block), q
 
 
-def to_rows(tensor: FloatArray, layout: Layout, grid: Grid) -> FloatArray:
+def to_rows(tensor: FloatArray, layout: WeightAxes, grid: Granularity) -> FloatArray:
     """Rows of weights that share a scale.
 
     Args:
@@ -69,7 +69,7 @@ def to_rows(tensor: FloatArray, layout: Layout, grid: Grid) -> FloatArray:
     return np.pad(rows, ((0, 0), (0, -r % grid.block))).reshape(-1, grid.block)
 
 
-def from_rows(rows: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
+def from_rows(rows: FloatArray, shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> FloatArray:
     """The inverse of `to_rows`.
 
     Args:
@@ -91,7 +91,7 @@ def from_rows(rows: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Gr
     return np.ascontiguousarray(kept.reshape(p, q, r).transpose(0, 2, 1)).reshape(shape)
 
 
-def params_from_rows(values: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
+def params_from_rows(values: FloatArray, shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> FloatArray:
     """Reorder one value per row into the stored shape of scales and zero points.
 
     Args:
@@ -122,7 +122,7 @@ def params_to_rows(params: FloatArray, rows: int) -> FloatArray:
     return np.ascontiguousarray(params.transpose(0, 2, 1)).reshape(-1)
 
 
-def expand_params(params: FloatArray, shape: tuple[int, ...], layout: Layout, grid: Grid) -> FloatArray:
+def expand_params(params: FloatArray, shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> FloatArray:
     """Scales or zero points in a shape that broadcasts against the weight.
 
     Args:
@@ -142,7 +142,7 @@ def expand_params(params: FloatArray, shape: tuple[int, ...], layout: Layout, gr
     return np.repeat(params, grid.block, axis=1)[:, :r].reshape(shape)
 
 
-def channel_params_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+def channel_params_shape(shape: tuple[int, ...], layout: WeightAxes) -> tuple[int, ...]:
     """Shape of per-channel scales that broadcasts against the weight: 1 in place of every reduced axis.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mixquant_onnx.errors import OptionError, PlanError
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
-from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 from mixquant_onnx.numerics.rows import effective_grid, expand_params
 
 
@@ -25,7 +25,7 @@ class Scheme:
     """
 
     bits: int
-    grid: Grid
+    grid: Granularity
     method: str = "minmax"
     symmetric: bool = False
 
@@ -49,14 +49,14 @@ class Scheme:
         if not found:
             raise PlanError(f"'{text}' is not a scheme; write for example w4.channel.minmax or w5.b32.minmax")
         try:
-            grid = Grid.parse(found[2])
+            grid = Granularity.parse(found[2])
         except OptionError as error:
             raise PlanError(f"'{text}' is not a scheme: {error}") from error
         return cls(bits=int(found[1]), grid=grid, method=found[3], symmetric=bool(found[4]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Quantized:
+class QuantizedTensor:
     """A quantized tensor.
 
     Attributes:
@@ -72,30 +72,21 @@ class Quantized:
     scale: FloatArray
     zero_point: Codes
     scheme: Scheme
-    layout: Layout
+    layout: WeightAxes
     dtype: str
 
-
-def dequantized(q: Quantized, dtype: np.dtype[np.generic]) -> FloatArray:
-    """The float weight that a quantized tensor represents.
-
-    Args:
-        q: The quantized tensor.
-        dtype: Type of the result.
-
-    Returns:
-        A tensor in the shape of the codes.
-    """
-    grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
-    return dequantize(q.codes, q.scale, q.zero_point, q.layout, grid, dtype)
+    def dequantize(self, dtype: np.dtype[np.generic]) -> FloatArray:
+        """The float weight that it represents, in the shape of the codes, as `dtype`."""
+        grid = effective_grid(self.codes.shape, self.layout, self.scheme.grid)
+        return dequantize(self.codes, self.scale, self.zero_point, self.layout, grid, dtype)
 
 
 def dequantize(
     codes: Codes,
     scale: FloatArray,
     zero_point: Codes,
-    layout: Layout,
-    grid: Grid,
+    layout: WeightAxes,
+    grid: Granularity,
     dtype: np.dtype[np.generic],
 ) -> FloatArray:
     """(codes - zero point) x scale, in float32, then cast: the single definition of what codes mean.

@@ -14,7 +14,7 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, smallest_within_cost
 from mixquant_onnx.planning.allocators.rules import BY_SCOPE, rule
-from mixquant_onnx.planning.error_table import SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
@@ -52,7 +52,7 @@ class Priced:
         made = {}
         for name, errors in self.searched.table.items():
             own = self.costs[name]
-            made[name] = [Choice(scheme=c.scheme, cost=own[c.scheme], nbytes=c.nbytes) for c in errors.cells]
+            made[name] = [Choice(scheme=c.scheme, cost=own[c.scheme], nbytes=c.nbytes) for c in errors.candidates]
             if floats:
                 size = self.searched.sites[name].source.tensor.ByteSize()
                 made[name].append(Choice(scheme=None, cost=0.0, nbytes=size))
@@ -61,7 +61,7 @@ class Priced:
     @property
     def least_bytes(self) -> int:
         """Bytes of the smallest plan."""
-        return sum(min(c.nbytes for c in errors.cells) for errors in self.searched.table.values())
+        return sum(min(c.nbytes for c in errors.candidates) for errors in self.searched.table.values())
 
 
 def price(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> Priced:
@@ -252,9 +252,9 @@ def plan_of_choices(
     return planned_with(priced.searched, schemes, budget, allocator)
 
 
-def _baseline_cost(errors: SiteErrors, own: Mapping[Scheme, float]) -> float:
+def _baseline_cost(errors: ErrorRow, own: Mapping[Scheme, float]) -> float:
     """The cost of plain int8, extrapolated in proportion to QE from the candidate with the nearest QE."""
-    with_error = [cell for cell in errors.cells if cell.qe > 0]
+    with_error = [cell for cell in errors.candidates if cell.qe > 0]
     if not with_error or errors.baseline <= 0:
         return 0.0
     nearest = min(with_error, key=lambda cell: abs(cell.qe - errors.baseline))

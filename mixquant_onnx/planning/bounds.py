@@ -26,7 +26,7 @@ def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
     """
     found, holds = {}, holds_after_calibration(planned.plan.allocator)
     for name, scheme in planned.plan.sites.items():
-        cells, limit = planned.table[name].cells, _limit(planned, name)
+        cells, limit = planned.table[name].candidates, _limit(planned, name)
         if not any(cell.scheme == scheme and cell.qe <= limit for cell in cells):
             continue
         wider = tuple(c.scheme for c in cells if c.scheme.grid == scheme.grid and c.scheme.bits > scheme.bits)

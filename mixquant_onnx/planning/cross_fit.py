@@ -9,14 +9,14 @@ import numpy as np
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import halves
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.selection import noise_of, noise_with
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 
 def optimism_db(
-    planned: Planned, split: DataSplit, quantized: Mapping[str, Quantized], compensated: bool
+    planned: Planned, split: DataSplit, quantized: Mapping[str, QuantizedTensor], compensated: bool
 ) -> float | None:
     """SQNR on the samples of fitting, minus the mean of what a fit to one half gives on the other.
 

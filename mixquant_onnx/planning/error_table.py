@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.export.encodings.outline import nbytes_of
-from mixquant_onnx.model.weights import WeightSite
-from mixquant_onnx.numerics.granularity import Grid
+from mixquant_onnx.model.weights import WeightTensor
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.rows import effective_grid, to_rows
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.methods import method
@@ -19,7 +19,7 @@ from mixquant_onnx.quantization.ranges.minmax import baseline_error, wide_scales
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class Candidate:
     """One candidate of one weight.
 
     Attributes:
@@ -36,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SiteErrors:
+class ErrorRow:
     """One weight as an allocator sees it.
 
     Attributes:
@@ -44,23 +44,23 @@ class SiteErrors:
         elements: Number of values.
         power: Mean squared weight.
         baseline: The QE that QEM multiplies.
-        cells: The candidates.
+        candidates: Its candidates.
     """
 
     site: str
     elements: int
     power: float
     baseline: float
-    cells: tuple[Cell, ...]
+    candidates: tuple[Candidate, ...]
 
 
-ErrorTable = Mapping[str, SiteErrors]
+ErrorTable = Mapping[str, ErrorRow]
 """By the name of the weight."""
 
 
 def site_errors(
-    site: WeightSite, weight: NDArray[np.generic], options: SearchOptions, estimate: bool = False
-) -> SiteErrors:
+    site: WeightTensor, weight: NDArray[np.generic], options: SearchOptions, estimate: bool = False
+) -> ErrorRow:
     """QE of a weight at every candidate width and granularity.
 
     Args:
@@ -78,8 +78,8 @@ def site_errors(
     values = np.ascontiguousarray(weight, dtype=np.float32)
     count = site.elements
     baseline = baseline_error(values) if options.baseline == "int8" else None
-    cells: list[Cell] = []
-    seen: set[Grid] = set()
+    cells: list[Candidate] = []
+    seen: set[Granularity] = set()
     for wanted in options.grids:
         grid = effective_grid(site.shape, site.layout, wanted)
         if grid in seen:
@@ -93,15 +93,15 @@ def site_errors(
         wide = _wide(site, rows, options.bits, options.symmetric)
         for bits, total, is_wide in zip(options.bits, sums, wide, strict=False):
             scheme = Scheme(bits=bits, grid=wanted, method=options.method, symmetric=options.symmetric)
-            cells.append(Cell(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme), wide=is_wide))
+            cells.append(Candidate(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme), wide=is_wide))
     assert baseline is not None
     power = _power(values.reshape(-1))
-    return SiteErrors(
+    return ErrorRow(
         site=site.name,
         elements=count,
         power=power / count,
         baseline=baseline / count,
-        cells=tuple(cells),
+        candidates=tuple(cells),
     )
 
 
@@ -109,20 +109,20 @@ _ALWAYS_WORTH_IT = 1 << 13
 """Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
 
 
-def has_wide_scales(site: WeightSite, values: NDArray[np.float32], scheme: Scheme) -> bool:
+def has_wide_scales(site: WeightTensor, values: NDArray[np.float32], scheme: Scheme) -> bool:
     """Whether a scale is too small for float16; of large weights that is not asked."""
     rows = to_rows(values, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
     return _wide(site, rows, [scheme.bits], scheme.symmetric)[0]
 
 
-def _wide(site: WeightSite, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[bool]:
+def _wide(site: WeightTensor, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[bool]:
     """`has_wide_scales` of the `rows` of one granularity, at each of `bits`."""
     return wide_scales(rows, bits, symmetric) if site.elements < _ALWAYS_WORTH_IT else [False] * len(bits)
 
 
 def wide_schemes(table: ErrorTable) -> frozenset[tuple[str, Scheme]]:
     """Names and schemes of all candidates whose scales are float32."""
-    return frozenset((name, cell.scheme) for name, errors in table.items() for cell in errors.cells if cell.wide)
+    return frozenset((name, cell.scheme) for name, errors in table.items() for cell in errors.candidates if cell.wide)
 
 
 def _power(flat: NDArray[np.float32]) -> float:

@@ -93,7 +93,7 @@ def _wider(planned: Planned, share: float) -> Planned:
     choices = {}
     total = 0.0
     for name, scheme in planned.plan.sites.items():
-        cells = [c for c in table[name].cells if c.scheme.bits >= scheme.bits and c.scheme.grid == scheme.grid]
+        cells = [c for c in table[name].candidates if c.scheme.bits >= scheme.bits and c.scheme.grid == scheme.grid]
         choices[name] = [Choice(scheme=c.scheme, cost=priced[name][c.scheme], nbytes=c.nbytes) for c in cells]
         total += priced[name][scheme]
     chosen = smallest_within_cost(choices, share * total)

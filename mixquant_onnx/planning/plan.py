@@ -11,7 +11,7 @@ from mixquant_onnx.numerics.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BitPlan:
+class Plan:
     """The scheme of each weight.
 
     Attributes:
@@ -37,7 +37,7 @@ class BitPlan:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> BitPlan:
+    def from_json(cls, data: Any) -> Plan:
         """A plan from parsed JSON.
 
         Args:

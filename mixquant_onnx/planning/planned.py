@@ -12,11 +12,11 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.model.weights import LocatedSite, find
+from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.rules import BY_SCOPE, rule_of
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors, site_errors, wide_schemes
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, site_errors, wide_schemes
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.search import Searched
 from mixquant_onnx.planning.select_weights import float_values, unusable
 
@@ -36,9 +36,9 @@ class Planned:
     """
 
     loaded: Loaded
-    sites: Mapping[str, LocatedSite]
+    sites: Mapping[str, LocatedWeight]
     table: ErrorTable
-    plan: BitPlan
+    plan: Plan
     form: FormOptions
     notes: tuple[str, ...] = ()
     at_a_loss: frozenset[str] = frozenset()
@@ -74,7 +74,7 @@ def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: Budge
     )
     skipped |= stored.left_float
     settings = {**_spent(budget, allocator), **searched.settings}
-    plan = BitPlan(sites=stored.schemes, skipped=skipped, allocator=allocator, settings=settings)
+    plan = Plan(sites=stored.schemes, skipped=skipped, allocator=allocator, settings=settings)
     return Planned(
         loaded=searched.loaded,
         sites=searched.sites,
@@ -129,13 +129,13 @@ def _as_exact(table: ErrorTable, chosen: Mapping[str, Scheme]) -> dict[str, list
     """For each chosen weight the schemes whose QE is no higher, so that the rule's limit also holds for them."""
     found = {}
     for name, scheme in chosen.items():
-        cells = table[name].cells
+        cells = table[name].candidates
         limit = next(c.qe for c in cells if c.scheme == scheme)
         found[name] = [c.scheme for c in cells if c.qe <= limit and c.scheme != scheme]
     return found
 
 
-def fit_plan(loaded: Loaded, plan: BitPlan, min_size: int, form: FormOptions, progress: Progress = quiet) -> Planned:
+def fit_plan(loaded: Loaded, plan: Plan, min_size: int, form: FormOptions, progress: Progress = quiet) -> Planned:
     """Apply a plan of another run, perhaps edited, to a model.
 
     Args:
@@ -160,7 +160,7 @@ def fit_plan(loaded: Loaded, plan: BitPlan, min_size: int, form: FormOptions, pr
     skipped.update({n: plan.skipped.get(n, "not in the plan") for n in large.sites if n not in plan.sites})
     sites = {n: located for n, located in found.sites.items() if n in large.sites or n in plan.sites}
     baseline: Literal["int8", "same"] = "same" if plan.settings.get("baseline") == "same" else "int8"
-    table: dict[str, SiteErrors] = {}
+    table: dict[str, ErrorRow] = {}
     for position, (name, scheme) in enumerate(plan.sites.items()):
         table[name] = _errors_of(sites[name], scheme, baseline)
         progress("search", position + 1, len(plan.sites))
@@ -168,7 +168,7 @@ def fit_plan(loaded: Loaded, plan: BitPlan, min_size: int, form: FormOptions, pr
     return without_losses(made)
 
 
-def _errors_of(located: LocatedSite, scheme: Scheme, baseline: Literal["int8", "same"]) -> SiteErrors:
+def _errors_of(located: LocatedWeight, scheme: Scheme, baseline: Literal["int8", "same"]) -> ErrorRow:
     """The error of one scheme. Raises PlanError where the weight cannot be quantized."""
     values = float_values(located)
     reason = unusable(values)

@@ -9,8 +9,8 @@ from typing import Any
 from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.model.weights import LocatedSite, find
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors, site_errors
+from mixquant_onnx.model.weights import LocatedWeight, find
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, site_errors
 from mixquant_onnx.planning.select_weights import float_values, select, unusable
 
 
@@ -22,7 +22,7 @@ class Searched:
     """
 
     loaded: Loaded
-    sites: Mapping[str, LocatedSite]
+    sites: Mapping[str, LocatedWeight]
     table: ErrorTable
     skipped: Mapping[str, str]
     form: FormOptions = field(default_factory=FormOptions)
@@ -58,7 +58,7 @@ def search(
     sites, skipped = select(found, selection)
     bits = tuple(b for b in options.bits if b in _TYPED) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
-    table: dict[str, SiteErrors] = {}
+    table: dict[str, ErrorRow] = {}
     total, done = sum(located.site.elements for located in sites.values()), 0
     for name, located in sites.items():
         values = float_values(located)
@@ -86,4 +86,4 @@ _TYPED = (2, 4, 8)
 
 def widths(table: ErrorTable) -> list[int]:
     """All bits that candidates have, fewest first."""
-    return sorted({c.scheme.bits for errors in table.values() for c in errors.cells})
+    return sorted({c.scheme.bits for errors in table.values() for c in errors.candidates})

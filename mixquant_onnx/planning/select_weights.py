@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.config.stages import SelectionOptions
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.model.weights import Found, LocatedSite, weight_values
+from mixquant_onnx.model.weights import Found, LocatedWeight, weight_values
 
 
-def select(found: Found, options: SelectionOptions) -> tuple[dict[str, LocatedSite], dict[str, str]]:
+def select(found: Found, options: SelectionOptions) -> tuple[dict[str, LocatedWeight], dict[str, str]]:
     """The weights to quantize by their names, and the reason of each float tensor that is not.
 
     Raises:
@@ -34,12 +34,12 @@ def select(found: Found, options: SelectionOptions) -> tuple[dict[str, LocatedSi
     return kept, skipped
 
 
-def _matches(located: LocatedSite, pattern: str) -> bool:
+def _matches(located: LocatedWeight, pattern: str) -> bool:
     names = {located.site.name, located.site.tensor, *(use.node for use in located.site.uses)}
     return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
-def float_values(located: LocatedSite) -> NDArray[np.float32]:
+def float_values(located: LocatedWeight) -> NDArray[np.float32]:
     """The values of a weight as float32, contiguous; those that float32 cannot hold are Inf."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(weight_values(located), np.float32)

@@ -19,7 +19,7 @@ from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.allocation import Priced, disagreements
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.planned import Planned
@@ -118,7 +118,7 @@ def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[Float
     return noise_with(planned, quantize_plan(planned, fit, compensated).quantized, held, reference)
 
 
-def noise_with(planned: Planned, quantized: Mapping[str, Quantized], held: Data, reference: Outputs) -> float:
+def noise_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], held: Data, reference: Outputs) -> float:
     """Noise-to-signal ratio of the outputs with given quantized weights.
 
     Args:

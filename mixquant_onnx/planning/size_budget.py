@@ -41,12 +41,12 @@ def added(searched: Searched) -> Added:
         Bytes of each candidate, and of each width's functions.
     """
     sizes = sizes_of(searched)
-    opset = sizes.opset({name: errors.cells[0].scheme for name, errors in searched.table.items()})
+    opset = sizes.opset({name: errors.candidates[0].scheme for name, errors in searched.table.items()})
     site: dict[str, dict[Scheme, int]] = {}
     functions: dict[int, dict[str, int]] = {}
     for name, errors in searched.table.items():
         site[name] = {}
-        for scheme in (cell.scheme for cell in errors.cells):
+        for scheme in (cell.scheme for cell in errors.candidates):
             piece = sizes.piece(name, scheme, opset)
             site[name][scheme] = piece.nbytes
             functions.setdefault(scheme.bits, {}).update(piece.functions)

@@ -14,8 +14,8 @@ from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
-from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch, surrogate
 from mixquant_onnx.quantization.reconstruction.blockwise import blockwise
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
@@ -43,7 +43,7 @@ class ErrorBound:
 class Layers:
     """The quantized weights by name, the QE of each (mean squared error of the weight), and notes for the user."""
 
-    quantized: Mapping[str, Quantized]
+    quantized: Mapping[str, QuantizedTensor]
     qe: Mapping[str, float]
     notes: tuple[str, ...] = ()
 
@@ -66,24 +66,24 @@ class NetworkTask:
     """
 
     model: ModelProto
-    weights: Mapping[str, LocatedSite]
+    weights: Mapping[str, LocatedWeight]
     schemes: Mapping[str, Scheme]
     bounds: Mapping[str, ErrorBound] = field(default_factory=dict)
     compensated: bool = True
 
     @property
-    def chosen(self) -> dict[str, LocatedSite]:
+    def chosen(self) -> dict[str, LocatedWeight]:
         """The weights to quantize."""
         return {name: self.weights[name] for name in self.schemes}
 
-    def quantize(self, name: str, inputs: Inputs, by_surrogate: bool = False) -> tuple[Quantized, float]:
+    def quantize(self, name: str, inputs: Inputs, by_surrogate: bool = False) -> tuple[QuantizedTensor, float]:
         """One weight and its QE, by the method of its scheme or its surrogate; the error bound is kept."""
         located, bound = self.weights[name], self.bounds.get(name, ErrorBound())
         weight = weight_values(located)
         calibrated = isinstance(inputs, SecondMoments)
         limit = np.inf if calibrated else bound.limit
 
-        def by(scheme: Scheme) -> Quantized:
+        def by(scheme: Scheme) -> QuantizedTensor:
             used = surrogate(scheme) if by_surrogate else scheme
             return replace(quantize_weight(located.site, weight, used, inputs, limit), scheme=scheme)
 
@@ -149,7 +149,7 @@ class _InOrder:
         self._float, self._current = self._calibration.float_stream(), self._calibration.stream(current)
         self._stages = self._calibration.stages()
         self._blocks = blockwise(task.model, current, task.weights, task.schemes, self._calibration, settings)
-        self._quantized: dict[str, Quantized] = {}
+        self._quantized: dict[str, QuantizedTensor] = {}
         self._qe: dict[str, float] = {}
         self._short: list[str] = []
 
@@ -172,7 +172,7 @@ class _InOrder:
 
     def _stage(
         self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True
-    ) -> tuple[dict[str, Quantized], list[str]]:
+    ) -> tuple[dict[str, QuantizedTensor], list[str]]:
         """Quantize weights that read the same value and put them into the current model; those with few samples."""
         wanted = [name for name in names if name in self._in_order]
         seconds = self._calibration.collect(wanted, reference, current, every_feed)
@@ -186,7 +186,7 @@ class _InOrder:
             replace_weight(self._replaced[name], made[name])
         return made, short
 
-    def _block(self, name: str) -> dict[str, Quantized]:
+    def _block(self, name: str) -> dict[str, QuantizedTensor]:
         """Quantize all weights of a block: layer by layer, then together from there."""
         members = self._blocks.members(name)
         parts = [part for stage in self._stages if (part := [n for n in stage if n in members])]
@@ -207,7 +207,7 @@ class _InOrder:
 
     def _layer_by_layer(
         self, parts: Sequence[Sequence[str]], every_feed: bool
-    ) -> tuple[dict[str, Quantized], list[str]]:
+    ) -> tuple[dict[str, QuantizedTensor], list[str]]:
         """Solve the block's layers one by one on forked streams; the shared streams are not advanced."""
         reference, current = self._float.fork(), self._current.fork()
         solved = [self._stage(part, reference, current, every_feed) for part in parts]

@@ -8,32 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixquant_onnx.data.moments import Moments, SecondMoments
-from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.model.weights import WeightTensor
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
-from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 from mixquant_onnx.numerics.integers import encode, levels
 from mixquant_onnx.numerics.quadratic import quadratic_error
 from mixquant_onnx.numerics.rows import effective_grid, expand_params, from_rows, params_from_rows, to_rows
-from mixquant_onnx.numerics.scheme import Quantized, Scheme, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.methods import Method, method
 from mixquant_onnx.quantization.ranges import weighted_mse
 from mixquant_onnx.quantization.rounding.bias_corrected import compensate
 from mixquant_onnx.quantization.rounding.objective import Problem, Rounding
 from mixquant_onnx.quantization.rounding.shrinkage import with_best_shrinkage
 
-_OUTPUTS = Grid(per="channel")
+_OUTPUTS = Granularity(per="channel")
 
 Inputs = Moments | SecondMoments | None
 """Statistics of a weight's inputs, if known."""
 
 
 def quantize_weight(
-    site: WeightSite,
+    site: WeightTensor,
     weight: NDArray[np.generic],
     scheme: Scheme,
     inputs: Inputs = None,
     limit: float = float("inf"),
-) -> Quantized:
+) -> QuantizedTensor:
     """Quantize one weight by the method of its scheme.
 
     Args:
@@ -60,7 +60,7 @@ def quantize_weight(
     return better if quantization_error(better, weight) <= limit else nearest
 
 
-def output_rows(layout: Layout, weight: NDArray[np.generic]) -> NDArray[np.float32]:
+def output_rows(layout: WeightAxes, weight: NDArray[np.generic]) -> NDArray[np.float32]:
     """A weight as rows, one for each output of its layer.
 
     Args:
@@ -73,7 +73,7 @@ def output_rows(layout: Layout, weight: NDArray[np.generic]) -> NDArray[np.float
     return to_rows(np.ascontiguousarray(weight, dtype=np.float32), layout, _OUTPUTS)
 
 
-def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
+def output_error(site: WeightTensor, weight: NDArray[np.generic], other: FloatArray, inputs: SecondMoments) -> float:
     """Mean squared error of the layer's output, relative to the output's mean square.
 
     Args:
@@ -93,7 +93,7 @@ def output_error(site: WeightSite, weight: NDArray[np.generic], other: FloatArra
     return quadratic_error(difference.reshape(grouped.shape), matrix) / signal if signal > 0 else 0.0
 
 
-def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
+def quantization_error(q: QuantizedTensor, weight: NDArray[np.generic]) -> float:
     """QE: mean squared error of the dequantized weight.
 
     Args:
@@ -103,11 +103,11 @@ def quantization_error(q: Quantized, weight: NDArray[np.generic]) -> float:
     Returns:
         The error, computed in float64.
     """
-    difference = np.asarray(weight, np.float32) - dequantized(q, np.dtype(np.float32))
+    difference = np.asarray(weight, np.float32) - q.dequantize(np.dtype(np.float32))
     return float(np.mean(np.square(difference, dtype=np.float64)))
 
 
-def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, known: Method) -> Quantized:
+def _nearest(site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme, known: Method) -> QuantizedTensor:
     """Ranges of the method, codes rounded to nearest."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, grid)
@@ -117,11 +117,11 @@ def _nearest(site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, know
     return _tensor(site, scheme, from_rows(codes, site.shape, site.layout, grid), scale, zero)
 
 
-def _tensor(site: WeightSite, scheme: Scheme, codes: Codes, scale: FloatArray, zero: Codes) -> Quantized:
+def _tensor(site: WeightTensor, scheme: Scheme, codes: Codes, scale: FloatArray, zero: Codes) -> QuantizedTensor:
     """Codes of the weight's shape, with the `scale` and `zero` of its rows as they are stored."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
     points = zero.reshape(1, 1, 1) if zero.size == 1 else params_from_rows(zero, site.shape, site.layout, grid)
-    return Quantized(
+    return QuantizedTensor(
         codes=codes,
         scale=params_from_rows(scale, site.shape, site.layout, grid),
         zero_point=points,
@@ -132,9 +132,9 @@ def _tensor(site: WeightSite, scheme: Scheme, codes: Codes, scale: FloatArray, z
 
 
 def _calibrated(
-    site: WeightSite, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, nearest: Quantized,
+    site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, nearest: QuantizedTensor,
     rounding: Rounding,
-) -> Quantized:  # fmt: skip
+) -> QuantizedTensor:  # fmt: skip
     """Ranges by weighted error on the least-squares target, then codes by the method's rounding function.
 
     Returns `nearest` where its output error is no larger, for example for weights on a lattice.
@@ -153,14 +153,16 @@ def _calibrated(
     )
     problem = with_best_shrinkage(problem, rows, inputs)
     best = rounding(problem)
-    plain = output_rows(layout, dequantized(nearest, np.dtype(np.float32))).reshape(rows.shape)
+    plain = output_rows(layout, nearest.dequantize(np.dtype(np.float32))).reshape(rows.shape)
     if problem.loss(plain) <= problem.loss(best):
         return nearest
     codes = np.clip(np.rint(best.reshape(values.shape) / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
     return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))
 
 
-def _calibrated_ranges(site: WeightSite, scheme: Scheme, rows: NDArray[np.float32], inputs: SecondMoments) -> Quantized:
+def _calibrated_ranges(
+    site: WeightTensor, scheme: Scheme, rows: NDArray[np.float32], inputs: SecondMoments
+) -> QuantizedTensor:
     """Scales and zero points for the target of `rows` [groups, n, K], errors weighted by E[x^2]; codes are 0."""
     shape, layout = site.shape, site.layout
     grid = effective_grid(shape, layout, scheme.grid)
@@ -175,7 +177,7 @@ def _calibrated_ranges(site: WeightSite, scheme: Scheme, rows: NDArray[np.float3
     return _tensor(site, scheme, np.zeros(shape, np.uint8), scale, zero)
 
 
-def _as_rows(q: Quantized, params: FloatArray) -> NDArray[np.float32]:
+def _as_rows(q: QuantizedTensor, params: FloatArray) -> NDArray[np.float32]:
     """`params` of q expanded to each weight, in rows that are outputs of the layer, for any granularity."""
     grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
     expanded = expand_params(params, q.codes.shape, q.layout, grid).astype(np.float32)
@@ -194,7 +196,7 @@ def _finite(scale: FloatArray, zero: Codes, bits: int, dtype: str) -> FloatArray
     return np.asarray(np.minimum(scale, np.where(ceiling.astype(np.float64) * furthest > top, below, ceiling)))
 
 
-def _bias_corrected(q: Quantized, weight: NDArray[np.generic], moments: Moments) -> Quantized:
+def _bias_corrected(q: QuantizedTensor, weight: NDArray[np.generic], moments: Moments) -> QuantizedTensor:
     """`q` with a few codes changed by one step. Rows are outputs of the layer, for any granularity."""
     shape, layout = q.codes.shape, q.layout
     rows = output_rows(layout, weight)

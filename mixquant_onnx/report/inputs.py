@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixquant_onnx.pipeline import RunResult
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.tradeoff import Point
 
@@ -26,7 +26,7 @@ class Run:
     blocks: bool = False
 
     @property
-    def plan(self) -> BitPlan:
+    def plan(self) -> Plan:
         """The plan as executed, which may give weights more bits than planned."""
         return self.planned.plan if self.result is None else self.result.plan
 

@@ -12,9 +12,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.model.dtypes import numpy_type
 from mixquant_onnx.model.scopes import Scope, walk
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.scheme import Quantized, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 _AT_ONCE = 32_000_000
@@ -28,20 +28,20 @@ class _Stored:
     name: str
     scope: Scope
     value: str
-    quantized: Quantized
+    quantized: QuantizedTensor
     transposed: bool
 
     @property
     def expected(self) -> FloatArray:
         """What the value must decode to, in float32."""
-        weight = dequantized(self.quantized, numpy_type(self.quantized.dtype)).astype(np.float32)
+        weight = self.quantized.dequantize(numpy_type(self.quantized.dtype)).astype(np.float32)
         return weight.T if self.transposed else weight
 
 
 def verify_codes(
     saved: ModelProto,
-    sites: Mapping[str, LocatedSite],
-    quantized: Mapping[str, Quantized],
+    sites: Mapping[str, LocatedWeight],
+    quantized: Mapping[str, QuantizedTensor],
     values: Mapping[str, str],
     transposed: frozenset[str] = frozenset(),
 ) -> str:

@@ -15,8 +15,8 @@ from mixquant_onnx.data.noise import Data
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.model.substitute import put, replace_weight
-from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.as_written import agree_as_written
 from mixquant_onnx.verification.divergence import (
@@ -34,7 +34,7 @@ LEAST_SQNR_DB = {"float32": 70.0, "float64": 70.0, "float16": 40.0, "bfloat16": 
 
 
 @contextmanager
-def dequantized_weights(sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized]) -> Iterator[None]:
+def dequantized_weights(sites: Mapping[str, LocatedWeight], quantized: Mapping[str, QuantizedTensor]) -> Iterator[None]:
     """Replace weights of a model by dequantized ones within the context.
 
     Args:

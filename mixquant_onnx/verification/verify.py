@@ -13,8 +13,8 @@ from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.rewrite import Rewritten
-from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.codes import verify_codes
@@ -32,8 +32,8 @@ _STEPS = 4
 def verify(
     original: ModelProto,
     saved: ModelProto,
-    sites: Mapping[str, LocatedSite],
-    quantized: Mapping[str, Quantized],
+    sites: Mapping[str, LocatedWeight],
+    quantized: Mapping[str, QuantizedTensor],
     rewritten: Rewritten,
     source: ModelProto | Path,
     data: Data | None,
@@ -116,7 +116,8 @@ def _sessions(source: ModelProto | Path) -> list[Session]:
 
 
 def _compared(
-    original: ModelProto, saved: ModelProto, sites: Mapping[str, LocatedSite], quantized: Mapping[str, Quantized],
+    original: ModelProto, saved: ModelProto, sites: Mapping[str, LocatedWeight],
+    quantized: Mapping[str, QuantizedTensor],
     sessions: list[Session], data: Data, progress: Progress,
 ) -> _Outputs:  # fmt: skip
     """Compare outputs with the reference with the same weights, then with the float model's."""

@@ -25,7 +25,7 @@ from mixquant_onnx.model.signature import model_inputs
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorTable
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,13 +87,13 @@ def _curve(name: str, model: Path, calibration: Path, widths: list[int], given: 
     elements = sum(e.elements for e in errors.values())
     rows = []
     for bits in widths:
-        uniform = {n: next(c for c in e.cells if c.scheme.bits == bits) for n, e in errors.items()}
+        uniform = {n: next(c for c in e.candidates if c.scheme.bits == bits) for n, e in errors.items()}
         average = 8 * sum(c.nbytes for c in uniform.values()) / elements
         rule = _rule(errors, average * elements / 8)
         data = {"data": list(fit.feeds), "eval_data": list(held.feeds)} if given else {}
         plainly = {"verify": False, "rounding": "nearest", "data_free": True}
         nearest = [
-            _sqnr(mq.apply_plan(model, BitPlan(sites=plan), **plainly).model, held, reference)
+            _sqnr(mq.apply_plan(model, Plan(sites=plan), **plainly).model, held, reference)
             for plan in ({n: c.scheme for n, c in uniform.items()}, rule)
         ]
         ours = [
@@ -110,7 +110,7 @@ def _rule(errors: ErrorTable, limit: float) -> dict[str, Scheme]:
     """The layer rule at the smallest QEM that takes at most `limit` bytes."""
 
     def fits(chosen: dict[str, Scheme]) -> bool:
-        return sum(next(c.nbytes for c in errors[n].cells if c.scheme == s) for n, s in chosen.items()) <= limit
+        return sum(next(c.nbytes for c in errors[n].candidates if c.scheme == s) for n, s in chosen.items()) <= limit
 
     return smallest_qem(errors, fits, 200)
 

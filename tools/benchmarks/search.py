@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.shapes import BLOCKS, weights
 from benchmarks.timing import medians, table, versions
 from mixquant_onnx.config.stages import SearchOptions
-from mixquant_onnx.model.weights import WeightSite
-from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.model.weights import WeightTensor
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 from mixquant_onnx.planning.error_table import measure
 from mixquant_onnx.quantization.ranges.minmax import baseline_error
 
@@ -33,21 +33,21 @@ def plain(tensors: list[np.ndarray]) -> list[float]:
     return found
 
 
-def sites(tensors: list[np.ndarray]) -> list[WeightSite]:
+def sites(tensors: list[np.ndarray]) -> list[WeightTensor]:
     """Named by their positions."""
     return [
-        WeightSite(
+        WeightTensor(
             name=str(k), tensor="w", scope="", shape=weight.shape, dtype="float32",
-            layout=Layout(p=1, r=weight.ndim - 1), uses=(),
+            layout=WeightAxes(p=1, r=weight.ndim - 1), uses=(),
         )
         for k, weight in enumerate(tensors)
     ]  # fmt: skip
 
 
 def ours(tensors: list[np.ndarray], grid: str, method: str = "minmax") -> list[float]:
-    options = SearchOptions(grids=(Grid.parse(grid),), method=method)
+    options = SearchOptions(grids=(Granularity.parse(grid),), method=method)
     found = measure(sites(tensors), lambda name: tensors[int(name)], options)
-    return [cell.qe for errors in found.values() for cell in errors.cells]
+    return [cell.qe for errors in found.values() for cell in errors.candidates]
 
 
 def main(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from benchmarks.timing import table, versions
 
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from paper.plans import DEFAULT, RULE, UNIFORM, Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects
@@ -60,7 +60,7 @@ Figures = list[tuple[float, float, float]]
 
 
 def _over(
-    plans: Plans, plan: BitPlan, method: str, seeds: int, iterations: int, reference: np.ndarray
+    plans: Plans, plan: Plan, method: str, seeds: int, iterations: int, reference: np.ndarray
 ) -> tuple[int, Figures]:
     """Bytes, and top-1, agreement and logit error for each seed."""
     found: Figures = []

@@ -12,7 +12,7 @@ from benchmarks.timing import table, versions
 
 import mixquant_onnx as mq
 from mixquant_onnx.model.blocks import find_blocks
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from paper.plans import Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import Subject, options, subjects, with_few
@@ -66,7 +66,7 @@ class _Effects:
     def of(self, *layers: tuple[str, int]) -> float:
         """With each of `layers` at its bits."""
         if layers not in self._known:
-            plan = BitPlan(sites={name: self._plans.uniform(bits)[name] for name, bits in layers})
+            plan = Plan(sites={name: self._plans.uniform(bits)[name] for name, bits in layers})
             model: mq.RunResult = self._plans.run(plan, self._method)
             self._known[layers] = self._one.figures(model.model, self._reference)[2]
         return self._known[layers]

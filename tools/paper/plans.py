@@ -14,12 +14,12 @@ import mixquant_onnx as mq
 from mixquant_onnx.config.stages import BudgetOptions, DataOptions, FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.data.preparation import prepare
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, price_all
 from mixquant_onnx.planning.error_table import ErrorTable
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import search
 from mixquant_onnx.planning.size_budget import Added, added, plan_of_size
@@ -54,7 +54,7 @@ class Plans:
         return self._searched.loaded
 
     @property
-    def sites(self) -> Mapping[str, LocatedSite]:
+    def sites(self) -> Mapping[str, LocatedWeight]:
         return self._searched.sites
 
     @property
@@ -69,16 +69,16 @@ class Plans:
         """Between two widths, the wider and the narrower in turn, in the order of the graph."""
         widths = (math.ceil(bits), math.floor(bits))
         return {
-            name: next(c.scheme for c in errors.cells if c.scheme.bits == widths[place % 2])
+            name: next(c.scheme for c in errors.candidates if c.scheme.bits == widths[place % 2])
             for place, (name, errors) in enumerate(self.table.items())
         }
 
-    def at(self, bits: float, names: Sequence[str]) -> dict[str, BitPlan]:
+    def at(self, bits: float, names: Sequence[str]) -> dict[str, Plan]:
         """The plans of `names` whose file is at most that of uniform `bits`: uniform, rule, a cost, or MixQuant, which
         is what the product does by default (the plan that does best on rows held back)."""
         even = self._planned(self.uniform(bits))
         limit = size_of(even)
-        made: dict[str, BitPlan] = {}
+        made: dict[str, Plan] = {}
         for name in names:
             if name == UNIFORM:
                 made[name] = even.plan
@@ -91,7 +91,7 @@ class Plans:
                 made[name] = plan_of_size(self._priced[name], self._budget, f"{limit}B", self._added).plan
         return made
 
-    def _rule(self, limit: int) -> BitPlan:
+    def _rule(self, limit: int) -> Plan:
         """The rule at the smallest QEM whose file is at most `limit` bytes."""
         found = smallest_qem(self.table, lambda chosen: size_of(self._planned(chosen)) <= limit, 400)
         return self._planned(found).plan
@@ -99,7 +99,7 @@ class Plans:
     def _planned(self, chosen: Mapping[str, Scheme]) -> Planned:
         return planned_with(self._searched, chosen, self._budget, "budget")
 
-    def run(self, plan: BitPlan, method: str, seed: int = 0, iterations: int = 500) -> mq.RunResult:
+    def run(self, plan: Plan, method: str, seed: int = 0, iterations: int = 500) -> mq.RunResult:
         """`plan` with all weights quantized by `method`; methods without data round to nearest."""
         sites = {name: replace(scheme, method=method) for name, scheme in plan.sites.items()}
         given: dict[str, Any] = {}

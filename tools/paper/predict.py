@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.timing import table, versions
 
 import mixquant_onnx as mq
-from mixquant_onnx.planning.plan import BitPlan
+from mixquant_onnx.planning.plan import Plan
 from paper.plans import Plans
 from paper.plots import Panels, add, draw
 from paper.subjects import options, subjects, with_few
@@ -31,10 +31,10 @@ def main(arguments: list[str]) -> int:
             schemes = plans.uniform(bits)
             effect, known = [], []
             for name, errors in plans.table.items():
-                plan = BitPlan(sites={name: schemes[name]})
+                plan = Plan(sites={name: schemes[name]})
                 model = mq.apply_plan(one.path, plan, verify=False, rounding="nearest").model
                 effect.append(one.figures(model, reference)[2])
-                qe = next(c.qe for c in errors.cells if c.scheme == schemes[name])
+                qe = next(c.qe for c in errors.candidates if c.scheme == schemes[name])
                 costs = [plans.cost(cost, name, schemes[name]) for cost in COSTS]
                 known.append([qe, qe / errors.baseline, qe / errors.power, *costs])
             columns = np.array(known).T

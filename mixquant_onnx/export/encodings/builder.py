@@ -22,7 +22,7 @@ from mixquant_onnx.export.encodings.bit_planes import (
 from mixquant_onnx.export.encodings.outline import Outline
 from mixquant_onnx.model.constants import FLOAT_TYPES
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 FreshName = Callable[[str], str]
 """Gives a name that the model does not have yet: the one asked for, or a similar one."""
@@ -58,7 +58,7 @@ class Builder:
         fresh: Gives an unused name.
     """
 
-    def __init__(self, q: Quantized, name: str, opset: int, fresh: FreshName) -> None:
+    def __init__(self, q: QuantizedTensor, name: str, opset: int, fresh: FreshName) -> None:
         self.name, self.opset, self.fresh = name, opset, fresh
         self._q, self._bits = q, q.scheme.bits
         self._empty = isinstance(q, Outline)

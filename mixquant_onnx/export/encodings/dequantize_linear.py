@@ -13,9 +13,9 @@ from mixquant_onnx.export.encodings.decoder_functions import is_narrow
 from mixquant_onnx.export.encodings.native_types import NATIVE_TYPES
 from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, NEVER, SMALL_INTS_FROM_OPSET, Release, Storage
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.granularity import Grid, Layout
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 from mixquant_onnx.numerics.rows import effective_grid
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class DequantizeLinear(Storage):
         """The operator."""
         return "DequantizeLinear"
 
-    def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+    def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """See `encode_native`."""
         encoded = encode_native(q, output, opset, self.two_bits, fresh, self.small_ints)
         assert encoded is not None, f"opset {opset} is below {self.needs}"
@@ -61,7 +61,7 @@ class _Plan:
     opset: int
 
 
-def _plan(shape: tuple[int, ...], layout: Layout, grid: Grid) -> _Plan:
+def _plan(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> _Plan:
     if grid.per == "tensor":
         return _Plan(codes=shape, params=(), axis=None, block=0, opset=10)
     if grid.block is None:
@@ -83,7 +83,7 @@ def _plan(shape: tuple[int, ...], layout: Layout, grid: Grid) -> _Plan:
     return _Plan(codes=(p, r, q), params=(p, groups, q), axis=1, block=grid.block, opset=21)
 
 
-def least_opset(shape: tuple[int, ...], layout: Layout, grid: Grid) -> int:
+def least_opset(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity) -> int:
     """The first opset whose DequantizeLinear supports a granularity.
 
     Args:
@@ -100,7 +100,7 @@ def least_opset(shape: tuple[int, ...], layout: Layout, grid: Grid) -> int:
     return _plan(shape, layout, effective_grid(shape, layout, grid)).opset
 
 
-def opset_for(shape: tuple[int, ...], layout: Layout, grid: Grid, bits: int) -> int:
+def opset_for(shape: tuple[int, ...], layout: WeightAxes, grid: Granularity, bits: int) -> int:
     """The first opset with the best form: this granularity, UINT4 for 4 bits, and a small decoder for other widths.
 
     Args:
@@ -119,7 +119,7 @@ def opset_for(shape: tuple[int, ...], layout: Layout, grid: Grid, bits: int) -> 
 
 
 def encode_native(
-    q: Quantized, output: str, opset: int, two_bits: bool, fresh: FreshName, small_ints: bool = True
+    q: QuantizedTensor, output: str, opset: int, two_bits: bool, fresh: FreshName, small_ints: bool = True
 ) -> Encoded | None:
     """DequantizeLinear on uint8, uint4 or uint2 where ONNX has the width, else on codes unpacked to uint8.
 
@@ -154,7 +154,9 @@ def encode_native(
     return builder.finish(value)
 
 
-def _inputs(builder: Builder, q: Quantized, plan: _Plan, opset: int, two_bits: bool, small_ints: bool) -> list[str]:
+def _inputs(
+    builder: Builder, q: QuantizedTensor, plan: _Plan, opset: int, two_bits: bool, small_ints: bool
+) -> list[str]:
     """Codes, scales and zero points as stored; codes and zero points in the same type."""
     bits = q.scheme.bits
     kind, since = NATIVE_TYPES.get(bits, (0, 0))

@@ -20,7 +20,7 @@ from mixquant_onnx.export.encodings.storage import (
 from mixquant_onnx.export.weight_in_model import WeightInModel
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.rows import channel_params_shape, effective_grid
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class Folded(Storage):
         """Folded at load."""
         return "folded"
 
-    def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+    def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """See `encode_folded`."""
         return encode_folded(q, output, opset, fresh, self.small_ints)
 
@@ -61,7 +61,7 @@ def offer(weight: WeightInModel) -> Folded:
     return Folded(bits=bits, opset=best, small_ints=small_ints)
 
 
-def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small_ints: bool = True) -> Encoded:
+def encode_folded(q: QuantizedTensor, output: str, opset: int, fresh: FreshName, small_ints: bool = True) -> Encoded:
     """Bit planes, scales and zero points, and one node that computes the weight.
 
     Args:
@@ -102,7 +102,7 @@ def encode_folded(q: Quantized, output: str, opset: int, fresh: FreshName, small
     return builder.finish(value)
 
 
-def _stored(q: Quantized) -> tuple[functions.Form, tuple[int, ...], FloatArray, FloatArray]:
+def _stored(q: QuantizedTensor) -> tuple[functions.Form, tuple[int, ...], FloatArray, FloatArray]:
     """Form of the function, shape of the codes in it, scales and zero points that broadcast against that shape."""
     shape, scale, zero = q.codes.shape, q.scale, q.zero_point
     grid = effective_grid(shape, q.layout, q.scheme.grid)

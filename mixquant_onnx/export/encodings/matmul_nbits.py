@@ -10,7 +10,7 @@ from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.builder import Builder, Encoded, FreshName
 from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, Release, Storage
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 KERNELS_FROM_OPSET = 21
 """The first opset with DequantizeLinear in blocks, and with UINT4 (DequantizeLinear-21)."""
@@ -54,7 +54,7 @@ class MatMulNBits(Storage):
         """The kernel and its width, which may differ from that of the codes."""
         return f"MatMulNBits {self.kernel.bits}"
 
-    def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+    def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """See `encode_matmul`; a weight whose axes are swapped has a new name."""
         value = fresh(f"{output}.transposed") if self.transpose else output
         return encode_matmul(q, value, self.kernel, self.transpose, opset, fresh)
@@ -74,7 +74,9 @@ class MatMulNBits(Storage):
         return self.many_rows
 
 
-def encode_matmul(q: Quantized, output: str, kernel: Kernel, transpose: bool, opset: int, fresh: FreshName) -> Encoded:
+def encode_matmul(
+    q: QuantizedTensor, output: str, kernel: Kernel, transpose: bool, opset: int, fresh: FreshName
+) -> Encoded:
     """Bit planes, scales and zero points, and one node that computes the weight [K, N].
 
     Args:

@@ -8,12 +8,12 @@ import numpy as np
 
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
 from mixquant_onnx.export.encodings.packed_zero_points import stored_bytes
-from mixquant_onnx.model.weights import WeightSite
+from mixquant_onnx.model.weights import WeightTensor
 from mixquant_onnx.numerics.rows import effective_grid, params_shape
-from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 
 
-def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
+def nbytes_of(site: WeightTensor, scheme: Scheme) -> int:
     """Size of a weight under a scheme, without names and nodes.
 
     Args:
@@ -30,11 +30,11 @@ def nbytes_of(site: WeightSite, scheme: Scheme) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Outline(Quantized):
-    """A `Quantized` of which only the shapes are known. Its encoding has sizes and no data."""
+class Outline(QuantizedTensor):
+    """A `QuantizedTensor` of which only the shapes are known. Its encoding has sizes and no data."""
 
 
-def outline(site: WeightSite, scheme: Scheme, wide_scales: bool = False) -> Outline:
+def outline(site: WeightTensor, scheme: Scheme, wide_scales: bool = False) -> Outline:
     """The shapes of a weight under a scheme.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 Release = tuple[int, int]
 """Major and minor version of a runtime."""
@@ -48,7 +48,7 @@ class Storage(ABC):
         """The name in summaries."""
 
     @abstractmethod
-    def encode(self, q: Quantized, output: str, opset: int, fresh: FreshName) -> Encoded:
+    def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """Tensors and nodes that compute the weight.
 
         Args:

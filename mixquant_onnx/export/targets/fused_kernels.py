@@ -9,7 +9,7 @@ from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel, MatMulNBits
 from mixquant_onnx.export.weight_in_model import WeightInModel, matmul_shape
 from mixquant_onnx.model.operators import attributes, is_fusable
-from mixquant_onnx.model.weights import LocatedSite, WeightSite
+from mixquant_onnx.model.weights import LocatedWeight, WeightTensor
 from mixquant_onnx.numerics.scheme import Scheme
 
 
@@ -36,7 +36,7 @@ def offer(weight: WeightInModel) -> MatMulNBits | None:
     return MatMulNBits(bits=weight.scheme.bits, kernel=kernel, transpose=transpose, many_rows=always)
 
 
-def kernel_for(site: WeightSite, scheme: Scheme, options: FormOptions) -> Kernel | None:
+def kernel_for(site: WeightTensor, scheme: Scheme, options: FormOptions) -> Kernel | None:
     """The fused kernel for a weight that only MatMul or Gemm read, directly, as the second input.
 
     Args:
@@ -91,7 +91,7 @@ def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
     return None
 
 
-def _fusable(located: LocatedSite) -> bool:
+def _fusable(located: LocatedWeight) -> bool:
     """Whether every reader is a node of a graph that can be changed (a function's cannot, for one of its calls)."""
     if located.source.scope.in_function or any(r.scope.in_function for r in located.readers):
         return False
@@ -101,7 +101,7 @@ def _fusable(located: LocatedSite) -> bool:
     return len({attributes(node).get("transB", 0) for node in gemms}) <= 1 and not _is_output(located)
 
 
-def _is_output(located: LocatedSite) -> bool:
+def _is_output(located: LocatedWeight) -> bool:
     body = located.source.scope.body
     return isinstance(body, GraphProto) and any(v.name == located.source.name for v in body.output)
 
@@ -112,7 +112,7 @@ def _plain(gemm: NodeProto) -> bool:
     return not at.get("transA", 0) and at.get("alpha", 1.0) == 1.0 and at.get("beta", 1.0) == 1.0
 
 
-def _is_transposed(located: LocatedSite) -> bool:
+def _is_transposed(located: LocatedWeight) -> bool:
     """Whether a Gemm reads the weight as [N, K]."""
     gemms = [r.node for r in located.readers if r.node.op_type == "Gemm"]
     return bool(gemms) and bool(attributes(gemms[0]).get("transB", 0))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
 
 
-def limit_of(errors: SiteErrors, qem: float) -> float:
+def limit_of(errors: ErrorRow, qem: float) -> float:
     """The QE that a tensor may have: QEM times its baseline.
 
     Args:
@@ -22,7 +22,7 @@ def limit_of(errors: SiteErrors, qem: float) -> float:
     return qem * errors.baseline
 
 
-def choose(errors: SiteErrors, qem: float) -> Scheme:
+def choose(errors: ErrorRow, qem: float) -> Scheme:
     """The fewest bytes whose quantization error is at most QEM x baseline.
 
     Every candidate is considered, as the error need not decrease with more bits. Among equal bytes the fewer bits.
@@ -38,7 +38,7 @@ def choose(errors: SiteErrors, qem: float) -> Scheme:
     Source:
         Kloberdanz and Le 2023, arXiv 2309.17341.
     """
-    cells = sorted(errors.cells, key=lambda cell: (cell.nbytes, cell.scheme.bits))
+    cells = sorted(errors.candidates, key=lambda cell: (cell.nbytes, cell.scheme.bits))
     limit = limit_of(errors, qem)
     least = min(reversed(cells), key=lambda cell: cell.qe) if len({c.scheme.grid for c in cells}) > 1 else cells[-1]
     return next((cell.scheme for cell in cells if cell.qe <= limit), least.scheme)

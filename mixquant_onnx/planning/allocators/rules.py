@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import qem, safe
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
 
 BY_SCOPE = "qem-model"
 """The allocator of plans whose summed error is QEM times that of plain int8 (`--scope model`)."""
@@ -28,7 +28,7 @@ class Rule:
     """
 
     allocate: Callable[[ErrorTable, float], Mapping[str, Scheme]]
-    limit: Callable[[SiteErrors, float], float]
+    limit: Callable[[ErrorRow, float], float]
     allocator: str
     holds_after_calibration: bool = False
 
@@ -61,7 +61,7 @@ def rule_of(allocator: str) -> Rule | None:
     """The rule of a plan.
 
     Args:
-        allocator: `BitPlan.allocator`.
+        allocator: `Plan.allocator`.
 
     Returns:
         The rule; None where the plan was made for a budget.
@@ -69,11 +69,11 @@ def rule_of(allocator: str) -> Rule | None:
     return next((row for row in RULES.values() if row.allocator == allocator), None)
 
 
-def limit_of(allocator: str, errors: SiteErrors, qem: float) -> float:
+def limit_of(allocator: str, errors: ErrorRow, qem: float) -> float:
     """The QE that a plan's rule allows a weight.
 
     Args:
-        allocator: `BitPlan.allocator`.
+        allocator: `Plan.allocator`.
         errors: The weight.
         qem: Quantization error multiplier.
 

@@ -7,7 +7,7 @@ depthwise layers, where one scale serves channels of very different magnitudes (
 from __future__ import annotations
 
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning.error_table import Cell, ErrorTable, SiteErrors
+from mixquant_onnx.planning.error_table import Candidate, ErrorRow, ErrorTable
 
 LEAST_SQNR_DB = 25.0
 """Least SQNR of a tensor's dequantized weights, in dB: that of 5 bits per channel on weights without outliers
@@ -18,7 +18,7 @@ INSURANCE = 0.01
 """Share of the plan's bytes that is spent on the most bits for the smallest weights."""
 
 
-def limit_of(errors: SiteErrors, qem: float) -> float:
+def limit_of(errors: ErrorRow, qem: float) -> float:
     """The QE that a weight may have: QEM x baseline, or that of LEAST_SQNR_DB where it is less.
 
     Args:
@@ -31,7 +31,7 @@ def limit_of(errors: SiteErrors, qem: float) -> float:
     return min(qem * errors.baseline, errors.power * 10 ** (-LEAST_SQNR_DB / 10))
 
 
-def choose(errors: SiteErrors, qem: float) -> Cell:
+def choose(errors: ErrorRow, qem: float) -> Candidate:
     """The fewest bytes whose quantization error is at most `limit_of`.
 
     Args:
@@ -41,7 +41,7 @@ def choose(errors: SiteErrors, qem: float) -> Cell:
     Returns:
         The candidate; that of least error where none qualifies.
     """
-    cells = sorted(errors.cells, key=_bytes_and_bits)
+    cells = sorted(errors.candidates, key=_bytes_and_bits)
     limit = limit_of(errors, qem)
     return next((cell for cell in cells if cell.qe <= limit), _best(errors))
 
@@ -69,10 +69,10 @@ def allocate(table: ErrorTable, qem: float) -> dict[str, Scheme]:
     return {name: cell.scheme for name, cell in chosen.items()}
 
 
-def _bytes_and_bits(cell: Cell) -> tuple[int, int]:
+def _bytes_and_bits(cell: Candidate) -> tuple[int, int]:
     return cell.nbytes, cell.scheme.bits
 
 
-def _best(errors: SiteErrors) -> Cell:
+def _best(errors: ErrorRow) -> Candidate:
     """The candidate of least quantization error, with the fewest bytes."""
-    return min(errors.cells, key=lambda cell: (cell.qe, *_bytes_and_bits(cell)))
+    return min(errors.candidates, key=lambda cell: (cell.qe, *_bytes_and_bits(cell)))

@@ -12,7 +12,7 @@ from mixquant_onnx.model.blocks import Block, find_blocks
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.metrics import relative_noise
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.sensitivity import network_output
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement, anchors
 from mixquant_onnx.quantization.methods import surrogate
@@ -112,13 +112,13 @@ class _Pairs:
             found[a, b] = _share(before[a], alone[b], both)
         return found
 
-    def _solved(self, name: str, anchor: int) -> Quantized:
+    def _solved(self, name: str, anchor: int) -> QuantizedTensor:
         """A weight at one of its anchor widths, fitted to the current inputs."""
         inputs = self._calibration.collect([name], self._own.fork(), self._changed.fork()).get(name)
         located, scheme = self._sites[name], surrogate(anchors(self._table[name])[anchor])
         return quantize_weight(located.site, weight_values(located), scheme, inputs)
 
-    def _noise(self, quantized: Mapping[str, Quantized]) -> float:
+    def _noise(self, quantized: Mapping[str, QuantizedTensor]) -> float:
         """Noise at the outputs with some weights `quantized`; they are restored afterwards."""
         for name, q in quantized.items():
             replace_weight(self._replaced[name], q)

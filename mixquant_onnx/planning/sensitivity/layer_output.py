@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from mixquant_onnx.data.moments import SecondMoments
-from mixquant_onnx.model.weights import LocatedSite, weight_values
-from mixquant_onnx.numerics.scheme import Scheme, dequantized
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.knapsack import relative_error
-from mixquant_onnx.planning.error_table import SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.quantization.weight import output_error, quantize_weight
 
@@ -33,12 +33,12 @@ def measure(measurement: Measurement) -> Costs:
     return measurement.shared[NAME]
 
 
-def _layer_errors(errors: SiteErrors, located: LocatedSite, moments: SecondMoments | None) -> dict[Scheme, float]:
+def _layer_errors(errors: ErrorRow, located: LocatedWeight, moments: SecondMoments | None) -> dict[Scheme, float]:
     if moments is None:
-        return {cell.scheme: relative_error(errors, cell.qe) for cell in errors.cells}
+        return {cell.scheme: relative_error(errors, cell.qe) for cell in errors.candidates}
     weight = np.asarray(weight_values(located), np.float32)
     rounded = {
-        cell.scheme: dequantized(quantize_weight(located.site, weight, cell.scheme), weight.dtype)
-        for cell in errors.cells
+        cell.scheme: quantize_weight(located.site, weight, cell.scheme).dequantize(weight.dtype)
+        for cell in errors.candidates
     }
     return {scheme: output_error(located.site, weight, other, moments) for scheme, other in rounded.items()}

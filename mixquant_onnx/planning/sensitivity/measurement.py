@@ -11,9 +11,9 @@ from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, thinned
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.model.weights import LocatedSite
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning.error_table import ErrorTable, SiteErrors
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
 
 Costs = Mapping[str, Mapping[Scheme, float]]
 """Cost of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
@@ -43,7 +43,7 @@ class Measurement:
         self,
         table: ErrorTable,
         model: ModelProto,
-        weights: Mapping[str, LocatedSite],
+        weights: Mapping[str, LocatedWeight],
         fit: Data | None = None,
         held: Data | None = None,
         progress: Progress = quiet,
@@ -75,7 +75,7 @@ class Measurement:
         return {}
 
 
-def anchors(errors: SiteErrors) -> list[Scheme]:
+def anchors(errors: ErrorRow) -> list[Scheme]:
     """The candidates nearest to ANCHORS, of the first granularity.
 
     Args:
@@ -84,6 +84,6 @@ def anchors(errors: SiteErrors) -> list[Scheme]:
     Returns:
         One or two schemes, the narrower first.
     """
-    grid = errors.cells[0].scheme.grid
-    schemes = [cell.scheme for cell in errors.cells if cell.scheme.grid == grid]
+    grid = errors.candidates[0].scheme.grid
+    schemes = [cell.scheme for cell in errors.candidates if cell.scheme.grid == grid]
     return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in ANCHORS))

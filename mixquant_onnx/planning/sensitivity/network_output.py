@@ -11,7 +11,7 @@ from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
-from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.scheme import Scheme
@@ -73,7 +73,7 @@ def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
 
 
 def _reaction(
-    current: ModelProto, located: LocatedSite, replaced: LocatedSite, scheme: Scheme, inputs: SecondMoments | None,
+    current: ModelProto, located: LocatedWeight, replaced: LocatedWeight, scheme: Scheme, inputs: SecondMoments | None,
     reference: list[list[FloatArray]], held: Data, own: float,
 ) -> float:  # fmt: skip
     """Noise at the outputs per unit of the layer's own error; 0 where there is none."""

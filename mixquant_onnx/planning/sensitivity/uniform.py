@@ -15,6 +15,6 @@ def measure(measurement: Measurement) -> Costs:
         Costs of every candidate.
     """
     return {
-        name: {c.scheme: errors.elements * 4.0**-c.scheme.bits for c in errors.cells}
+        name: {c.scheme: errors.elements * 4.0**-c.scheme.bits for c in errors.candidates}
         for name, errors in measurement.table.items()
     }

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mixquant_onnx.model.weights import LocatedSite, weight_values
+from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.rounding_error import row_errors
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.knapsack import relative_error
@@ -40,11 +40,11 @@ def measure(measurement: Measurement) -> Costs:
     costs: dict[str, dict[Scheme, float]] = {}
     for name, errors in measurement.table.items():
         factor = _spread(measurement.weights[name]) * math.sqrt(errors.elements)
-        costs[name] = {c.scheme: relative_error(errors, c.qe) * factor for c in errors.cells}
+        costs[name] = {c.scheme: relative_error(errors, c.qe) * factor for c in errors.candidates}
     return costs
 
 
-def _spread(located: LocatedSite) -> float:
+def _spread(located: LocatedWeight) -> float:
     """Mean relative error of single outputs over the relative error of all together, for min-max at _SPREAD_BITS."""
     rows = output_rows(located.site.layout, weight_values(located))
     scale, zero = minmax.fit(rows, _SPREAD_BITS, False)

@@ -9,8 +9,8 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.model.blocks import Block, find_blocks
-from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.methods import method
 from mixquant_onnx.quantization.reconstruction.checkpoints import Checkpoints, key_of
 from mixquant_onnx.quantization.reconstruction.reconstructor import Misfit, Outcome, ReconstructionTask, Reconstructor
@@ -51,7 +51,7 @@ class Blockwise:
         outcome = self.outcomes.get(self.blocks[name].exit)
         return "" if outcome is None else f": error {outcome.before:.3g} -> {outcome.after:.3g}"
 
-    def load_checkpoint(self, name: str) -> dict[str, Quantized] | None:
+    def load_checkpoint(self, name: str) -> dict[str, QuantizedTensor] | None:
         """The weights of a block from an earlier run.
 
         Args:
@@ -70,7 +70,7 @@ class Blockwise:
             self.reconstructor.advance(block)
         return made
 
-    def reconstruct(self, name: str, starts: Mapping[str, Quantized]) -> dict[str, Quantized] | None:
+    def reconstruct(self, name: str, starts: Mapping[str, QuantizedTensor]) -> dict[str, QuantizedTensor] | None:
         """Reconstruct the block of a weight.
 
         Args:
@@ -89,7 +89,7 @@ class Blockwise:
             return None
         return made
 
-    def save_checkpoint(self, name: str, made: Mapping[str, Quantized]) -> None:
+    def save_checkpoint(self, name: str, made: Mapping[str, QuantizedTensor]) -> None:
         """Save a finished block, where it was reconstructed or tried.
 
         Args:
@@ -124,7 +124,7 @@ class Blockwise:
 
 
 def blockwise(
-    model: ModelProto, current: ModelProto, weights: Mapping[str, LocatedSite], schemes: Mapping[str, Scheme],
+    model: ModelProto, current: ModelProto, weights: Mapping[str, LocatedWeight], schemes: Mapping[str, Scheme],
     calibration: Calibration, settings: Reconstruction,
 ) -> Blockwise:  # fmt: skip
     """The blocks of the weights whose method reconstructs; empty where there is none.

@@ -21,7 +21,7 @@ from mixquant_onnx.errors import first_line
 from mixquant_onnx.model.blocks import Block
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.scheme import Quantized, dequantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.quantization.reconstruction.fisher import importances
 from mixquant_onnx.quantization.reconstruction.learning import BlockLoss, Samples, learn
 from mixquant_onnx.quantization.reconstruction.reconstructor import Misfit, Outcome, ReconstructionTask
@@ -57,7 +57,9 @@ class Brecq:
         exits = [block.exit for block in task.blocks]
         self._importance = importances(task.model, exits, task.feeds, task.settings.seed)
 
-    def reconstruct(self, block: Block, starts: Mapping[str, Quantized]) -> tuple[dict[str, Quantized] | None, Outcome]:
+    def reconstruct(
+        self, block: Block, starts: Mapping[str, QuantizedTensor]
+    ) -> tuple[dict[str, QuantizedTensor] | None, Outcome]:
         """See `Reconstructor`."""
         weights, settings = self._task.weights, self._task.settings
         program = self._program(block)
@@ -70,7 +72,7 @@ class Brecq:
             value: SoftWeight(np.asarray(weight_values(weights[name]), np.float32), starts[name])
             for value, name in stored.items()
         }
-        given = {v: torch.from_numpy(dequantized(starts[n], np.dtype(np.float32))) for v, n in stored.items()}
+        given = {v: torch.from_numpy(starts[n].dequantize(np.dtype(np.float32))) for v, n in stored.items()}
         loss = BlockLoss(
             program=program, output=block.exit, constants=_constants(self._task.current, program), samples=samples
         )

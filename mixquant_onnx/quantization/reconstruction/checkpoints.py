@@ -12,7 +12,7 @@ import numpy as np
 
 from mixquant_onnx.errors import writing
 from mixquant_onnx.model.blocks import Block
-from mixquant_onnx.numerics.scheme import Quantized, Scheme
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.reconstruction.reconstructor import Outcome, ReconstructionTask
 
 _VERSION = 3
@@ -35,7 +35,7 @@ class Checkpoints:
     schemes: Mapping[str, Scheme]
     key: str
 
-    def save(self, block: Block, made: Mapping[str, Quantized], outcome: Outcome) -> None:
+    def save(self, block: Block, made: Mapping[str, QuantizedTensor], outcome: Outcome) -> None:
         """Write the weights of a block, under a temporary name first.
 
         Args:
@@ -57,7 +57,7 @@ class Checkpoints:
                 np.savez(stream, **parts)
             unfinished.replace(file)
 
-    def load(self, block: Block) -> tuple[dict[str, Quantized], Outcome] | None:
+    def load(self, block: Block) -> tuple[dict[str, QuantizedTensor], Outcome] | None:
         """Read the weights of a block.
 
         Args:
@@ -79,7 +79,7 @@ class Checkpoints:
         if any(found[name]["codes"].shape != site.shape for name, site in sites.items()):
             return None
         made = {
-            name: Quantized(scheme=self.schemes[name], layout=site.layout, dtype=site.dtype, **found[name])
+            name: QuantizedTensor(scheme=self.schemes[name], layout=site.layout, dtype=site.dtype, **found[name])
             for name, site in sites.items()
         }
         return made, outcome

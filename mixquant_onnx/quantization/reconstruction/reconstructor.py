@@ -9,8 +9,8 @@ from typing import Protocol
 from onnx import ModelProto
 
 from mixquant_onnx.model.blocks import Block
-from mixquant_onnx.model.weights import LocatedSite
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 from mixquant_onnx.runtime.session import Feed
 
@@ -52,7 +52,7 @@ class ReconstructionTask:
 
     model: ModelProto
     current: ModelProto
-    weights: Mapping[str, LocatedSite]
+    weights: Mapping[str, LocatedWeight]
     blocks: Sequence[Block]
     feeds: Sequence[Feed]
     learned: int
@@ -62,7 +62,9 @@ class ReconstructionTask:
 class Reconstructor(Protocol):
     """Reconstructs the blocks of a task, in their order."""
 
-    def reconstruct(self, block: Block, starts: Mapping[str, Quantized]) -> tuple[dict[str, Quantized] | None, Outcome]:
+    def reconstruct(
+        self, block: Block, starts: Mapping[str, QuantizedTensor]
+    ) -> tuple[dict[str, QuantizedTensor] | None, Outcome]:
         """Learn the rounding of a block's weights.
 
         Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.integers import levels
 from mixquant_onnx.numerics.rows import effective_grid, expand_params
-from mixquant_onnx.numerics.scheme import Quantized
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.quantization.rounding.adaround import STRETCH
 
 _DECIDED = 0.5
@@ -33,7 +33,7 @@ class SoftWeight:
         q: The same weight quantized; gives scales, zero points and the initial levels.
     """
 
-    def __init__(self, weight: NDArray[np.float32], q: Quantized) -> None:
+    def __init__(self, weight: NDArray[np.float32], q: QuantizedTensor) -> None:
         grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
 
         def spread(params: FloatArray) -> Tensor:
@@ -109,7 +109,7 @@ class SoftWeight:
         """`up` rounded to 0 or 1."""
         return (self.hidden.detach() > 0).float()
 
-    def hardened(self) -> Quantized:
+    def hardened(self) -> QuantizedTensor:
         """The quantized weight with the learned codes."""
         codes = (self._floor + self.decided()).clamp(max=self._highest).to(torch.uint8)
         return replace(self._q, codes=codes.numpy())

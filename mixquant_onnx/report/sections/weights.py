@@ -80,7 +80,7 @@ def render(console: Console, data: Weights) -> None:
 
 def _tensor(run: Run, name: str, scheme: Scheme) -> TensorData:
     site, errors = run.planned.sites[name].site, run.planned.table[name]
-    cell = next(c for c in errors.cells if c.scheme == scheme)
+    cell = next(c for c in errors.candidates if c.scheme == scheme)
     qe = cell.qe if run.result is None else run.result.qe[name]
     made: TensorData = {
         "name": name,
@@ -94,7 +94,7 @@ def _tensor(run: Run, name: str, scheme: Scheme) -> TensorData:
         "qe": qe,
         "baseline_qe": errors.baseline,
         "sqnr_db": finite(_sqnr(errors.power, qe)),
-        "qe_by_bits": {str(c.scheme.bits): c.qe for c in errors.cells},
+        "qe_by_bits": {str(c.scheme.bits): c.qe for c in errors.candidates},
     }
     if run.result is not None:
         made["form"] = run.result.rewritten.forms[name]
