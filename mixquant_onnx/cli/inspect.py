@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         MixquantError: As `api.inspect`.
     """
     args = parser().parse_intermixed_args(list(arguments))
-    (source,) = paths_in(args, 1, "inspect")
+    (source,) = paths_in(args, 1, "mixquant-onnx inspect")
     keywords = keywords_in(args)
     check_outputs(args.json, args.plan)
     from rich.console import Console

@@ -81,7 +81,7 @@ def paths_in(args: argparse.Namespace, wanted: int, command: str) -> list[Path]:
     """
     if len(args.paths) != wanted:
         names = f"{wanted} file name{'s' * (wanted > 1)} expected, {len(args.paths)} given"
-        raise OptionError(f"{names}; see mixquant-onnx {command} --help")
+        raise OptionError(f"{names}; see {command} --help")
     return [Path(path) for path in args.paths]
 
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         MixquantError: As `api.quantize`.
     """
     args = parser().parse_intermixed_args(list(arguments))
-    source, output = paths_in(args, 2, "")
+    source, output = paths_in(args, 2, "mixquant-onnx")
     if args.blocks:
         raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     keywords = keywords_in(args)
