@@ -19,7 +19,7 @@ from mixquant_onnx.config.stages import BudgetOptions, SearchOptions, SelectionO
 from mixquant_onnx.export.opset import opset_of, raise_opset
 from mixquant_onnx.model.constant_paths import Paths
 from mixquant_onnx.model.scopes import fresh_names
-from mixquant_onnx.model.weights import LocatedSite, find, located_in, weight_values
+from mixquant_onnx.model.weights import LocatedWeight, find, located_in, weight_values
 from mixquant_onnx.planning.allocation import by_rule, by_weight_error
 from mixquant_onnx.planning.planned import fit_plan, sizes_of
 from mixquant_onnx.planning.search import search
@@ -95,7 +95,7 @@ def test_a_replayed_plan_decodes_a_weight_twice_and_finds_weights_once(
     assert passes.decoded == dict.fromkeys(result.plan.sites, 2)
 
 
-def identities(weights: dict[str, LocatedSite]) -> dict[str, tuple[Any, ...]]:
+def identities(weights: dict[str, LocatedWeight]) -> dict[str, tuple[Any, ...]]:
     """What each weight points to. Objects of protobuf are the same as long as somebody holds them."""
     return {
         name: (
