@@ -184,7 +184,7 @@ def test_a_table_gives_the_same_plans_without_measuring(
     assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("balanced" if with_data else "weight-error")
     for owner, step in (
         (allocation, "price"),
-        (planning, "measure"),
+        (planning, "site_errors"),
         (allocation, "balanced"),
         (weight_error, "measure"),
     ):
