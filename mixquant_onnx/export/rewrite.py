@@ -20,7 +20,7 @@ from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedWeight, Reader, located_in
-from mixquant_onnx.numerics.scheme import QuantizedTensor
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 
 FUNCTIONS_FROM_IR = 8
 """The first IR version with model-local functions (onnx.proto, IR_VERSION)."""
@@ -90,8 +90,7 @@ def rewrite(
     """
     fresh, notes, before = fresh_names(model), list[str](), opset_of(model)
     schemes = {name: q.scheme for name, q in quantized.items()}
-    wide = {(name, q.scheme) for name, q in quantized.items() if q.scale.dtype == np.float32}
-    sizes = FileSizes(model, weights, options, folded=folded, wide=wide)
+    sizes = FileSizes(model, weights, options, folded=folded, wide=_with_wide_scales(quantized))
     possible = {name: sizes.storages(name, scheme) for name, scheme in schemes.items()}
     _raise(model, sizes.opsets(schemes), fresh, notes)
     opset = opset_of(model)
@@ -110,6 +109,10 @@ def rewrite(
         opset=(before, opset),
         notes=tuple(notes),
     )
+
+
+def _with_wide_scales(quantized: Mapping[str, QuantizedTensor]) -> set[tuple[str, Scheme]]:
+    return {(name, q.scheme) for name, q in quantized.items() if q.scale.dtype == np.float32}
 
 
 def _put_into(

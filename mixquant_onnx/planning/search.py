@@ -40,9 +40,6 @@ def search(
 ) -> Searched:
     """Measure all candidates of the selected weights (paper: QE at each bit-width).
 
-    Each weight is decoded once. One thread: two were measured to gain nothing, as each step is too short for the
-    interpreter to change hands.
-
     Args:
         loaded: The model.
         selection: Which weights are quantized.
@@ -58,17 +55,7 @@ def search(
     sites, skipped = select(found, selection)
     bits = tuple(b for b in options.bits if b in _TYPED) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
-    table: dict[str, ErrorRow] = {}
-    total, done = sum(located.site.elements for located in sites.values()), 0
-    for name, located in sites.items():
-        values = float_values(located)
-        reason = unusable(values)
-        if reason is None:
-            table[name] = site_errors(located.site, values, wanted, estimate)
-        else:
-            skipped[name] = reason
-        done += located.site.elements
-        progress("search", done, total)
+    table, refused = _measured(sites, wanted, estimate, progress)
     settings = {
         "bits": widths(table),
         "granularity": str(options.grids[0]) if len(options.grids) == 1 else "auto",
@@ -77,7 +64,30 @@ def search(
         "baseline": options.baseline,
         "min_size": selection.min_size,
     }
-    return Searched(loaded=loaded, sites=found.sites, table=table, skipped=skipped, form=form, settings=settings)
+    return Searched(
+        loaded=loaded, sites=found.sites, table=table, skipped=skipped | refused, form=form, settings=settings
+    )
+
+
+def _measured(
+    sites: Mapping[str, LocatedWeight], options: SearchOptions, estimate: bool, progress: Progress
+) -> tuple[dict[str, ErrorRow], dict[str, str]]:
+    """The errors of each weight, and why others cannot be quantized. Each is decoded once, and not kept.
+
+    One thread: two were measured to gain nothing, as each step is too short for the interpreter to change hands.
+    """
+    table, refused = dict[str, ErrorRow](), dict[str, str]()
+    total, done = sum(located.site.elements for located in sites.values()), 0
+    for name, located in sites.items():
+        values = float_values(located)
+        reason = unusable(values)
+        if reason is None:
+            table[name] = site_errors(located.site, values, options, estimate)
+        else:
+            refused[name] = reason
+        done += located.site.elements
+        progress("search", done, total)
+    return table, refused
 
 
 _TYPED = (2, 4, 8)

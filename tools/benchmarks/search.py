@@ -12,7 +12,7 @@ from benchmarks.timing import medians, table, versions
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.model.weights import WeightTensor
 from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
-from mixquant_onnx.planning.error_table import measure
+from mixquant_onnx.planning.error_table import site_errors
 from mixquant_onnx.quantization.ranges.minmax import baseline_error
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -46,8 +46,8 @@ def sites(tensors: list[np.ndarray]) -> list[WeightTensor]:
 
 def ours(tensors: list[np.ndarray], grid: str, method: str = "minmax") -> list[float]:
     options = SearchOptions(grids=(Granularity.parse(grid),), method=method)
-    found = measure(sites(tensors), lambda name: tensors[int(name)], options)
-    return [cell.qe for errors in found.values() for cell in errors.candidates]
+    found = [site_errors(site, weight, options) for site, weight in zip(sites(tensors), tensors, strict=True)]
+    return [cell.qe for errors in found for cell in errors.candidates]
 
 
 def main(arguments: list[str]) -> int:

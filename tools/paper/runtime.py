@@ -13,7 +13,7 @@ from benchmarks.timing import table, versions
 
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.planning.allocators.qem import allocate
-from mixquant_onnx.planning.error_table import measure
+from mixquant_onnx.planning.error_table import site_errors
 from paper.plots import draw
 
 QEMS = tuple(2.0**k for k in range(10))
@@ -49,7 +49,8 @@ def _timed(tensors: list[np.ndarray]) -> tuple[float, float, float]:
     """Seconds of the search, of one allocation, of ten."""
     located = sites(tensors)
     start = time.perf_counter()
-    errors = measure(located, lambda name: tensors[int(name)], SearchOptions())
+    options = SearchOptions(method="minmax")
+    errors = {s.name: site_errors(s, weight, options) for s, weight in zip(located, tensors, strict=True)}
     searched = time.perf_counter()
     allocate(errors, 2.0)
     once = time.perf_counter()
