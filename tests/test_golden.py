@@ -55,8 +55,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("model", ["digits_cnn", "digits_transformer"])
+LONG = ("promise", "budget", "adaround")
+"""Of one model these tell as much as of two; they are run for both with the slow tests."""
+
+CASES = [
+    pytest.param(model, name, marks=pytest.mark.slow) if name in LONG and model == "digits_cnn" else (model, name)
+    for model in ("digits_cnn", "digits_transformer")
+    for name in COMMANDS
+]
+
+
+@pytest.mark.parametrize(("model", "name"), CASES)
 def test_the_same_bytes(model: str, name: str, folder: Path) -> None:
     source = ROOT / "models" / model / "model.onnx"
     with np.load(source.with_name("calib.npz")) as stored:

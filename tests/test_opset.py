@@ -29,7 +29,14 @@ def _outputs(model: ModelProto, data: Data) -> list[np.ndarray]:
     return Session(model).run(data.feeds[0])
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in LIGHT.glob("*.onnx")))
+LARGE = ("light_densenet121", "light_inception_v2")
+NETWORKS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+    for name in sorted(path.stem for path in LIGHT.glob("*.onnx"))
+]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("target", [14, 21])
 def test_whole_networks_of_opset_9_give_the_same_outputs(name: str, target: int) -> None:
     model = onnx.load(LIGHT / f"{name}.onnx")

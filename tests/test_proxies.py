@@ -278,6 +278,12 @@ def test_frames_of_usual_bands_are_mel_spectra(shape: tuple[int, ...]) -> None:
         assert np.corrcoef(ahead.ravel(), behind.ravel())[0, 1] > 0.8
 
 
+def test_a_free_length_is_not_taken_for_a_number_of_bands() -> None:
+    """Neighbours along it would be alike as bands are; here they are as consecutive frames."""
+    free, bands = (frames(np.random.default_rng(1), (1, 64, 200), fixed) for fixed in ((False, True), (True, True)))
+    assert free.shape == bands.shape and np.abs(free - bands).max() > 1
+
+
 def flattened(side: int) -> ModelProto:
     """A classifier of pictures of `side` whose exporter left height and width free."""
     features = 8 * (side // 2) ** 2

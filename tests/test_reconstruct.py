@@ -174,6 +174,7 @@ def test_a_reconstructed_block_is_closer_to_float_than_its_layers_alone() -> Non
     assert ours < 0.5 * trained("mse")[0]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_nothing_else() -> None:
     first, again, other = (trained("brecq", seed=s, iterations=60)[1].model for s in (1, 1, 2))
     assert first.SerializeToString() == again.SerializeToString()
@@ -192,6 +193,7 @@ def test_where_nothing_is_gained_the_layers_alone_stay(monkeypatch: pytest.Monke
     assert before == after
 
 
+@pytest.mark.slow
 def test_the_regulariser_leaves_next_to_no_weight_open() -> None:
     model = onnx.load(CNN / "model.onnx")
     data = {"input": np.load(CNN / "calib.npz")["input"][:48]}

@@ -50,7 +50,7 @@ class Maker:
             "region": _region,
             "tokens": lambda w: signals.tokens(w.random, w.shape, w.role.limit),
             "wave": _waves,
-            "frames": lambda w: signals.frames(w.random, w.shape),
+            "frames": lambda w: signals.frames(w.random, w.shape, [isinstance(d, int) for d in w.role.dims[-2:]]),
             "values": lambda w: w.random.standard_normal(w.shape),
             "time": lambda w: w.random.integers(0, _LONGEST_TIME, w.shape),
             "mask": lambda w: np.ones(w.shape),

@@ -45,15 +45,21 @@ def _speech(random: np.random.Generator, length: int) -> FloatArray:
     vowels = np.array([_VOWELS[k] for k in random.integers(0, len(_VOWELS), turns)], np.float64)
     formants = [np.interp(track, np.arange(turns), vowels[:, k]) for k in range(3)]
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    total = np.zeros(length)
+    total, sample, coarse = np.zeros(length), np.arange(length), slice(None, None, _CONTROL)
+    twice, now, before = 2 * np.cos(phase), np.sin(phase), np.zeros(length)
     for harmonic in range(1, 31):
-        frequency = harmonic * pitch
-        gain = sum(np.exp(-(((frequency - f) / (60 + 0.06 * f)) ** 2)) / (k + 1) for k, f in enumerate(formants))
-        total += (gain + 0.02 / harmonic) * np.sin(harmonic * phase) * (frequency < RATE / 2)
+        frequency, places = harmonic * pitch[coarse], [f[coarse] for f in formants]
+        gain = sum(np.exp(-(((frequency - f) / (60 + 0.06 * f)) ** 2)) / (k + 1) for k, f in enumerate(places))
+        total += np.interp(sample, sample[coarse], gain + 0.02 / harmonic) * now
+        now, before = twice * now - before, now  # sin((k + 1) x) = 2 cos(x) sin(k x) - sin((k - 1) x)
     syllables = np.clip(np.sin(2 * np.pi * (random.uniform(2.5, 5) * time + random.uniform())), 0, 1)
     breath = np.diff(random.standard_normal(length + 1)) * 0.05 * (1 - syllables)
     total = total / max(float(np.abs(total).max()), 1e-9) * syllables + breath
     return np.asarray(total)
+
+
+_CONTROL = 80
+"""Samples (5 ms) between values of a formant's gain, which moves more slowly."""
 
 
 def _tones(random: np.random.Generator, length: int) -> FloatArray:
@@ -76,18 +82,21 @@ _WINDOW, _HOP, _TRANSFORM = 400, 160, 512
 """25 and 10 ms at RATE, and the length of the Fourier transform."""
 
 
-def frames(random: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
+def frames(
+    random: np.random.Generator, shape: Sequence[int], fixed: Sequence[bool] = (True, True)
+) -> NDArray[np.float32]:
     """Features of consecutive frames, [..., time, bands] or [..., bands, time].
 
     Args:
         random: Source of values.
         shape: Shape of the features.
+        fixed: Whether the model fixes the last axis but one, and the last: a free one does not count bands.
 
     Returns:
         Mel spectra of waveforms where the number of bands is a common one, else values that change slowly along each
         axis but the first.
     """
-    last = next((axis for axis in (-1, -2) if shape[axis] in _BANDS), 0)
+    last = next((axis for axis in (-1, -2) if shape[axis] in _BANDS and fixed[axis]), 0)
     if not last or not shape[-3 - last]:
         return _smooth(random, shape)
     rows = int(np.prod(shape[:-2]))
