@@ -151,6 +151,7 @@ def test_codes_are_packed_with_the_first_in_the_low_bits() -> None:
     assert high.dtype == low.dtype == np.uint8
     assert pack(COUNTS.reshape(2, 4), 8)[0].tolist() == COUNTS.tolist()
     assert pack(COUNTS[:3], 4)[0].tolist() == [0x21, 0x03, 0, 0]
+    assert [pack(COUNTS[:3], bits)[0].size for bits in (4, 8)] == [4, 3]
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)

@@ -301,6 +301,8 @@ def test_few_large_slices_beside_scores_are_a_part() -> None:
 def test_scores_that_are_all_background_are_no_part(peak: float, apart: bool) -> None:
     both = np.concatenate([scaled([300] * 4), np.abs(scaled([peak] * 4))], 1)
     assert (len(found([both])) == 2) is apart
+    at_bound = np.concatenate([np.full((16, 4), 300.0), np.full((16, 4), 0.1)], 1)
+    assert len(found([at_bound])) == 2
     signed = np.concatenate([scaled([300] * 4), scaled([peak] * 4)], 1)
     assert len(found([signed])) == 2
 
@@ -325,6 +327,8 @@ def test_what_is_below_the_rounding_of_the_largest_value_is_no_part() -> None:
     assert len(found([scaled([1e3, 1e3, 50 * eps * 1e3, 50 * eps * 1e3])])) == 1
     assert len(found([scaled([1e3, 1e3, 0, 0])])) == 1
     assert len(found([scaled([1e3, 1e3, 1, 1, 0, 0])])) == 2
+    scores = np.abs(scaled([0.9, 0.9]))
+    assert found([np.concatenate([scaled([1e6, 1e6, 20, 20]), scores], 1)]) == [(1, [0, 1]), (1, [2, 3, 4, 5])]
 
 
 def test_values_that_are_not_finite_have_no_scale() -> None:
