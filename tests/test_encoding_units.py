@@ -422,6 +422,7 @@ def test_a_folded_weight_is_one_call() -> None:
     assert [f.name for f in done.functions] == ["DequantizeLinear3Tail"]
     early = encode_folded(weight(), "w", 9, marked)
     assert call(early).endswith("(w.plane2',w.plane1',w.zero_point',w.scale',w.shape') count=[65]")
+    assert call(encode_folded(weight(), "w", 10, marked)).endswith("w.shape',w.count')")
     even = encode_folded(weight((24, 7)), "w", 21, marked)
     assert call(even).startswith("w.dequantize': w = mixquant.DequantizeLinear3(") and "count" not in call(even)
     whole = encode_folded(weight(bits=8), "w", 21, marked)
