@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -342,6 +343,10 @@ def test_narrow_codes_are_combined_as_int8_and_others_as_float32() -> None:
     int32, int8, single = TensorProto.INT32, TensorProto.INT8, TensorProto.FLOAT
     assert types_of(functions.build(fold), "Cast") == [single, int32, int32, int8, single]
     assert types_of(functions.build(wide), "Cast") == [single, int32, int32, single]
+    whole = functions.Variant(bits=8, form="matmul8", tail=False, opset=21)
+    assert types_of(functions.build(whole), "Cast") == [single]
+    four = functions.Variant(bits=4, form="matmul4", tail=False, opset=21)
+    assert types_of(functions.build(four), "Cast") == [int32, single, TensorProto.UINT4, TensorProto.UINT4]
 
 
 # --- builder ---------------------------------------------------------------------------------------------------------
@@ -420,6 +425,8 @@ def test_a_folded_weight_is_one_call() -> None:
     }  # fmt: skip
     assert array(done, "w.shape'").tolist() == [13, 5] and array(done, "w.count'").tolist() == [65]
     assert [f.name for f in done.functions] == ["DequantizeLinear3Tail"]
+    plain, wide = (encode_folded(weight(), "w", 21, marked, small) for small in (True, False))
+    assert str(done.functions) == str(plain.functions) != str(wide.functions)
     early = encode_folded(weight(), "w", 9, marked)
     assert call(early).endswith("(w.plane2',w.plane1',w.zero_point',w.scale',w.shape') count=[65]")
     assert call(encode_folded(weight(), "w", 10, marked)).endswith("w.shape',w.count')")
@@ -548,7 +555,17 @@ def test_no_opset_has_rows_between_reduced_axes() -> None:
     assert least_opset(shape, layout, CHANNEL) == NEVER == 1 << 30
     assert [opset_for(shape, layout, CHANNEL, bits) for bits in (8, 4, 3)] == [14, 14, 14]
     assert encode_native(weight(shape, layout), "w", 25, True, marked) is None
-    assert least_opset((2, 3, 4, 1), layout, CHANNEL) == 21
+    assert [least_opset((2, 3, 4, s), layout, CHANNEL) for s in (1, 2)] == [21, NEVER]
+
+
+def test_two_channels_have_two_scales_and_zero_points() -> None:
+    q = replace(weight((24, 2)), scale=np.array([[[1, 2]]], np.float16), zero_point=np.array([[[3, 5]]], np.uint8))
+    native = encode_native(q, "w", 21, True, marked)
+    assert native is not None
+    for made in (native, encode_folded(q, "w", 21, marked)):
+        check(q, made, 21)
+        assert array(made, "w.scale'").reshape(-1).tolist() == [1, 2]
+        assert array(made, "w.zero_point'").reshape(-1).tolist() == [3, 5]
 
 
 NATIVE: list[tuple[str, Granularity, int, str, list[int], list[int]]] = [
@@ -629,6 +646,11 @@ def test_the_storage_behind_dequantize_linear() -> None:
     q = weight(bits=2)
     made, wanted = form.encode(q, "w", 25, marked), encode_native(q, "w", 25, False, marked, False)
     assert wanted is not None and made.nodes == wanted.nodes and str(made.functions) == str(wanted.functions)
+    plain, default = (
+        DequantizeLinear(bits=3).encode(weight(), "w", 21, marked),
+        encode_native(weight(), "w", 21, True, marked),
+    )
+    assert default is not None and str(plain.functions) == str(default.functions)
     other = DequantizeLinear(bits=2).encode(q, "w", 25, marked)
     assert stored(other)["w.codes'"][0] == TensorProto.UINT2
     with pytest.raises(AssertionError, match=r"^opset 12 is below 13$"):

@@ -339,7 +339,7 @@ def test_values_that_are_not_finite_have_no_scale() -> None:
     assert finite_or_zero(floats(1, NAN, INF, -INF)).tolist() == [1, 0, 0, 0]
     half = finite_or_zero(np.array([1, NAN], np.float16))
     assert half.dtype == np.float16 and half.tolist() == [1, 0]
-    for same in (floats(1, 2), floats(), np.array([1, 2]), np.array([], np.int64)):
+    for same in (floats(1, 2), floats(), np.array([1, 2]), np.array([], np.int64), np.array(["a"])):
         assert finite_or_zero(same) is same
 
 
