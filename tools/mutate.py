@@ -24,19 +24,19 @@ PACKAGE = "mixquant_onnx"
 
 NEAREST = {
     "planning/allocators/qem.py": ["qem_rule"],
-    "planning/allocators/safe.py": ["qem_rule"],
+    "planning/allocators/safe.py": ["safe"],
     "planning/allocators/*.py": ["knapsack"],
-    "numerics/metrics.py": ["quality"],
-    "numerics/noise.py": ["quality"],
-    "numerics/outputs.py": ["quality"],
-    "numerics/parts.py": ["quality"],
+    "numerics/metrics.py": ["noise"],
+    "numerics/noise.py": ["noise"],
+    "numerics/outputs.py": ["noise"],
+    "numerics/parts.py": ["noise"],
     "numerics/rounding_error.py": ["rounding_error"],
     "numerics/*.py": ["numerics"],
     "quantization/rounding/adaround.py": ["adaround"],
     "quantization/rounding/bias_corrected.py": ["bias_corrected"],
-    "quantization/rounding/shrinkage.py": ["moments_trust", "trust"],
+    "quantization/rounding/shrinkage.py": ["shrinkage"],
     "quantization/rounding/*.py": ["solvers"],
-    "export/encodings/*.py": ["encodings", "zero_points"],
+    "export/encodings/*.py": ["encoding_units"],
 }
 """Test files by pattern of the source file, the first pattern that fits."""
 

@@ -81,10 +81,10 @@ def parts_of(arrays: Sequence[Array]) -> tuple[Slices, ...]:
         return found
     for axis in range(1, rank):
         sizes = {a.shape[axis] for a in arrays}
-        if len(sizes) != 1 or sizes == {0} or sum(a.size for a in arrays) < _LEAST_ELEMENTS * max(sizes):
+        if len(sizes) != 1 or sum(a.size for a in arrays) < _LEAST_ELEMENTS * max(sizes):
             continue
         parts, jump = _cut(arrays, axis, whole.peak)
-        if len(parts) > 1 and jump > widest:
+        if jump > widest:
             found, widest = parts, jump
     return found
 
