@@ -194,7 +194,9 @@ def tries(lines: list[str]) -> list[tuple[float, int, float, bool]]:
     return [(float(m[1]), int(m[2]), float(m[3]), m[4] == "kept") for m in found if m]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.14, 0.22, 0.4, 0.7])
+@pytest.mark.parametrize(
+    "share", [0.1, pytest.param(0.14, marks=pytest.mark.slow), 0.22, pytest.param(0.4, marks=pytest.mark.slow), 0.7]
+)
 def test_the_smallest_file_that_keeps_the_promise_is_written_and_each_try_is_told(
     share: float, model_path: Path, output: Path
 ) -> None:

@@ -55,11 +55,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-LONG = ("promise", "budget", "adaround")
+LONG = ("budget", "adaround")
 """Of one model these tell as much as of two; they are run for both with the slow tests."""
 
 CASES = [
-    pytest.param(model, name, marks=pytest.mark.slow) if name in LONG and model == "digits_cnn" else (model, name)
+    pytest.param(model, name, marks=pytest.mark.slow)
+    if name == "promise" or (name in LONG and model == "digits_cnn")
+    else (model, name)
     for model in ("digits_cnn", "digits_transformer")
     for name in COMMANDS
 ]

@@ -353,3 +353,11 @@ def test_slices_are_told_in_runs(axis: int, index: list[int], words: str) -> Non
     assert part.words == words
     values = np.arange(200).reshape(2, 10, 10)
     assert (part.of(values) == (values[:, index] if axis == 1 else values[:, :, index])).all()
+
+
+def test_a_batch_in_which_nothing_is_found_is_left_out() -> None:
+    """As of a detector: no rows in one batch, many in another."""
+    boxes = np.random.default_rng(3).uniform(0, 300, (40, 4)).astype(np.float32)
+    scores = np.random.default_rng(4).uniform(0, 1, (40, 1)).astype(np.float32)
+    many, none = np.concatenate([boxes, scores], 1), np.zeros((0, 5), np.float32)
+    assert relative_noise([[many], [none]], [[many + 0.1], [none]]) == relative_noise([[many]], [[many + 0.1]])

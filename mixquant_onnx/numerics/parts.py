@@ -149,7 +149,7 @@ def finite_or_zero(array: Array) -> Array:
 def _ranges(arrays: Sequence[Array], axis: int) -> tuple[Array, Array]:
     """Least and largest finite value of each slice over all feeds; 0 where there is none."""
     lows, highs = [], []
-    for a in arrays:
+    for a in (a for a in arrays if a.size):
         others = tuple(k for k in range(a.ndim) if k != axis)
         finite = finite_or_zero(a)
         lows.append(finite.min(others))
