@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -41,11 +42,13 @@ def release(request: pytest.FixtureRequest) -> tuple[str, Path]:
     version = str(request.param)
     folder = ROOT / f".venv-ort-{version}"
     python = folder / "bin" / "python"
-    if not (folder / ".ready").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        wanted = [f"onnxruntime=={version}", "numpy<2.4"]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, capture_output=True)
-        (folder / ".ready").touch()
+    with folder.with_suffix(folder.suffix + ".lock").open("w") as lock:  # other workers of pytest-xdist want it too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".ready").exists():
+            venv.create(folder, with_pip=True, clear=True)
+            wanted = [f"onnxruntime=={version}", "numpy<2.4"]
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, capture_output=True)
+            (folder / ".ready").touch()
     return version, python
 
 
