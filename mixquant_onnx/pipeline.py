@@ -27,7 +27,6 @@ from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, left_float, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
-from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.verify import verify
@@ -144,10 +143,9 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
     """The weights, and the plan as it then is: by the safe rule some take more bits than was planned, with a note."""
     split, rounding = execution.split, execution.rounding
     fitting = None if split is None else split.fitting
-    settings = Reconstruction(seed=rounding.seed, iterations=rounding.iterations, resume=rounding.resume)
 
     def quantize(planned: Planned) -> Layers:
-        return quantize_plan(planned, fitting, rounding.compensated, progress, settings)
+        return quantize_plan(planned, fitting, rounding.compensated, progress, rounding)
 
     layers = quantize(planned)
     kept = with_schemes(planned, layers)

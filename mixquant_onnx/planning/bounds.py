@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration, limit_of
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.quantization.network import ErrorBound, Layers, NetworkTask, quantize_layers
-from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
 
 def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
@@ -42,7 +42,7 @@ def _limit(planned: Planned, name: str) -> float:
 
 def quantize_plan(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
-    settings: Reconstruction | None = None,
+    settings: RoundingOptions | None = None,
 ) -> Layers:  # fmt: skip
     """Quantize the weights of a plan within its error bounds.
 

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.calibration import ActivationStream, Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
@@ -18,7 +19,6 @@ from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch, surrogate
 from mixquant_onnx.quantization.reconstruction.blockwise import blockwise
-from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 from mixquant_onnx.quantization.weight import Inputs, quantization_error, quantize_weight
 
 FEWEST_SAMPLES = 16
@@ -98,7 +98,7 @@ class NetworkTask:
 
 
 def quantize_layers(
-    task: NetworkTask, data: Data | None, settings: Reconstruction | None = None, progress: Progress = quiet
+    task: NetworkTask, data: Data | None, settings: RoundingOptions | None = None, progress: Progress = quiet
 ) -> Layers:
     """Quantize the weights of a network.
 
@@ -118,7 +118,7 @@ def quantize_layers(
     with threadpool_limits(1, "blas"):
         if data is None or data.origin == "noise" or not any(is_calibrated(s.method) for s in task.schemes.values()):
             return _independent(task, data, progress)
-        return _InOrder(task, data, settings or Reconstruction()).run(progress)
+        return _InOrder(task, data, settings or RoundingOptions()).run(progress)
 
 
 def _independent(task: NetworkTask, data: Data | None, progress: Progress) -> Layers:
@@ -140,7 +140,7 @@ class _InOrder:
     weights are replaced.
     """
 
-    def __init__(self, task: NetworkTask, data: Data, settings: Reconstruction) -> None:
+    def __init__(self, task: NetworkTask, data: Data, settings: RoundingOptions) -> None:
         self._task = task
         self._in_order = [name for name, scheme in task.schemes.items() if is_calibrated(scheme.method)]
         by_blocks = any(needs_torch(s.method) for s in task.schemes.values())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.model.blocks import Block, find_blocks
 from mixquant_onnx.model.weights import LocatedWeight
@@ -14,7 +15,6 @@ from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.methods import method
 from mixquant_onnx.quantization.reconstruction.checkpoints import Checkpoints, key_of
 from mixquant_onnx.quantization.reconstruction.reconstructor import Misfit, Outcome, ReconstructionTask, Reconstructor
-from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -125,7 +125,7 @@ class Blockwise:
 
 def blockwise(
     model: ModelProto, current: ModelProto, weights: Mapping[str, LocatedWeight], schemes: Mapping[str, Scheme],
-    calibration: Calibration, settings: Reconstruction,
+    calibration: Calibration, settings: RoundingOptions,
 ) -> Blockwise:  # fmt: skip
     """The blocks of the weights whose method reconstructs; empty where there is none.
 

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from onnx import ModelProto
 
+from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.model.blocks import Block
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import QuantizedTensor
-from mixquant_onnx.quantization.reconstruction.settings import Reconstruction
 from mixquant_onnx.runtime.session import Feed
 
 
@@ -56,7 +56,7 @@ class ReconstructionTask:
     blocks: Sequence[Block]
     feeds: Sequence[Feed]
     learned: int
-    settings: Reconstruction
+    settings: RoundingOptions
 
 
 class Reconstructor(Protocol):
