@@ -31,7 +31,7 @@ from mixquant_onnx.planning.error_table import Candidate
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
-from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, UNIFORM
+from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, UNIFORM, WEIGHT_ERROR
 from mixquant_onnx.planning.size_budget import added, plan_of_size
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
 
@@ -47,11 +47,13 @@ class Job:
         loaded: The model.
         config: The options.
         split: The samples; None where there are none.
+        method: The method that the samples allow.
     """
 
     loaded: Loaded
     config: Config
     split: DataSplit | None
+    method: str
 
     @property
     def execution(self) -> Execution:
@@ -59,7 +61,7 @@ class Job:
         return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
 
     def searched(self, progress: Progress = quiet) -> Searched:
-        """Every candidate with its error, by the method that the samples allow.
+        """Every candidate with its error.
 
         Args:
             progress: Called during the search.
@@ -71,13 +73,10 @@ class Job:
             OptionError: A pattern of names matches no weight.
         """
         config = self.config
-        method = _method(config, self.split)
-        options = replace(config.search, method=method)
-        estimate = not config.by_layer or (
-            rule(config.budget.rule).holds_after_calibration and is_calibrated(_wished(config))
-        )
+        options = replace(config.search, method=self.method)
+        estimate = not config.by_layer or (_holds(config) and is_calibrated(_wished(config)))
         made = search(self.loaded, config.selection, options, config.form, estimate=estimate, progress=progress)
-        if not needs_torch(method):
+        if not needs_torch(self.method):
             return made
         learned = {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
         return replace(made, settings={**made.settings, **learned})
@@ -99,23 +98,26 @@ def open_job(loaded: Loaded, config: Config) -> Job:
     split = prepare(
         loaded.model,
         config.data,
-        selects=config.compares_plans,
+        selects=not config.by_layer and config.budget.cost != WEIGHT_ERROR,
         judges=config.accuracy.judged_by_data,
         stands_in=_needs_rows(config),
     )
-    _method(config, split)
+    method = _method(config, split)
     cost = config.budget.cost
     if cost != "auto" and SENSITIVITIES[cost].needs_rows and not _calibrates(split):
-        raise DataError(
-            f"--cost {config.budget.cost} needs --data: what this model reads is not known, or it does not run"
-        )
-    return Job(loaded=loaded, config=config, split=split)
+        raise DataError(f"--cost {cost} needs --data: what this model reads is not known, or it does not run")
+    return Job(loaded=loaded, config=config, split=split, method=method)
 
 
 def _needs_rows(config: Config) -> bool:
     """Whether anything is fitted to inputs, or compared on them."""
-    held = rule(config.budget.rule).holds_after_calibration and config.by_layer
+    held = _holds(config) and config.by_layer
     return config.checks.verify or config.rounding.compensated or is_calibrated(_wished(config)) or held
+
+
+def _holds(config: Config) -> bool:
+    """Whether the rule's limit holds for calibrated weights too."""
+    return rule(config.budget.rule).holds_after_calibration
 
 
 def _wished(config: Config) -> str:

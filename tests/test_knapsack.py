@@ -16,7 +16,7 @@ from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import knapsack
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
-from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, relative_error, smallest_within_cost
+from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, smallest_within_cost
 from mixquant_onnx.planning.allocators.lagrangian import lower_bound
 from mixquant_onnx.planning.error_table import ErrorRow
 
@@ -278,4 +278,4 @@ def test_each_pass_keeps_the_limit_and_finds_nothing_worse_than_what_is_known() 
 @pytest.mark.parametrize(("power", "share"), [(0.5, 0.4), (2.0, 0.1), (0.0, 0.0)])
 def test_an_error_is_a_share_of_the_power_and_none_of_zeros(power: float, share: float) -> None:
     errors = ErrorRow(site="w", elements=1, power=power, baseline=1.0, candidates=())
-    assert relative_error(errors, 0.2) == pytest.approx(share)
+    assert errors.relative(0.2) == pytest.approx(share)

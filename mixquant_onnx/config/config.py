@@ -61,11 +61,6 @@ class Config:
         """Whether the rule decides layer by layer, without a budget over the whole model."""
         return self.budget.by_layer and not self.accuracy.wanted
 
-    @property
-    def compares_plans(self) -> bool:
-        """Whether samples may decide between plans: they measure sensitivities, or several plans are compared."""
-        return not self.by_layer and self.budget.cost not in ("weight-error", "energy")
-
 
 STAGES: Mapping[str, tuple[str, Any]] = {
     "budget": ("How many bits", BudgetOptions),

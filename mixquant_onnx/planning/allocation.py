@@ -94,7 +94,7 @@ def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: 
         searched: The weights and the errors of their candidates.
         cost: A name of `SENSITIVITIES`, or `auto`: on the user's samples all that `competes_by_default`, on proxies all
             that `competes_on_proxies`, else weight error.
-        split: The samples; None where there are none, so that only data-free sensitivities are possible.
+        split: The samples; None where there are none: then only sensitivities that need no rows can be named.
         progress: Called during the measurement.
 
     Returns:
@@ -104,7 +104,7 @@ def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: 
         return [by_weight_error(searched)]
     origin = None if split is None else split.fitting.origin
     if cost != "auto":
-        names = [cost if split is not None or not SENSITIVITIES[cost].needs_rows else WEIGHT_ERROR]
+        names = [cost]
     elif origin == "user":
         names = [name for name, row in SENSITIVITIES.items() if row.competes_by_default]
     elif origin == "proxy":
@@ -121,7 +121,7 @@ def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: 
         progress,
     )
     with threadpool_limits(1, "blas"):
-        costs = {name: SENSITIVITIES[name].measure(measurement) for name in names}
+        costs = {name: measurement.of(SENSITIVITIES[name].measure) for name in names}
     return [Priced(searched=searched, costs=found, cost=name) for name, found in costs.items()]
 
 

@@ -53,6 +53,10 @@ class ErrorRow:
     baseline: float
     candidates: tuple[Candidate, ...]
 
+    def relative(self, qe: float) -> float:
+        """`qe` / mean(w^2); 0 for a weight of zeros."""
+        return qe / self.power if self.power > 0 else 0.0
+
 
 ErrorTable = Mapping[str, ErrorRow]
 """By the name of the weight."""

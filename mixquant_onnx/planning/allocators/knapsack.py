@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.lagrangian import Table, lower_bound
-from mixquant_onnx.planning.error_table import ErrorRow
 
 _MOST_SUMS = (100, 4_000)
 """Most partial sums after each weight, in a first and a second pass. The first finds a plan whose value excludes most
@@ -49,19 +48,6 @@ Choices = Mapping[str, Sequence[Choice]]
 
 Split = Callable[[Choice], tuple[float, float]]
 """A choice as (value to minimise, limited quantity)."""
-
-
-def relative_error(errors: ErrorRow, qe: float) -> float:
-    """QE / mean(w^2), the weight-error cost of one weight.
-
-    Args:
-        errors: The weight.
-        qe: Its quantization error.
-
-    Returns:
-        The ratio; 0 for a weight of zeros.
-    """
-    return qe / errors.power if errors.power > 0 else 0.0
 
 
 def smallest_within_cost(choices: Choices, budget: float) -> dict[str, Choice]:

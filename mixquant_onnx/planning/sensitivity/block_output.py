@@ -40,7 +40,7 @@ def measure(measurement: Measurement) -> Costs:
     Source:
         BRECQ, Li et al. 2021, arXiv 2102.05426, section 3.4, where effects inside a block are looked up.
     """
-    return corrected(network_output.measure(measurement), compensation(measurement))
+    return corrected(measurement.of(network_output.measure), compensation(measurement))
 
 
 def corrected(output: Costs, shares: Shares) -> Costs:

@@ -7,12 +7,9 @@ import numpy as np
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning.allocators.knapsack import relative_error
 from mixquant_onnx.planning.error_table import ErrorRow
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.quantization.weight import output_error, quantize_weight
-
-NAME = "layer-output"
 
 
 def measure(measurement: Measurement) -> Costs:
@@ -24,18 +21,16 @@ def measure(measurement: Measurement) -> Costs:
     Returns:
         Noise-to-signal ratios; QE / mean(w^2) where the inputs of a weight cannot be read.
     """
-    if NAME not in measurement.shared:
-        moments = measurement.second_moments
-        measurement.shared[NAME] = {
-            name: _layer_errors(errors, measurement.weights[name], moments.get(name))
-            for name, errors in measurement.table.items()
-        }
-    return measurement.shared[NAME]
+    moments = measurement.second_moments
+    return {
+        name: _layer_errors(errors, measurement.weights[name], moments.get(name))
+        for name, errors in measurement.table.items()
+    }
 
 
 def _layer_errors(errors: ErrorRow, located: LocatedWeight, moments: SecondMoments | None) -> dict[Scheme, float]:
     if moments is None:
-        return {cell.scheme: relative_error(errors, cell.qe) for cell in errors.candidates}
+        return {cell.scheme: errors.relative(cell.qe) for cell in errors.candidates}
     weight = np.asarray(weight_values(located), np.float32)
     rounded = {
         cell.scheme: quantize_weight(located.site, weight, cell.scheme).dequantize(weight.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from onnx import ModelProto
@@ -25,6 +25,10 @@ to their layer's own error.
 
 _MOST_ROWS = 64
 """Most samples that are run, twice for every weight; bounds time."""
+
+
+Measure = Callable[["Measurement"], Costs]
+"""A sensitivity: the cost of every candidate."""
 
 
 class Measurement:
@@ -50,6 +54,13 @@ class Measurement:
     ) -> None:
         self.table, self.model, self.weights, self.progress = table, model, weights, progress
         self._fit, self._held = fit, held
+        self._known: dict[Measure, Costs] = {}
+
+    def of(self, measure: Measure) -> Costs:
+        """What a sensitivity measures here; once, however many others are built on it."""
+        if measure not in self._known:
+            self._known[measure] = measure(self)
+        return self._known[measure]
 
     @property
     def fit(self) -> Data:
@@ -68,11 +79,6 @@ class Measurement:
         """Second moments of the inputs of each weight, without weights whose inputs cannot be read."""
         measured = {name: self.weights[name] for name in self.table}
         return Calibration(self.model, measured, self.fit).second_moments(list(self.table))
-
-    @cached_property
-    def shared(self) -> dict[str, Costs]:
-        """Costs that were already measured, by the name of the sensitivity."""
-        return {}
 
 
 def anchors(errors: ErrorRow) -> list[Scheme]:

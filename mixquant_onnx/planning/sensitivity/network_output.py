@@ -21,8 +21,6 @@ from mixquant_onnx.quantization.methods import surrogate
 from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
-NAME = "network-output"
-
 _LEAST_REACTION = 0.01
 """Least reaction of a weight, as a share of the median one: few samples may not show an effect."""
 
@@ -39,13 +37,7 @@ def measure(measurement: Measurement) -> Costs:
     Returns:
         Noise-to-signal ratios; those of the layer's own output where the model does not run.
     """
-    if NAME not in measurement.shared:
-        measurement.shared[NAME] = _measured(measurement)
-    return measurement.shared[NAME]
-
-
-def _measured(measurement: Measurement) -> Costs:
-    own = layer_output.measure(measurement)
+    own = measurement.of(layer_output.measure)
     try:
         reactions = _reactions(measurement, own)
     except RuntimeFailure:

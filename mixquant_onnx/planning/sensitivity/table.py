@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.planning.sensitivity import block_output, layer_output, network_output, uniform, weight_error
-from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,19 +22,19 @@ class Sensitivity:
         competes_on_proxies: Whether `auto` compares it on proxy inputs too.
     """
 
-    measure: Callable[[Measurement], Costs]
+    measure: Measure
     alias: str = ""
     needs_rows: bool = True
     competes_by_default: bool = True
     competes_on_proxies: bool = False
 
 
-WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT = "weight-error", "uniform", network_output.NAME
+WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT = "weight-error", "uniform", "network-output"
 
 SENSITIVITIES: dict[str, Sensitivity] = {
     NETWORK_OUTPUT: Sensitivity(measure=network_output.measure, alias="output"),
     "block-output": Sensitivity(measure=block_output.measure, alias="block"),
-    layer_output.NAME: Sensitivity(measure=layer_output.measure, alias="hessian"),
+    "layer-output": Sensitivity(measure=layer_output.measure, alias="hessian"),
     UNIFORM: Sensitivity(measure=uniform.measure, alias="even", needs_rows=False, competes_on_proxies=True),
     WEIGHT_ERROR: Sensitivity(measure=weight_error.measure, alias="energy", needs_rows=False, competes_on_proxies=True),
 }

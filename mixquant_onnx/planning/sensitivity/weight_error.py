@@ -9,7 +9,6 @@ import numpy as np
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.rounding_error import row_errors
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.planning.allocators.knapsack import relative_error
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.ranges.nearest import code_bounds
@@ -40,7 +39,7 @@ def measure(measurement: Measurement) -> Costs:
     costs: dict[str, dict[Scheme, float]] = {}
     for name, errors in measurement.table.items():
         factor = _spread(measurement.weights[name]) * math.sqrt(errors.elements)
-        costs[name] = {c.scheme: relative_error(errors, c.qe) * factor for c in errors.candidates}
+        costs[name] = {c.scheme: errors.relative(c.qe) * factor for c in errors.candidates}
     return costs
 
 
