@@ -15,7 +15,7 @@ MixquantError            1  base class, for callers that handle all of them alik
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +78,22 @@ class MetricError(MixquantError):
     """The user's metric failed, timed out, or gave no number."""
 
     exit_code = 10
+
+
+def check_choice(flag: str, value: object, choices: Iterable[str]) -> None:
+    """Check that an option has one of its values.
+
+    Args:
+        flag: Name of the option.
+        value: What was given.
+        choices: What it takes.
+
+    Raises:
+        OptionError: It is none of these; the message lists them.
+    """
+    known = list(choices)
+    if value not in known:
+        raise OptionError(f"{flag} '{value}' is not known; use {', '.join(known[:-1])} or {known[-1]}")
 
 
 @contextmanager

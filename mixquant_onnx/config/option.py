@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
 
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import check_choice
 
 Kind = Literal["value", "list", "switch", "off"]
 """On the command line: takes a value; takes a value and may be repeated; turns on; turns off what is on by default."""
@@ -116,8 +116,7 @@ def _same(value: Any) -> Any:
 
 def _one_of(flag: str, choices: tuple[str, ...]) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
-        if value not in choices:
-            raise OptionError(f"{flag} '{value}' is not known; use {', '.join(choices[:-1])} or {choices[-1]}")
+        check_choice(flag, value, choices)
         return str(value)
 
     return convert

@@ -8,6 +8,7 @@ from typing import Any
 
 from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.encodings.native_types import NATIVE_WIDTHS
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, site_errors
@@ -53,7 +54,7 @@ def search(
     """
     found = find(loaded.model, selection.min_size)
     sites, skipped = select(found, selection)
-    bits = tuple(b for b in options.bits if b in _TYPED) if form.native_types else options.bits
+    bits = tuple(b for b in options.bits if b in NATIVE_WIDTHS) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
     table, refused = _measured(sites, wanted, estimate, progress)
     settings = {
@@ -88,10 +89,6 @@ def _measured(
         done += located.site.elements
         progress("search", done, total)
     return table, refused
-
-
-_TYPED = (2, 4, 8)
-"""Bits of the unsigned integer types of ONNX (UINT2 from opset 25 on, UINT4 from 21 on, UINT8)."""
 
 
 def widths(table: ErrorTable) -> list[int]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from mixquant_onnx.config.parsing import OLDEST_ORT
 from mixquant_onnx.export.encodings.storage import Release, Storage
 
 _OPSET_FROM: dict[int, Release] = {23: (1, 23), 24: (1, 24), 25: (1, 25), 26: (1, 26)}
-"""The first release that loads an opset (docs/releases.md); `OLDEST_TRIED` has those before."""
-
-OLDEST_TRIED: Release = (1, 20)
-"""The oldest release that the tests run."""
+"""The first release that loads an opset (docs/releases.md); `OLDEST_ORT` has those before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +38,7 @@ def releases_of(storages: Collection[Storage], opset: int) -> Releases:
     Source:
         Results of the tests on releases from 1.20 on (docs/releases.md).
     """
-    loads = max(OLDEST_TRIED, _OPSET_FROM.get(opset, OLDEST_TRIED), *(s.loads_from(opset) for s in storages))
+    loads = max(OLDEST_ORT, _OPSET_FROM.get(opset, OLDEST_ORT), *(s.loads_from(opset) for s in storages))
     paying = [storage.not_slower_from() for storage in storages]
     known = [release for release in paying if release is not None]
     if len(known) < len(paying):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import check_choice
 from mixquant_onnx.export.targets import ort, qdq
 from mixquant_onnx.export.targets.target import Target
 
@@ -22,6 +22,5 @@ def target_named(name: str) -> Target:
     Raises:
         OptionError: There is no such target.
     """
-    if name not in TARGETS:
-        raise OptionError(f"--target '{name}' is not known; use {' or '.join(TARGETS)}")
+    check_choice("--target", name, TARGETS)
     return TARGETS[name]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import check_choice
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import qem, safe
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
@@ -52,8 +52,7 @@ def rule(name: str) -> Rule:
     Raises:
         OptionError: There is no such rule.
     """
-    if name not in RULES:
-        raise OptionError(f"--rule '{name}' is not known; use {' or '.join(RULES)}")
+    check_choice("--rule", name, RULES)
     return RULES[name]
 
 
