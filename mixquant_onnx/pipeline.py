@@ -13,7 +13,7 @@ from mixquant_onnx.config.stages import CheckOptions, FormOptions, RoundingOptio
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.export.draft import draft_size, rewritten_copy
+from mixquant_onnx.export.draft import rewritten_copy
 from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
@@ -241,8 +241,3 @@ def _write(
         verification = check(written[0])
         size = sum(file.stat().st_size for file in written)
         return model_io.place(written, output, loaded), size, verification
-
-
-def size_of(planned: Planned) -> int:
-    """Bytes of the file that `planned` makes."""
-    return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)

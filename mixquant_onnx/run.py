@@ -16,7 +16,7 @@ from mixquant_onnx.data.preparation import prepare
 from mixquant_onnx.errors import DataError, OptionError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.pipeline import Execution, RunResult, execute, size_of
+from mixquant_onnx.pipeline import Execution, RunResult, execute
 from mixquant_onnx.planning.allocation import (
     Priced,
     by_rule,
@@ -28,7 +28,7 @@ from mixquant_onnx.planning.allocation import (
 )
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.error_table import Candidate
-from mixquant_onnx.planning.planned import Planned, planned_with
+from mixquant_onnx.planning.planned import Planned, planned_with, size_of
 from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, UNIFORM, WEIGHT_ERROR

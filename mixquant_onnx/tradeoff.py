@@ -17,10 +17,10 @@ from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import Execution, execute, size_of
+from mixquant_onnx.pipeline import Execution, execute
 from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced
 from mixquant_onnx.planning.error_table import Candidate, ErrorRow, has_wide_scales
-from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.planning.planned import Planned, size_of
 from mixquant_onnx.planning.search import Searched
 from mixquant_onnx.planning.select_weights import float_values
 from mixquant_onnx.planning.sensitivity.table import sensitivity_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +336,7 @@ def test_a_weight_that_takes_more_bits_than_planned_is_stored_only_where_that_pa
 
     def with_seven(planned: planning.Planned, *given: Any) -> Layers:
         sites = {**planned.plan.sites, "v": Scheme.parse("w7.channel.minmax")}
-        return bounds.quantize_plan(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
+        return bounds.quantize_plan(planned.with_sites(sites), *given)
 
     monkeypatch.setattr(pipeline, "quantize_plan", with_seven)
     k, n = small
@@ -355,7 +355,7 @@ def test_where_more_bits_leave_nothing_to_gain_the_run_says_so(monkeypatch: pyte
 
     def with_five(planned: planning.Planned, *given: Any) -> Layers:
         sites = dict.fromkeys(planned.plan.sites, Scheme.parse("w5.channel.minmax"))
-        return bounds.quantize_plan(replace(planned, plan=replace(planned.plan, sites=sites)), *given)
+        return bounds.quantize_plan(planned.with_sites(sites), *given)
 
     monkeypatch.setattr(pipeline, "quantize_plan", with_five)
     monkeypatch.setattr(pipeline, "without_losses", lost)

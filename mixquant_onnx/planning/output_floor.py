@@ -82,8 +82,7 @@ def with_schemes(planned: Planned, layers: Layers) -> Planned:
     Returns:
         The plan.
     """
-    sites = {name: q.scheme for name, q in layers.quantized.items()}
-    return replace(planned, plan=replace(planned.plan, sites=sites))
+    return planned.with_sites({name: q.scheme for name, q in layers.quantized.items()})
 
 
 def _wider(planned: Planned, share: float) -> Planned:
@@ -97,5 +96,4 @@ def _wider(planned: Planned, share: float) -> Planned:
         choices[name] = [Choice(scheme=c.scheme, cost=priced[name][c.scheme], nbytes=c.nbytes) for c in cells]
         total += priced[name][scheme]
     chosen = smallest_within_cost(choices, share * total)
-    sites = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
-    return replace(planned, plan=replace(planned.plan, sites=sites))
+    return planned.with_sites({name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None})

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOptions
 from mixquant_onnx.errors import PlanError
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.draft import draft_size
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.size import worth_storing
 from mixquant_onnx.model.files import Loaded
@@ -43,11 +44,20 @@ class Planned:
     notes: tuple[str, ...] = ()
     at_a_loss: frozenset[str] = frozenset()
 
+    def with_sites(self, sites: Mapping[str, Scheme]) -> Planned:
+        """The same with other schemes, by the name of the weight."""
+        return replace(self, plan=replace(self.plan, sites=sites))
+
 
 def sizes_of(known: Searched | Planned) -> FileSizes:
     """What the weights of `known` take in a file."""
     wide = wide_schemes(known.table)
     return FileSizes(known.loaded.model, known.sites, known.form, known.loaded.external, wide=wide)
+
+
+def size_of(planned: Planned) -> int:
+    """Bytes of the file that `planned` makes."""
+    return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)
 
 
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: BudgetOptions, allocator: str) -> Planned:

@@ -114,7 +114,7 @@ def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[Float
         The ratio; infinite where the model does not run.
     """
     sites = {name: surrogate(scheme) for name, scheme in planned.plan.sites.items()}
-    planned = replace(planned, plan=replace(planned.plan, sites=sites))
+    planned = planned.with_sites(sites)
     return noise_with(planned, quantize_plan(planned, fit, compensated).quantized, held, reference)
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.export.draft import draft_size
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocation import Priced, plan_of_choices
 from mixquant_onnx.planning.allocators.charged import best_within_charged, total_bytes
 from mixquant_onnx.planning.allocators.knapsack import Choices
-from mixquant_onnx.planning.planned import Planned, sizes_of
+from mixquant_onnx.planning.planned import Planned, size_of, sizes_of
 from mixquant_onnx.planning.search import Searched
 
 _SIZE_TURNS = 8
@@ -74,7 +73,7 @@ def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added)
         for name, own in priced.choices().items()
     }
     best, predicted = _plan(priced, budget, choices, 0, known)
-    least = _size(best)
+    least = size_of(best)
     if least > limit:
         raise OptionError(
             f"--max-size {text} is {limit} bytes, below the smallest possible, {least} bytes; "
@@ -87,7 +86,7 @@ def plan_of_size(priced: Priced, budget: BudgetOptions, text: str, known: Added)
         if found.plan.sites in tried:
             break
         tried.append(found.plan.sites)
-        size = _size(found)
+        size = size_of(found)
         unforeseen = size - predicted
         if size <= limit and _cost(priced, found) < _cost(priced, best):
             best = found
@@ -98,11 +97,6 @@ def _plan(priced: Priced, budget: BudgetOptions, choices: Choices, limit: int, k
     """The plan of least cost within `limit`, and the predicted size of its file."""
     chosen = best_within_charged(choices, limit, known.once)
     return plan_of_choices(priced, budget, chosen), total_bytes(chosen, known.once)
-
-
-def _size(planned: Planned) -> int:
-    """Size of the file for a plan, in bytes."""
-    return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)
 
 
 def _cost(priced: Priced, planned: Planned) -> float:

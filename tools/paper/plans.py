@@ -16,11 +16,10 @@ from mixquant_onnx.data.preparation import prepare
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import size_of
 from mixquant_onnx.planning.allocation import Priced, price_all
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.plan import Plan
-from mixquant_onnx.planning.planned import Planned, planned_with
+from mixquant_onnx.planning.planned import Planned, planned_with, size_of
 from mixquant_onnx.planning.search import search
 from mixquant_onnx.planning.size_budget import Added, added, plan_of_size
 from paper.subjects import Subject
