@@ -10,7 +10,8 @@ from onnx import ModelProto
 
 from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.integer_kernels import cannot_be_fused, dequantized_values, meets_dequantized
-from mixquant_onnx.model.product_rows import Shape, one_row, shapes_of
+from mixquant_onnx.model.product_rows import one_row, shapes_of
+from mixquant_onnx.model.shapes import Shape
 from mixquant_onnx.model.weights import LocatedWeight, WeightTensor
 from mixquant_onnx.numerics.scheme import Scheme
 

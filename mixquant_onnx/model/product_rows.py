@@ -7,11 +7,9 @@ from collections.abc import Mapping
 
 from onnx import ModelProto
 
+from mixquant_onnx.model.shapes import Shape, shape_of
 from mixquant_onnx.model.skeleton import types_of
 from mixquant_onnx.model.weights import LocatedWeight
-
-Shape = tuple[int | None, ...]
-"""None for an unknown size."""
 
 
 def shapes_of(model: ModelProto) -> dict[str, Shape]:
@@ -23,12 +21,8 @@ def shapes_of(model: ModelProto) -> dict[str, Shape]:
     Returns:
         Shapes by name, from ONNX shape inference.
     """
-    found: dict[str, Shape] = {}
-    for name, value in types_of(model).items():
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            found[name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
-    return found
+    shapes = {name: shape_of(value) for name, value in types_of(model).items()}
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
 def one_row(located: LocatedWeight, shapes: Mapping[str, Shape]) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import onnx
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mixquant_onnx.model.scopes import Scope, walk
-from mixquant_onnx.model.skeleton import without_data
+from mixquant_onnx.model.skeleton import inferred
 
 Shape = tuple[int | None, ...]
 """None for a free dimension."""
+
+
+def shape_of(value: ValueInfoProto) -> Shape | None:
+    """The declared or inferred shape of a value; None where its rank is not known, or it is no tensor."""
+    if not (value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
 
 
 class Shapes:
@@ -41,17 +46,14 @@ class Shapes:
 
 
 def _inferred(model: ModelProto) -> dict[tuple[str, str], Shape]:
-    skeleton = without_data(model)
-    with contextlib.suppress(Exception):  # RuntimeError, ValueError and its own; what is declared stays
-        skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     found: dict[tuple[str, str], Shape] = {}
-    for scope in walk(skeleton):
+    for scope in walk(inferred(model)):
         if not isinstance(scope.body, GraphProto):
             continue
         for tensor in scope.body.initializer:
             found[scope.path, tensor.name] = tuple(tensor.dims)
         for value in (*scope.body.value_info, *scope.body.input, *scope.body.output):
-            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-                dims = value.type.tensor_type.shape.dim
-                found[scope.path, value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            shape = shape_of(value)
+            if shape is not None:
+                found[scope.path, value.name] = shape
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
@@ -9,6 +11,21 @@ from mixquant_onnx.model.scopes import walk
 
 SMALL = 1024
 """Most elements of a constant that keeps its values (axes, shapes, bounds), which shape inference may need."""
+
+
+def inferred(model: ModelProto) -> ModelProto:
+    """A copy without the large constants, with the types and shapes that ONNX shape inference finds.
+
+    Args:
+        model: The model; not changed.
+
+    Returns:
+        The copy; where inference fails it has what is declared.
+    """
+    skeleton = without_data(model)
+    with contextlib.suppress(Exception):  # RuntimeError, ValueError and its own
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    return skeleton
 
 
 def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
@@ -20,14 +37,8 @@ def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
     Returns:
         Types by name, in all graphs; those that are declared where inference fails.
     """
-    skeleton = ModelProto()
-    skeleton.CopyFrom(without_data(model))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # shape inference raises RuntimeError, ValueError and its own; types are optional here
-        inferred = skeleton
     found: dict[str, ValueInfoProto] = {}
-    for scope in walk(inferred):
+    for scope in walk(inferred(model)):
         if isinstance(scope.body, GraphProto):
             for value in (*scope.body.value_info, *scope.body.input, *scope.body.output):
                 found[value.name] = value
