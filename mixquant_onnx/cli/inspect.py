@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mixquant_onnx.cli.outputs import add_report, check_outputs, plan_to_replay, report
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
-from mixquant_onnx.cli.quantize import add_report, check_outputs, plan_to_replay, write_json
 
 
 def parser() -> Parser:
@@ -40,18 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     (source,) = paths_in(args, 1, "mixquant-onnx inspect")
     keywords = keywords_in(args)
     check_outputs(args.json, args.plan)
-    from rich.console import Console
-
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load
     from mixquant_onnx.planning.planned import fit_plan
     from mixquant_onnx.report.inputs import Run
-    from mixquant_onnx.report.sections import parts_of
-    from mixquant_onnx.report.summary import summary_of
-    from mixquant_onnx.report.terminal import show
 
-    console = Console(highlight=False)
     config = checked_config(**keywords)
     given = plan_to_replay(args.apply, config)
     loaded = load(source)
@@ -60,10 +54,5 @@ def main(arguments: Sequence[str]) -> int:
             planned = fit_plan(loaded, given, config.selection.min_size, config.form, progress)
         else:
             planned = run.plan(loaded, config, progress)
-    if args.plan is not None:
-        write_json(args.plan, planned.plan.to_json())
-    parts = parts_of(Run(planned=planned, blocks=args.blocks))
-    show(parts, console)
-    if args.json is not None:
-        write_json(args.json, summary_of(parts))
+    report(Run(planned=planned, blocks=args.blocks), planned.plan, args)
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from mixquant_onnx.config.config import STAGES, all_options
 from mixquant_onnx.config.option import Option, options_in
-from mixquant_onnx.errors import OptionError, writing
+from mixquant_onnx.errors import OptionError
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,17 +83,3 @@ def paths_in(args: argparse.Namespace, wanted: int, command: str) -> list[Path]:
         names = f"{wanted} file name{'s' * (wanted > 1)} expected, {len(args.paths)} given"
         raise OptionError(f"{names}; see {command} --help")
     return [Path(path) for path in args.paths]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8.
-
-    Args:
-        path: The file.
-        text: Its content.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    with writing(path):
-        path.write_text(text, encoding="utf8")

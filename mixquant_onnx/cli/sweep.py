@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, write_text
+from mixquant_onnx.cli.outputs import check_outputs, write_json, write_text
+from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
-from mixquant_onnx.cli.quantize import check_outputs
 from mixquant_onnx.errors import OptionError
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         MixquantError: As `api.sweep`.
     """
     args = parser().parse_intermixed_args(list(arguments))
-    if len(args.paths) != 1:
-        raise OptionError(f"sweep takes 1 file name, {len(args.paths)} given; see mixquant-onnx sweep --help")
+    (source,) = paths_in(args, 1, "mixquant-onnx sweep")
     from rich.console import Console
 
     from mixquant_onnx import run
@@ -106,19 +105,18 @@ def main(arguments: Sequence[str]) -> int:
     qems, bits = _plans(args, keywords)
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
     check_outputs(args.csv, args.json, args.table)
-    source = args.paths[0]
-    loaded = load(Path(source))
+    loaded = load(source)
     job = run.open_job(loaded, config)
     with progress_bar() as progress:
         priced, settings = _measured(args.from_table, job, keywords, progress)
-        points = sweep(priced, config.budget, job.execution, qems, bits, source, progress, _note)
+        points = sweep(priced, config.budget, job.execution, qems, bits, str(source), progress, _note)
     made = Sweep(points=points, nbytes_before=loaded.nbytes)
     show(parts_of(made), Console(highlight=False))
     rows = tradeoff.data(made)["points"]
     if args.table is not None:
         write_text(args.table, json.dumps(table_to_json(priced, settings)) + "\n")
     if args.json is not None:
-        write_text(args.json, json.dumps(rows, indent=1) + "\n")
+        write_json(args.json, rows)
     if args.csv is not None:
         write_text(args.csv, _csv(rows))
     return 0

@@ -1,0 +1,118 @@
+"""The files that the commands write and replay, and the report that they print. Imports nothing slow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixquant_onnx.errors import OptionError, writing
+
+if TYPE_CHECKING:
+    from mixquant_onnx.config.config import Config
+    from mixquant_onnx.planning.plan import Plan
+    from mixquant_onnx.report.inputs import Run
+
+
+def add_report(made: argparse.ArgumentParser) -> None:
+    """Add the options for files that quantize and inspect write beside the model."""
+    group = made.add_argument_group("Plan and report")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
+    group.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
+    group.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Check early that files can be written.
+
+    Args:
+        *paths: The files; None for those that were not requested.
+
+    Raises:
+        OutputError: One of them cannot be written.
+    """
+    from mixquant_onnx.model.files import check_writable
+
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+
+
+def plan_to_replay(path: Path | None, config: Config) -> Plan | None:
+    """The plan of --apply.
+
+    Args:
+        path: The file; None if the option was not given.
+        config: The other options.
+
+    Returns:
+        The plan; None if the option was not given.
+
+    Raises:
+        OptionError: There is also a budget or an accuracy target.
+        PlanError: The file is not a plan.
+    """
+    if path is None:
+        return None
+    from mixquant_onnx.api import read_plan
+
+    plan = read_plan(path)
+    if config.accuracy.wanted or config.budget.max_size is not None or config.budget.avg_bits is not None:
+        raise OptionError(
+            "--apply replays a plan as it is; a goal (--max-drop, --max-size, ...) makes one: give one of them"
+        )
+    return plan
+
+
+def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
+    """Write the plan of --plan, print the report, and write the summary of --json.
+
+    Args:
+        run: What there is to report.
+        plan: The plan that was made.
+        args: The options of `add_report`.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    from rich.console import Console
+
+    from mixquant_onnx.report.sections import parts_of
+    from mixquant_onnx.report.summary import summary_of
+    from mixquant_onnx.report.terminal import show
+
+    if args.plan is not None:
+        write_json(args.plan, plan.to_json())
+    parts = parts_of(run)
+    show(parts, Console(highlight=False))
+    if args.json is not None:
+        write_json(args.json, summary_of(parts))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file.
+
+    Args:
+        path: The file.
+        data: What `json` can write.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8.
+
+    Args:
+        path: The file.
+        text: Its content.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with writing(path):
+        path.write_text(text, encoding="utf8")
