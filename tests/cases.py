@@ -16,7 +16,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 import mixquant_onnx as mq
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.weights import WeightTensor
-from mixquant_onnx.numerics.granularity import WeightAxes
+from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
+from mixquant_onnx.numerics.rows import effective_grid, params_shape
+from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 
 Array = NDArray[Any]
 Fails = Callable[..., str]
@@ -51,6 +53,25 @@ def weight(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
 def site(values: Array, layout: WeightAxes) -> WeightTensor:
     return WeightTensor(
         name="w", tensor="w", scope="", shape=values.shape, dtype=values.dtype.name, layout=layout, uses=()
+    )
+
+
+def quantized(
+    shape: tuple[int, ...], layout: WeightAxes, bits: int, grid: Granularity, symmetric: bool = False,
+    dtype: str = "float32",
+    scale: type = np.float16,
+) -> QuantizedTensor:  # fmt: skip
+    """Codes, scales and zero points at random: nothing that a method would prefer."""
+    random = np.random.default_rng([bits, *shape])
+    params = params_shape(shape, layout, effective_grid(shape, layout, grid))
+    zero = np.full((1, 1, 1), 1 << (bits - 1)) if symmetric else random.integers(0, 1 << bits, params)
+    return QuantizedTensor(
+        codes=random.integers(0, 1 << bits, shape).astype(np.uint8),
+        scale=random.uniform(0.01, 0.1, params).astype(scale),
+        zero_point=zero.astype(np.uint8),
+        scheme=Scheme(bits=bits, grid=grid, symmetric=symmetric),
+        layout=layout,
+        dtype=dtype,
     )
 
 

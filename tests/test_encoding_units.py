@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
-from cases import LAYOUTS, Array, run, site
+from cases import LAYOUTS, Array, quantized, run, site
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.export.encodings import decoder_functions as functions
@@ -68,17 +68,7 @@ def weight(
     shape: tuple[int, ...] = (13, 5), layout: WeightAxes = MATMUL, bits: int = 3, grid: Granularity = CHANNEL,
     symmetric: bool = False, dtype: str = "float32", scale: type = np.float16,
 ) -> QuantizedTensor:  # fmt: skip
-    random = np.random.default_rng([bits, *shape])
-    params = params_shape(shape, layout, effective_grid(shape, layout, grid))
-    zero = np.full((1, 1, 1), 1 << (bits - 1)) if symmetric else random.integers(0, 1 << bits, params)
-    return QuantizedTensor(
-        codes=random.integers(0, 1 << bits, shape).astype(np.uint8),
-        scale=random.uniform(0.01, 0.1, params).astype(scale),
-        zero_point=zero.astype(np.uint8),
-        scheme=Scheme(bits=bits, grid=grid, symmetric=symmetric),
-        layout=layout,
-        dtype=dtype,
-    )
+    return quantized(shape, layout, bits, grid, symmetric, dtype, scale)
 
 
 def model_of(encoded: Encoded, kind: int, opset: int, rank: int, output: str = "w") -> ModelProto:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from cases import LAYOUTS, PROPERTIES, Array, decibels, run, site
+from cases import LAYOUTS, PROPERTIES, Array, decibels, quantized, run, site
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -22,8 +22,8 @@ from mixquant_onnx.export.encodings.folded import encode_folded
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel, encode_matmul
 from mixquant_onnx.export.encodings.outline import nbytes_of
 from mixquant_onnx.numerics.granularity import ALL_BITS, Granularity, WeightAxes
-from mixquant_onnx.numerics.rows import effective_grid, params_shape
-from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
+from mixquant_onnx.numerics.rows import effective_grid
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 GRIDS = [
     Granularity(per="tensor"),
@@ -32,25 +32,6 @@ GRIDS = [
     Granularity(per="block", block=5),
 ]
 DTYPES = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}
-
-
-def quantized(
-    shape: tuple[int, ...], layout: WeightAxes, bits: int, grid: Granularity, symmetric: bool = False,
-    dtype: str = "float32",
-    scale: type = np.float16,
-) -> QuantizedTensor:  # fmt: skip
-    """Codes, scales and zero points at random: nothing that a method would prefer."""
-    random = np.random.default_rng([bits, *shape])
-    params = params_shape(shape, layout, effective_grid(shape, layout, grid))
-    zero = np.full((1, 1, 1), 1 << (bits - 1)) if symmetric else random.integers(0, 1 << bits, params)
-    return QuantizedTensor(
-        codes=random.integers(0, 1 << bits, shape).astype(np.uint8),
-        scale=random.uniform(0.01, 0.1, params).astype(scale),
-        zero_point=zero.astype(np.uint8),
-        scheme=Scheme(bits=bits, grid=grid, symmetric=symmetric),
-        layout=layout,
-        dtype=dtype,
-    )
 
 
 @pytest.fixture(params=["packed where it pays", "all packed"])

@@ -20,11 +20,6 @@ from mixquant_onnx.config.parsing import number
 from mixquant_onnx.config.stages import CheckOptions
 
 
-def test_what_is_made_from_the_options_is_as_it_would_be_made() -> None:
-    done = subprocess.run([sys.executable, ROOT / "tools" / "options.py", "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoreChecks(CheckOptions):
     """With one option more."""
