@@ -10,6 +10,7 @@ from onnx import ModelProto
 from mixquant_onnx.data.dataset import Data as Data
 from mixquant_onnx.data.dataset import row_count as row_count
 from mixquant_onnx.data.outputs import has_nan, run_all
+from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.signature import Input, model_inputs
 from mixquant_onnx.numerics.arrays import FloatArray
@@ -101,11 +102,7 @@ def _index_limits(model: ModelProto) -> dict[str, int]:
     """For each integer input that becomes indices of a Gather: the size of the table."""
     sizes: dict[str, int] = {}
     for scope in walk(model):
-        for tensor in getattr(scope.body, "initializer", ()):
-            sizes[tensor.name] = tensor.dims[0] if tensor.dims else 1
-        for node in scope.body.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                sizes[node.output[0]] = next(iter(node.attribute[0].t.dims), 1)
+        sizes.update({name: next(iter(tensor.dims), 1) for name, tensor in tensors_of(scope).items()})
     origin = {value.name: value.name for value in model.graph.input}
     limits: dict[str, int] = {}
     for scope in walk(model):

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, version_converter
 
+from mixquant_onnx.model.constants import elements_of, tensors_of
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import Scope, subgraphs, walk
-from mixquant_onnx.model.skeleton import SMALL, elements, types_of, without_data
+from mixquant_onnx.model.skeleton import SMALL, types_of, without_data
 
 
 class CannotConvert(Exception):
@@ -35,13 +36,7 @@ def _since(op: str, version: int) -> int:
 
 def _small_constants(scope: Scope) -> dict[str, TensorProto]:
     found = {} if scope.parent is None else _small_constants(scope.parent)
-    if isinstance(scope.body, GraphProto):
-        found.update({t.name: t for t in scope.body.initializer if elements(t) <= SMALL})
-    for node in scope.body.node:
-        is_tensor = node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value"
-        if is_tensor and elements(node.attribute[0].t) <= SMALL:
-            found[node.output[0]] = node.attribute[0].t
-    return found
+    return found | {name: tensor for name, tensor in tensors_of(scope).items() if elements_of(tensor) <= SMALL}
 
 
 def _convert_node(

@@ -97,6 +97,11 @@ def sources(scope: Scope) -> Iterator[Source]:
                 yield Source(scope, node.output[0], numpy_helper.from_array(values, node.output[0]), node, attribute)
 
 
+def tensors_of(scope: Scope) -> dict[str, TensorProto]:
+    """The tensors that a scope stores, by name: its initializers, and the `value` of its Constant nodes."""
+    return {source.name: source.tensor for source in sources(scope) if source.floats is None}
+
+
 def names_of(scopes: list[Scope]) -> dict[tuple[int, str], str]:
     """Names of constants in plans.
 

@@ -7,6 +7,7 @@ import contextlib
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
+from mixquant_onnx.model.constants import elements_of
 from mixquant_onnx.model.scopes import walk
 
 SMALL = 1024
@@ -62,9 +63,9 @@ def without_data(model: ModelProto) -> ModelProto:
 def _graph_without_data(graph: GraphProto) -> GraphProto:
     copy = GraphProto(name=graph.name or "graph", input=graph.input, output=graph.output, value_info=graph.value_info)
     for tensor in graph.initializer:
-        copy.initializer.append(tensor if elements(tensor) <= SMALL else _header(tensor))
+        copy.initializer.append(tensor if elements_of(tensor) <= SMALL else _header(tensor))
     for node in graph.node:
-        big = any(a.HasField("t") and elements(a.t) > SMALL for a in node.attribute)
+        big = any(a.HasField("t") and elements_of(a.t) > SMALL for a in node.attribute)
         if big and node.op_type == "Constant":
             tensor = node.attribute[0].t
             header = _header(tensor)
@@ -73,14 +74,6 @@ def _graph_without_data(graph: GraphProto) -> GraphProto:
         else:
             copy.node.append(node)
     return copy
-
-
-def elements(tensor: TensorProto) -> int:
-    """Number of values of a tensor."""
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
 
 
 def _header(tensor: TensorProto) -> TensorProto:

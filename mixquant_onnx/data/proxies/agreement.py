@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import GraphProto, ModelProto
 
+from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.skeleton import without_data
 
@@ -57,10 +58,7 @@ class Agreement:
                 continue
             for value in (*scope.body.value_info, *scope.body.output):
                 found |= {d.dim_value for d in value.type.tensor_type.shape.dim}
-            constants = [
-                a.t for n in scope.body.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
-            ]
-            for tensor in (*scope.body.initializer, *constants):
+            for tensor in tensors_of(scope).values():
                 if tensor.data_type == onnx.TensorProto.INT64 and len(tensor.dims) == 1:
                     found |= _integers(tensor)
                 elif len(tensor.dims) == 3 and tensor.dims[0] == 1:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mixquant_onnx.model.scopes import Scope, walk
+from mixquant_onnx.model.constants import tensors_of
+from mixquant_onnx.model.scopes import walk
 
 _KEEPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand"})
 
@@ -87,15 +88,8 @@ def _nodes(model: ModelProto) -> Iterator[tuple[NodeProto, Mapping[str, str]]]:
 def _stored(model: ModelProto) -> dict[str, TensorProto]:
     stored: dict[str, TensorProto] = {}
     for scope in walk(model):
-        stored.update({tensor.name: tensor for tensor in getattr(scope.body, "initializer", ())})
-        stored.update(_constants(scope))
+        stored.update(tensors_of(scope))
     return stored
-
-
-def _constants(scope: Scope) -> Iterator[tuple[str, TensorProto]]:
-    for node in scope.body.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            yield node.output[0], node.attribute[0].t
 
 
 def _sizes(model: ModelProto, stored: Mapping[str, TensorProto]) -> Sizes:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from mixquant_onnx.model.constants import tensors_of
+from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
@@ -133,11 +135,7 @@ def _constants(model: ModelProto) -> Mapping[str, FloatArray]:
 
 def _stored(model: ModelProto) -> dict[str, TensorProto]:
     """Tensors of the main graph, by name."""
-    stored = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            stored[node.output[0]] = node.attribute[0].t
-    return stored
+    return tensors_of(walk(model)[0])
 
 
 _LOOKED_AT = 48
