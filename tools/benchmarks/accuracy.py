@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,9 @@ PEERS = {
 LOWER_IS_BETTER = ("tinygpt_bytes",)
 
 
-def model_files(root: Path) -> dict[str, Path]:
+def model_files(root: Path, names: Container[str] = PEERS) -> dict[str, Path]:
     found = {path.name: path / "model.onnx" for path in sorted(root.iterdir()) if (path / "calib.npz").is_file()}
-    return {n: p if p.is_file() else ROOT / "fetched" / n / "model.onnx" for n, p in found.items() if n in PEERS}
+    return {n: p if p.is_file() else ROOT / "fetched" / n / "model.onnx" for n, p in found.items() if n in names}
 
 
 def _goal(name: str, model: Path, root: Path, out: Path) -> list[object]:

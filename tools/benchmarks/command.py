@@ -6,16 +6,24 @@ import contextlib
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def run(tool: str, package: str, names: Sequence[str], prefix: str, arguments: list[str], plots: bool = False) -> int:
+def run(
+    tool: str,
+    package: str,
+    names: Sequence[str],
+    prefix: str,
+    arguments: list[str],
+    plots: bool = False,
+    modules: Mapping[str, str] | None = None,
+) -> int:
     """`tool` NAME [options] [--write], where NAME is a module of `package`; its file is docs/{prefix}{NAME}.md.
 
-    `plots`: each takes --plot, and --write puts that beside the table.
+    `plots`: each takes --plot, and --write puts that beside the table. `modules`: those not called by their names.
     """
     if not arguments or arguments[0] not in names:
         print(f"usage: {tool} {{{','.join(names)}}} [options] [--write]; each has --help", file=sys.stderr)
@@ -23,7 +31,7 @@ def run(tool: str, package: str, names: Sequence[str], prefix: str, arguments: l
     name, *rest = arguments
     write = "--write" in rest
     rest = [argument for argument in rest if argument != "--write"]
-    main = importlib.import_module(f"{package}.{name}").main
+    main = importlib.import_module(f"{package}.{(modules or {}).get(name, name)}").main
     if not write:
         return int(main(rest))
     text = io.StringIO()

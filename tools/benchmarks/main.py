@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.command import run
 
-NAMES = ("search", "kernels", "load", "models", "releases", "accuracy", "choices", "data_free", "told")
+NAMES = ("search", "kernels", "load", "models", "releases", "accuracy", "choices", "data_free", "told", "time")
+MODULES = {"time": "time_runs"}
 
 if __name__ == "__main__":
-    raise SystemExit(run("tools/bench", "benchmarks", NAMES, "", sys.argv[1:]))
+    raise SystemExit(run("tools/bench", "benchmarks", NAMES, "", sys.argv[1:], modules=MODULES))
