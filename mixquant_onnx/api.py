@@ -146,7 +146,7 @@ def sweep(
     bits = list(average_bits)
     budget = replace(config.budget, avg_bits=bits[0]) if bits else config.budget
     job = run.open_job(as_loaded(model), replace(config, budget=budget))
-    priced = price(job.searched(progress), budget.cost, job.split, progress)
+    priced = price(job.searched(progress), budget.cost, job.work, progress)
     return points_of(priced, budget, job.execution, list(qems), bits, name_of(model), progress)
 
 

@@ -44,5 +44,8 @@ class Keywords(TypedDict, total=False):
     seed: int
     iterations: int
     resume: str | Path | None
+    effort: Literal["fast", "normal", "thorough"]
+    jobs: int
+    table: str | Path | None
     verify: bool
     allow_unchanged: bool

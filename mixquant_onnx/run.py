@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
+from mixquant_onnx import __version__
 from mixquant_onnx.accuracy.bisection import first_bits
 from mixquant_onnx.accuracy.search import Tell, check_judge, keep, least_bits, silent
 from mixquant_onnx.config.config import Config
@@ -27,12 +30,15 @@ from mixquant_onnx.planning.allocation import (
     price_all,
 )
 from mixquant_onnx.planning.allocators.rules import rule
+from mixquant_onnx.planning.digests import digest, digest_of_feeds, digest_of_model, digest_of_source
 from mixquant_onnx.planning.error_table import Candidate
 from mixquant_onnx.planning.planned import Planned, planned_with, size_of
 from mixquant_onnx.planning.search import Searched, search, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, UNIFORM, WEIGHT_ERROR
 from mixquant_onnx.planning.size_budget import added, plan_of_size
+from mixquant_onnx.planning.table_file import TableFile
+from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
 
 _ONE_WIDTH = "one width"
@@ -46,19 +52,26 @@ class Job:
     Attributes:
         loaded: The model.
         config: The options.
-        split: The samples; None where there are none.
+        work: The samples, and where results are kept.
         method: The method that the samples allow.
     """
 
     loaded: Loaded
     config: Config
-    split: DataSplit | None
+    work: Workspace
     method: str
+
+    @property
+    def split(self) -> DataSplit | None:
+        """The samples; None where there are none."""
+        return self.work.split
 
     @property
     def execution(self) -> Execution:
         """How plans of this run are executed."""
-        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
+        return Execution(
+            split=self.split, rounding=self.config.rounding, checks=self.config.checks, table=self.work.table
+        )
 
     def searched(self, progress: Progress = quiet) -> Searched:
         """Every candidate with its error.
@@ -75,7 +88,15 @@ class Job:
         config = self.config
         options = replace(config.search, method=self.method)
         estimate = not config.by_layer or (_holds(config) and is_calibrated(_wished(config)))
-        made = search(self.loaded, config.selection, options, config.form, estimate=estimate, progress=progress)
+        made = search(
+            self.loaded,
+            config.selection,
+            options,
+            config.form,
+            estimate=estimate,
+            kept=self.work.root,
+            progress=progress,
+        )
         if not needs_torch(self.method):
             return made
         learned = {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
@@ -106,7 +127,37 @@ def open_job(loaded: Loaded, config: Config) -> Job:
     cost = config.budget.cost
     if cost != "auto" and SENSITIVITIES[cost].needs_rows and not _calibrates(split):
         raise DataError(f"--cost {cost} needs --data: what this model reads is not known, or it does not run")
-    return Job(loaded=loaded, config=config, split=split, method=method)
+    return Job(loaded=loaded, config=config, work=_workspace(loaded, config, split, method), method=method)
+
+
+def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: str) -> Workspace:
+    """Where results are kept: in --table, guarded by what they depend on, or for this run alone."""
+    work = config.work
+    options = {**asdict(replace(config.search, method=method)), **asdict(config.selection)}
+    settings = json.dumps([options, config.form.native_types, config.data.data_free], default=str, sort_keys=True)
+    root = TableFile(
+        work.table,
+        None
+        if work.table is None
+        else {
+            "model": digest_of_model(loaded),
+            "data (--data)": digest_of_source(config.data.data),
+            "choice of candidates (--bits, --granularity, --method, --include, ...)": digest(settings),
+            "release of mixquant-onnx": __version__,
+        },
+    )
+    rows = (
+        "" if split is None else digest(*(digest_of_feeds(part.feeds) for part in (split.calibration, split.selection)))
+    )
+    compensated = config.rounding.compensated
+    return Workspace(
+        split=split,
+        root=root,
+        table=root.section(f"{rows} {compensated}"),
+        effort=work.effort,
+        jobs=work.jobs,
+        compensated=compensated,
+    )
 
 
 def _needs_rows(config: Config) -> bool:
@@ -124,6 +175,8 @@ def _wished(config: Config) -> str:
     """The method by the options alone: `auto` is gptq where there may be samples for calibration."""
     if config.search.method != "auto":
         return config.search.method
+    if config.work.effort == "thorough" and config.data.data is not None and find_spec("torch") is not None:
+        return "brecq"
     if config.data.data is not None or not config.data.data_free:
         return "gptq"
     return _without_rows(config)
@@ -175,10 +228,10 @@ def _plan(job: Job, progress: Progress) -> Planned:
     if config.by_layer:
         return by_rule(searched, budget)
     if budget.max_size is None and budget.avg_bits is None:
-        priced = price(searched, budget.cost, job.split, progress)
+        priced = price(searched, budget.cost, job.work, progress)
         planned = plan_priced(priced, budget)
         return replace(planned, notes=disagreements(planned, priced, budget))
-    rivals = price_all(searched, budget.cost, job.split, progress)
+    rivals = price_all(searched, budget.cost, job.work, progress)
     if len(rivals) > 1:
         uniform = replace(next(p for p in rivals if p.cost == UNIFORM), cost=_ONE_WIDTH)
         by_user = job.split is not None and job.split.fitting.origin == "user"
@@ -224,7 +277,7 @@ def _nbytes(cell: Candidate) -> int:
 def _ranked(rivals: Sequence[Priced], make: Callable[[Priced], Planned], job: Job, progress: Progress) -> list[Entry]:
     if len(rivals) == 1 or job.split is None:
         return [Entry(priced=priced, planned=make(priced), noise=0.0) for priced in rivals[:1]]
-    return ranked(rivals, make, job.split, job.config.rounding.compensated, progress)
+    return ranked(rivals, make, job.work, progress)
 
 
 def run(
@@ -258,7 +311,7 @@ def run(
         planned = _plan(job, progress)
         return planned, execute(planned, job.execution, output, name, progress)
     check_judge(loaded, config.accuracy, job.split)
-    rivals = price_all(job.searched(progress), config.budget.cost, job.split, progress)
+    rivals = price_all(job.searched(progress), config.budget.cost, job.work, progress)
     bits = first_bits(least_bits(rivals[0]))
     entries = _ranked(rivals, lambda priced: plan_of_bits(priced, config.budget, bits), job, progress)
 

@@ -143,7 +143,7 @@ def _measured(
 
     config = job.config
     if table is None:
-        return price(job.searched(progress), config.budget.cost, job.split, progress), _settings(config, keywords)
+        return price(job.searched(progress), config.budget.cost, job.work, progress), _settings(config, keywords)
     read = read_json(table, "write a table with sweep --table FILE")
     priced = table_from_json(read, job.loaded, config.form)
     settings = read["settings"] if isinstance(read.get("settings"), dict) else {}

@@ -16,6 +16,7 @@ from mixquant_onnx.config.stages import (
     RoundingOptions,
     SearchOptions,
     SelectionOptions,
+    WorkOptions,
 )
 from mixquant_onnx.errors import OptionError
 
@@ -32,6 +33,7 @@ class Config:
         form: Form of the file.
         data: Where samples are read from.
         rounding: How weights are rounded.
+        work: How much is run to choose a plan.
         checks: What is checked at the end.
 
     Raises:
@@ -45,6 +47,7 @@ class Config:
     form: FormOptions = field(default_factory=FormOptions)
     data: DataOptions = field(default_factory=DataOptions)
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
+    work: WorkOptions = field(default_factory=WorkOptions)
     checks: CheckOptions = field(default_factory=CheckOptions)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ STAGES: Mapping[str, tuple[str, Any]] = {
     "form": ("Form of the file", FormOptions),
     "data": ("Data", DataOptions),
     "rounding": ("Rounding", RoundingOptions),
+    "work": ("Time and work", WorkOptions),
     "checks": ("Checks", CheckOptions),
 }
 """For each field of `Config`, the title of its options and its dataclass."""

@@ -15,11 +15,14 @@ from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Granularity
 
 Fused = Literal["auto", "always", "never"]
+Effort = Literal["fast", "normal", "thorough"]
 Metric = Callable[[Path], float]
 """The value of a metric for the model at a path."""
 
 _LONGEST = 1_000_000
 """Largest number of seconds or iterations; a guard against typing errors."""
+_MOST_JOBS = 1024
+"""Largest number of jobs; a guard against typing errors."""
 _ROWS = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None"
 
 
@@ -252,6 +255,32 @@ class FormOptions:
     def small_ints(self) -> bool:
         """Whether Add and Sub on 8-bit integers may be used."""
         return self.min_ort >= parsing.SMALL_INTS_FROM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkOptions:
+    """How much work is done to choose a plan, and where its results are kept."""
+
+    effort: Effort = option(
+        "normal",
+        "fast: no run for each layer; normal: one or two, and the best plans are compared as they will be finished; "
+        "thorough: all plans, pairs of layers, brecq where torch is installed",
+        accepts='Literal["fast", "normal", "thorough"]', choices=("fast", "normal", "thorough"),
+    )  # fmt: skip
+    jobs: int = option(
+        1, "layers that are solved at the same time (joblib); -1 for as many as there are processors",
+        accepts="int", metavar="N",
+        convert=parsing.number("--jobs", -1, _MOST_JOBS, "a number of processes, or -1 for all", whole=True),
+    )  # fmt: skip
+    table: Path | None = option(
+        None, "keep what is measured in this file, and take it up: a second goal takes seconds, and so does a run that "
+        "was interrupted",
+        accepts="str | Path | None", metavar="FILE", convert=parsing.path,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.jobs == 0:
+            raise OptionError("--jobs 0 does no work; give 1 or more, or -1 for as many as there are processors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

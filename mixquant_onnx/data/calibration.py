@@ -36,6 +36,9 @@ _HELD = 8
 _FEWEST_LEARNED = 16
 """Fewest samples that must be left for learning."""
 
+_SUM_BYTES = 256 << 20
+"""Bytes of sums that are held at once. Affects memory alone."""
+
 _PLACES = 16
 """Inputs read in one run, so that not all activations of a model are in memory at once. Affects memory alone."""
 
@@ -157,33 +160,73 @@ class Calibration:
         """
         return _full(self._all(names, True))
 
-    def stream(self, model: ModelProto) -> ActivationStream:
+    def observe(
+        self, names: Sequence[str], full: frozenset[str]
+    ) -> Iterator[tuple[str, SecondMoments | Moments | None]]:
+        """Statistics of the inputs of weights in the float model, in one pass over the data.
+
+        A weight whose input is too wide has means and variances alone. Only a few weights are held at a time.
+
+        Args:
+            names: The weights.
+            full: Those of which second moments are wanted.
+
+        Yields:
+            Name and statistics, in the order of the graph: second moments with halves, or moments; None where the
+            input cannot be read, or the model does not run.
+        """
+        asked, own = set(names), self.float_stream()
+        yield from ((name, None) for name in self.order if name in asked and name not in self.features)
+        known = [name for name in self.features if name in asked]
+        for part in self._held_at_once(known):
+            wide = frozenset(name for name in part if self.is_too_wide(name))
+            found = self._sums(part, own, None, full - wide, len(self.feeds), split=True)
+            yield from ((name, found.pop(name, None)) for name in part)
+
+    def _held_at_once(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Weights in groups whose sums fit in `_SUM_BYTES`, and at most `_PLACES` a group."""
+        group: list[str] = []
+        taken = 0
+        for name in names:
+            feature = self.features[name]
+            size = 3 * 8 * feature.groups * feature.width**2
+            if group and (taken + size > _SUM_BYTES or len(group) == _PLACES):
+                yield group
+                group, taken = [], 0
+            group.append(name)
+            taken += size
+        if group:
+            yield group
+
+    def stream(self, model: ModelProto, changes: bool = True) -> ActivationStream:
         """A stream of the inputs of all weights.
 
         Args:
             model: The calibration's model, perhaps with other weights. Changed: values inside of branches become
                 outputs.
+            changes: Whether weights are replaced as the stream advances: those inside of branches are run again.
 
         Returns:
             The stream, at the first input.
         """
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
-        inside = frozenset(name for place, name in names.items() if place[0])
+        inside = frozenset(name for place, name in names.items() if place[0]) if changes else frozenset()
         executor = IncrementalExecutor(model, list(names.values()), self.feeds, inside)
         return ActivationStream(executor=executor, names=names)
 
     def float_stream(self) -> ActivationStream:
         """A stream of the inputs of all weights in the float model."""
         if all(not feature.place[0] for feature in self.features.values()):
-            return self.stream(self._model)
+            return self.stream(self._model, changes=False)
         copy = ModelProto()
         copy.CopyFrom(self._model)
-        return self.stream(copy)
+        return self.stream(copy, changes=False)
 
     def collect(
-        self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True
-    ) -> dict[str, SecondMoments]:
+        self, names: Sequence[str], reference: ActivationStream, current: ActivationStream, every_feed: bool = True,
+        split: bool = True,
+    ) -> dict[str, SecondMoments]:  # fmt: skip
         """Second moments of the inputs of weights that read the same value. Advances both streams.
 
         Args:
@@ -191,12 +234,14 @@ class Calibration:
             reference: Stream of the float model.
             current: Stream of the model whose earlier weights are quantized.
             every_feed: Whether to use all batches, or only those for learning (all are run).
+            split: Whether to collect halves too, by which shrinkage is chosen.
 
         Returns:
             By name, with cross moments of `reference`; without weights whose input cannot be read or is too wide.
         """
         wanted = [name for name in names if name in self.features and not self.is_too_wide(name)]
-        return _full(self._sums(wanted, reference, current, True, self._count(every_feed)))
+        sums = self._sums(wanted, reference, current, frozenset(wanted), self._count(every_feed), split)
+        return _full(sums)
 
     def is_too_wide(self, name: str) -> bool:
         """Whether a weight has more inputs than samples of proxies can determine second moments of."""
@@ -218,20 +263,23 @@ class Calibration:
     def _all(self, names: Sequence[str], full: bool, every_feed: bool = True) -> dict[str, SecondMoments | Moments]:
         asked = set(names)
         known = [name for name in self.features if name in asked]
+        if not known:
+            return {}
         own = self.float_stream()
         result: dict[str, SecondMoments | Moments] = {}
-        for first in range(0, len(known), _PLACES):
-            result.update(self._sums(known[first : first + _PLACES], own, None, full, self._count(every_feed)))
+        for part in self._held_at_once(known):
+            result.update(self._sums(part, own, None, frozenset(part if full else ()), self._count(every_feed)))
         return result
 
     def _sums(
-        self, names: Sequence[str], own: ActivationStream, other: ActivationStream | None, full: bool, feeds: int
-    ) -> dict[str, SecondMoments | Moments]:
-        """Statistics of the first `feeds` batches; all are run."""
+        self, names: Sequence[str], own: ActivationStream, other: ActivationStream | None, full: frozenset[str],
+        feeds: int, split: bool = False,
+    ) -> dict[str, SecondMoments | Moments]:  # fmt: skip
+        """Statistics of the first `feeds` batches, all pairs of inputs for the weights in `full`; all are run."""
         places = list(dict.fromkeys(self.features[name].place for name in names))
         if not places:
             return {}
-        sums = {name: Accumulator(full, other is not None and not self._proxy) for name in names}
+        sums = {name: Accumulator(name in full, split and not self._proxy) for name in names}
         try:
             references = repeat(None, len(self.feeds)) if other is None else own.values(places)
             for seed, (values, reference) in enumerate(zip((other or own).values(places), references, strict=True)):
@@ -250,11 +298,12 @@ class Calibration:
         return found
 
     def _add(
-        self, sums: Mapping[str, Accumulator], values: Values, reference: Values | None, seed: int, full: bool
-    ) -> None:
+        self, sums: Mapping[str, Accumulator], values: Values, reference: Values | None, seed: int,
+        full: frozenset[str],
+    ) -> None:  # fmt: skip
         for name, total in sums.items():
             feature = self.features[name]
-            most = min(ROWS, max(_FEWEST_ROWS, _ROWS_A_COLUMN * feature.width)) if full else _FEWEST_ROWS
+            most = min(ROWS, max(_FEWEST_ROWS, _ROWS_A_COLUMN * feature.width)) if name in full else _FEWEST_ROWS
             count = -(-most // len(self.feeds))
             rows = feature.rows(values[feature.place], count, seed)
             if rows is not None:

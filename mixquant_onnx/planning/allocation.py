@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from threadpoolctl import threadpool_limits
 
 from mixquant_onnx.config.stages import BudgetOptions
-from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.numerics.scheme import Scheme
@@ -18,7 +17,8 @@ from mixquant_onnx.planning.error_table import ErrorRow
 from mixquant_onnx.planning.planned import Planned, planned_with
 from mixquant_onnx.planning.search import Searched
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
-from mixquant_onnx.planning.sensitivity.table import NETWORK_OUTPUT, SENSITIVITIES, WEIGHT_ERROR, balanced
+from mixquant_onnx.planning.sensitivity.table import BALANCED, NETWORK_OUTPUT, SENSITIVITIES, WEIGHT_ERROR, balanced
+from mixquant_onnx.planning.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ class Priced:
         return sum(min(c.nbytes for c in errors.candidates) for errors in self.searched.table.values())
 
 
-def price(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> Priced:
+def price(searched: Searched, cost: str, work: Workspace, progress: Progress = quiet) -> Priced:
     """Measure the sensitivity by which a budget is spent.
 
     For `auto` with the user's samples: network output balanced with weight error.
@@ -72,29 +72,29 @@ def price(searched: Searched, cost: str, split: DataSplit | None, progress: Prog
     Args:
         searched: The weights and the errors of their candidates.
         cost: A name of `SENSITIVITIES`, or `auto`.
-        split: The samples; None where there are none.
+        work: The samples, and where results are kept.
         progress: Called during the measurement.
 
     Returns:
         The search with costs.
     """
-    if cost != "auto" or split is None or split.fitting.origin != "user":
-        return price_all(searched, cost, split, progress)[0]
-    output = price_all(searched, NETWORK_OUTPUT, split, progress)[0]
+    if cost != "auto" or work.origin != "user":
+        return price_all(searched, cost, work, progress)[0]
+    output = price_all(searched, NETWORK_OUTPUT, work, progress)[0]
     if output.cost != NETWORK_OUTPUT:
         return output
     found = balanced(output.costs, by_weight_error(output.searched).costs)
-    return replace(output, costs=found, cost="balanced")
+    return replace(output, costs=found, cost=BALANCED)
 
 
-def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: Progress = quiet) -> list[Priced]:
+def price_all(searched: Searched, cost: str, work: Workspace, progress: Progress = quiet) -> list[Priced]:
     """Measure one sensitivity, or for `auto` all that are compared.
 
     Args:
         searched: The weights and the errors of their candidates.
         cost: A name of `SENSITIVITIES`, or `auto`: on the user's samples all that `competes_by_default`, on proxies all
             that `competes_on_proxies`, else weight error.
-        split: The samples; None where there are none: then only sensitivities that need no rows can be named.
+        work: The samples, and where results are kept. Without samples only sensitivities that need none can be named.
         progress: Called during the measurement.
 
     Returns:
@@ -102,26 +102,20 @@ def price_all(searched: Searched, cost: str, split: DataSplit | None, progress: 
     """
     if not searched.table:
         return [by_weight_error(searched)]
-    origin = None if split is None else split.fitting.origin
     if cost != "auto":
         names = [cost]
-    elif origin == "user":
-        names = [name for name, row in SENSITIVITIES.items() if row.competes_by_default]
-    elif origin == "proxy":
+    elif work.origin == "user":
+        names = [name for name, row in SENSITIVITIES.items() if row.competes(work.effort)]
+    elif work.origin == "proxy":
         names = [name for name, row in SENSITIVITIES.items() if row.competes_on_proxies]
         names.sort(key=lambda name: name != WEIGHT_ERROR)
     else:
         names = [WEIGHT_ERROR]
-    measurement = Measurement(
-        searched.table,
-        searched.loaded.model,
-        searched.sites,
-        None if split is None else split.calibration,
-        None if split is None else split.selection,
-        progress,
-    )
+    measurement = Measurement(searched.table, searched.loaded.model, searched.sites, work, progress)
     with threadpool_limits(1, "blas"):
         costs = {name: measurement.of(SENSITIVITIES[name].measure) for name in names}
+    if NETWORK_OUTPUT in costs and len(costs) > 1:
+        costs[BALANCED] = balanced(costs[NETWORK_OUTPUT], costs[WEIGHT_ERROR])
     return [Priced(searched=searched, costs=found, cost=name) for name, found in costs.items()]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mixquant_onnx.config.stages import RoundingOptions
@@ -42,7 +44,8 @@ def _limit(planned: Planned, name: str) -> float:
 
 def quantize_plan(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
-    settings: RoundingOptions | None = None,
+    settings: RoundingOptions | None = None, sample_weights: Mapping[str, float] | None = None,
+    quick: bool = False,
 ) -> Layers:  # fmt: skip
     """Quantize the weights of a plan within its error bounds.
 
@@ -52,6 +55,8 @@ def quantize_plan(
         compensated: Whether rounding is bias-corrected where the moments of the inputs are known.
         progress: Called after each weight or stage.
         settings: Settings of block reconstruction.
+        sample_weights: As `NetworkTask`.
+        quick: As `NetworkTask`.
 
     Returns:
         The quantized weights, and notes; see `quantize_layers`.
@@ -62,5 +67,7 @@ def quantize_plan(
         schemes=planned.plan.sites,
         bounds=bounds_of(planned),
         compensated=compensated,
+        sample_weights=sample_weights or {},
+        quick=quick,
     )
     return quantize_layers(task, data, settings, progress)

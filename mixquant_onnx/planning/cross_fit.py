@@ -11,7 +11,7 @@ from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import halves
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.planning.selection import noise_of, noise_with
+from mixquant_onnx.planning.selection import noise_with, surrogates_of
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 
@@ -39,7 +39,7 @@ def optimism_db(
         float_session = Session(planned.loaded.model)
         own = noise_with(planned, quantized, split.evaluation, run_all(float_session, split.evaluation))
         others = [
-            noise_of(planned, fit, held, run_all(float_session, held), compensated)
+            noise_with(planned, surrogates_of(planned, fit, compensated).quantized, held, run_all(float_session, held))
             for fit, held in (parts, parts[::-1])
         ]
     except RuntimeFailure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,26 @@ class ErrorRow:
 
 ErrorTable = Mapping[str, ErrorRow]
 """By the name of the weight."""
+
+
+def row_to_json(row: ErrorRow) -> dict[str, Any]:
+    """A row as values that `json` can write."""
+    candidates = [[str(c.scheme), c.qe, c.nbytes, c.wide] for c in row.candidates]
+    return {"elements": row.elements, "power": row.power, "baseline": row.baseline, "candidates": candidates}
+
+
+def row_from_json(name: str, data: Mapping[str, Any]) -> ErrorRow:
+    """The row of the weight `name` from what `row_to_json` gave."""
+    return ErrorRow(
+        site=name,
+        elements=data["elements"],
+        power=data["power"],
+        baseline=data["baseline"],
+        candidates=tuple(
+            Candidate(scheme=Scheme.parse(scheme), qe=qe, nbytes=nbytes, wide=wide)
+            for scheme, qe, nbytes, wide in data["candidates"]
+        ),
+    )
 
 
 def site_errors(

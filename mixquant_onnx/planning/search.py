@@ -11,8 +11,9 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.encodings.native_types import NATIVE_WIDTHS
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
-from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, site_errors
+from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, row_from_json, row_to_json, site_errors
 from mixquant_onnx.planning.select_weights import float_values, select, unusable
+from mixquant_onnx.planning.table_file import TableFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,6 +38,7 @@ def search(
     form: FormOptions,
     *,
     estimate: bool = False,
+    kept: TableFile | None = None,
     progress: Progress = quiet,
 ) -> Searched:
     """Measure all candidates of the selected weights (paper: QE at each bit-width).
@@ -47,6 +49,7 @@ def search(
         options: Candidates; the method is a known one, not `auto`.
         form: How files are written.
         estimate: errors of slow methods may be estimated.
+        kept: Where errors are kept, and taken from; None for nowhere.
         progress: Called with the elements measured so far.
 
     Raises:
@@ -56,7 +59,8 @@ def search(
     sites, skipped = select(found, selection)
     bits = tuple(b for b in options.bits if b in NATIVE_WIDTHS) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
-    table, refused = _measured(sites, wanted, estimate, progress)
+    kept = TableFile() if kept is None else kept.section("estimated" if estimate else "exact")
+    table, refused = _measured(sites, wanted, estimate, kept, progress)
     settings = {
         "bits": widths(table),
         "granularity": str(options.grids[0]) if len(options.grids) == 1 else "auto",
@@ -71,7 +75,7 @@ def search(
 
 
 def _measured(
-    sites: Mapping[str, LocatedWeight], options: SearchOptions, estimate: bool, progress: Progress
+    sites: Mapping[str, LocatedWeight], options: SearchOptions, estimate: bool, kept: TableFile, progress: Progress
 ) -> tuple[dict[str, ErrorRow], dict[str, str]]:
     """The errors of each weight, and why others cannot be quantized. Each is decoded once, and not kept.
 
@@ -80,12 +84,16 @@ def _measured(
     table, refused = dict[str, ErrorRow](), dict[str, str]()
     total, done = sum(located.site.elements for located in sites.values()), 0
     for name, located in sites.items():
-        values = float_values(located)
-        reason = unusable(values)
-        if reason is None:
-            table[name] = site_errors(located.site, values, options, estimate)
+        entry = kept.get_json("errors", name)
+        if entry is None:
+            values = float_values(located)
+            reason = unusable(values)
+            entry = reason or row_to_json(site_errors(located.site, values, options, estimate))
+            kept.put_json("errors", name, entry)
+        if isinstance(entry, str):
+            refused[name] = entry
         else:
-            refused[name] = reason
+            table[name] = row_from_json(name, entry)
         done += located.site.elements
         progress("search", done, total)
     return table, refused

@@ -1,7 +1,8 @@
 """Selection of the sensitivity: each makes a plan, and the plan with the least noise on held-out samples is used.
 
 No sensitivity is best on every model (docs/accuracy.md): the measured effect of a layer ignores that later layers
-compensate for it, and a data-free one ignores effects altogether. One run of each plan decides.
+compensate for it, and a data-free one ignores effects altogether. Plans are put together from the table and run once;
+the best of them are then quantized in the order of the graph, where layers compensate for those before, and run again.
 """
 
 from __future__ import annotations
@@ -14,20 +15,32 @@ import numpy as np
 from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.data.dataset import Data, DataSplit, thinned
 from mixquant_onnx.data.outputs import run_all
+from mixquant_onnx.data.split import batched_by
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
-from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.metrics import relative_noise, typical_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.allocation import Priced, disagreements
 from mixquant_onnx.planning.bounds import quantize_plan
+from mixquant_onnx.planning.digests import digest
 from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.quantization.methods import surrogate
+from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
+from mixquant_onnx.planning.workspace import Workspace
+from mixquant_onnx.quantization.methods import is_calibrated, surrogate
+from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
-MOST_ROWS = 128
-"""Most samples for the comparison; bounds time."""
+_MOST_ROWS = 64
+"""Most samples of either kind for the comparison; bounds time."""
+
+_FINALISTS = (2, 6)
+"""Fewest and most plans that are quantized in the order of the graph to be compared."""
+
+_FINAL_WEIGHTS = 5_000_000
+"""Weights that are quantized in the order of the graph to compare plans; about 4 CPU seconds a million
+(docs/time.md).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -46,38 +59,122 @@ class Entry:
 
 
 def ranked(
-    rivals: Sequence[Priced],
-    make: Callable[[Priced], Planned],
-    split: DataSplit,
-    compensated: bool,
-    progress: Progress = quiet,
+    rivals: Sequence[Priced], make: Callable[[Priced], Planned], work: Workspace, progress: Progress = quiet
 ) -> list[Entry]:
     """Compare plans of several sensitivities.
 
     Args:
         rivals: Costs of each sensitivity.
         make: Makes the plan for given costs.
-        split: Weights are quantized on the calibration samples, plans evaluated on those for selection.
-        compensated: Whether rounding is bias-corrected.
+        work: Weights are quantized on the calibration samples, plans evaluated on those for selection.
         progress: Called after each plan.
 
     Returns:
         One entry per sensitivity, the least noise first.
     """
-    loaded = rivals[0].searched.loaded
-    fit, held = split.calibration, thinned(split.selection, MOST_ROWS)
     try:
-        reference = run_all(Session(loaded.model), held)
+        judge = Judge(rivals[0], work, progress)
     except RuntimeFailure:
         return [Entry(priced=priced, planned=make(priced), noise=float("inf")) for priced in rivals[:1]]
     entries: list[Entry] = []
     for position, priced in enumerate(rivals):
         planned = make(priced)
-        same = next((e.noise for e in entries if e.planned.plan.sites == planned.plan.sites), None)
-        noise = noise_of(planned, fit, held, reference, compensated) if same is None else same
-        entries.append(Entry(priced=priced, planned=planned, noise=noise))
+        same = next((e.planned for e in entries if e.planned.plan.sites == planned.plan.sites), planned)
+        entries.append(Entry(priced=priced, planned=planned, noise=judge.from_table(same)))
         progress("compare plans", position + 1, len(rivals))
-    return sorted(entries, key=lambda entry: entry.noise)
+    entries.sort(key=lambda entry: entry.noise)
+    return _finals(entries, judge, work, progress)
+
+
+def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progress) -> list[Entry]:
+    """The best of `entries` compared once more as they will be finished; the others follow them."""
+    weights = sum(errors.elements for errors in entries[0].priced.searched.table.values())
+    most = max(_FINALISTS[0], min(_FINALISTS[1], _FINAL_WEIGHTS // max(weights, 1)))
+    distinct = {id(first_of(entries, e)): first_of(entries, e) for e in entries}
+    chosen = list(distinct.values())[: len(entries) if work.effort == "thorough" else most]
+    calibrated = any(is_calibrated(s.method) for e in chosen for s in e.planned.plan.sites.values())
+    if work.effort == "fast" or len(chosen) < 2 or not calibrated:
+        return entries
+    noise = {}
+    for position, entry in enumerate(chosen):
+        noise[id(entry)] = judge.in_order(entry.planned)
+        progress("compare finished", position + 1, len(chosen))
+    known = [(e, noise.get(id(first_of(entries, e)))) for e in entries]
+    finals = sorted((replace(e, noise=found) for e, found in known if found is not None), key=lambda e: e.noise)
+    return finals + [e for e, found in known if found is None]
+
+
+def first_of(entries: Sequence[Entry], entry: Entry) -> Entry:
+    """The first entry with the same plan.
+
+    Args:
+        entries: Entries that hold `entry`.
+        entry: One of them.
+
+    Returns:
+        The entry.
+    """
+    return next(e for e in entries if e.planned.plan.sites == entry.planned.plan.sites)
+
+
+class Judge:
+    """Noise of plans on the samples for selection; what is kept already is not run again.
+
+    Args:
+        priced: Gives the model and the candidates.
+        work: The samples, and where results are kept.
+        progress: Called where the table is not yet solved.
+
+    Raises:
+        RuntimeFailure: The model does not run.
+    """
+
+    def __init__(self, priced: Priced, work: Workspace, progress: Progress = quiet) -> None:
+        assert work.split is not None
+        searched = priced.searched
+        model, sites, fit = searched.loaded.model, searched.sites, work.split.calibration
+        self._work, self._fit, self._rows = work, fit, single_rows(work.split)
+        self._reference = run_all(Session(model), self._rows)
+        self.solved: SolvedTable = solve_table(searched.table, model, sites, fit, work, progress)
+
+    def from_table(self, planned: Planned) -> float:
+        """Typical noise of a plan put together from the table; infinite where it does not run."""
+        return self._kept("judged", planned, lambda: self.solved.tensors(planned.plan.sites))
+
+    def in_order(self, planned: Planned) -> float:
+        """The same, quantized in the order of the graph."""
+        known, quick = self.solved.sample_weights, self._work.effort != "thorough"
+        return self._kept(
+            f"judged in order, {'quick' if quick else 'finished'}",
+            planned,
+            lambda: surrogates_of(planned, self._fit, self._work.compensated, known, quick).quantized,
+        )
+
+    def _kept(self, kind: str, planned: Planned, quantize: Callable[[], Mapping[str, QuantizedTensor]]) -> float:
+        key = digest(*(f"{name} {surrogate(scheme)}" for name, scheme in sorted(planned.plan.sites.items())))
+        found = self._work.table.get_json(kind, key)
+        if found is None:
+            outputs = outputs_with(planned, quantize(), self._rows)
+            found = float("inf") if outputs is None else typical_noise(self._reference, outputs)
+            self._work.table.put_json(kind, key, found)
+        return float(found)
+
+
+def single_rows(split: DataSplit) -> Data:
+    """Rows for selection and for calibration, each in a batch of its own where it can be.
+
+    Those for calibration are rows that weights were fitted to, which favours no plan: all are fitted alike, and few
+    rows decide badly.
+
+    Args:
+        split: The samples.
+
+    Returns:
+        At most about 2 `_MOST_ROWS`.
+    """
+    parts = [thinned(batched_by(part, 1), _MOST_ROWS) for part in (split.selection, split.calibration)]
+    same = split.selection is split.calibration
+    return replace(parts[0], feeds=parts[0].feeds if same else parts[0].feeds + parts[1].feeds, labels=None)
 
 
 def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
@@ -93,29 +190,51 @@ def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
         The plan.
     """
     best = entries[0]
-    if len({id(e.planned) for e in entries}) == 1:
+    if all(e.planned.plan.sites == best.planned.plan.sites for e in entries):
         return best.planned
     others = ", ".join(f"{e.priced.cost} {_worse(best.noise, e.noise)}" for e in entries[1:])
     note = f"cost '{best.priced.cost}' does best on the rows for selection ({others})"
     return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, budget)))
 
 
-def noise_of(planned: Planned, fit: Data, held: Data, reference: list[list[FloatArray]], compensated: bool) -> float:
-    """Noise-to-signal ratio of the outputs of a plan, quantized by surrogates.
+def surrogates_of(
+    planned: Planned, fit: Data, compensated: bool, sample_weights: Mapping[str, float] | None = None,
+    quick: bool = False,
+) -> Layers:  # fmt: skip
+    """The weights of a plan, quantized in the order of the graph by surrogates of their methods.
 
     Args:
         planned: The plan.
         fit: Samples for calibration.
-        held: Samples for evaluation.
-        reference: Outputs of the float model on `held`.
         compensated: Whether rounding is bias-corrected.
+        sample_weights: As `NetworkTask`.
+        quick: As `NetworkTask`.
 
     Returns:
-        The ratio; infinite where the model does not run.
+        The quantized weights.
     """
     sites = {name: surrogate(scheme) for name, scheme in planned.plan.sites.items()}
-    planned = planned.with_sites(sites)
-    return noise_with(planned, quantize_plan(planned, fit, compensated).quantized, held, reference)
+    return quantize_plan(planned.with_sites(sites), fit, compensated, sample_weights=sample_weights, quick=quick)
+
+
+def outputs_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], held: Data) -> Outputs | None:
+    """Outputs with given quantized weights.
+
+    Args:
+        planned: Gives the model.
+        quantized: The weights by name.
+        held: Samples for evaluation.
+
+    Returns:
+        Outputs for each batch; None where the model does not run.
+    """
+    model, places = editable_copy(planned.loaded.model, planned.sites)
+    for name, q in quantized.items():
+        replace_weight(places[name], q)
+    try:
+        return run_all(Session(model), held)
+    except RuntimeFailure:
+        return None
 
 
 def noise_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], held: Data, reference: Outputs) -> float:
@@ -130,13 +249,8 @@ def noise_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], held:
     Returns:
         The ratio; infinite where the model does not run.
     """
-    model, places = editable_copy(planned.loaded.model, planned.sites)
-    for name, q in quantized.items():
-        replace_weight(places[name], q)
-    try:
-        noise = relative_noise(reference, run_all(Session(model), held))
-    except RuntimeFailure:
-        return float("inf")
+    outputs = outputs_with(planned, quantized, held)
+    noise = float("inf") if outputs is None else relative_noise(reference, outputs)
     return noise if np.isfinite(noise) else float("inf")
 
 

@@ -63,6 +63,9 @@ class NetworkTask:
         schemes: How each weight to quantize is quantized, by name.
         bounds: The error bound of each of these; without one there is none.
         compensated: Whether rounding is bias-corrected where the moments of the inputs are known.
+        sample_weights: How many samples each sample of a weight's inputs counts as, where that is known; chosen from
+            halves of the data for others.
+        quick: Whether calibrated methods are replaced by gptq alone, to compare plans.
     """
 
     model: ModelProto
@@ -70,6 +73,8 @@ class NetworkTask:
     schemes: Mapping[str, Scheme]
     bounds: Mapping[str, ErrorBound] = field(default_factory=dict)
     compensated: bool = True
+    sample_weights: Mapping[str, float] = field(default_factory=dict)
+    quick: bool = False
 
     @property
     def chosen(self) -> dict[str, LocatedWeight]:
@@ -82,10 +87,12 @@ class NetworkTask:
         weight = weight_values(located)
         calibrated = isinstance(inputs, SecondMoments)
         limit = np.inf if calibrated else bound.limit
+        if isinstance(inputs, SecondMoments) and name in self.sample_weights:
+            inputs = replace(inputs, sample_weight=self.sample_weights[name], halves=None)
 
         def by(scheme: Scheme) -> QuantizedTensor:
             used = surrogate(scheme) if by_surrogate else scheme
-            return replace(quantize_weight(located.site, weight, used, inputs, limit), scheme=scheme)
+            return replace(quantize_weight(located.site, weight, used, inputs, limit, self.quick), scheme=scheme)
 
         made = by(self.schemes[name])
         error = quantization_error(made, weight)
@@ -175,7 +182,8 @@ class _InOrder:
     ) -> tuple[dict[str, QuantizedTensor], list[str]]:
         """Quantize weights that read the same value and put them into the current model; those with few samples."""
         wanted = [name for name in names if name in self._in_order]
-        seconds = self._calibration.collect(wanted, reference, current, every_feed)
+        split = any(name not in self._task.sample_weights for name in wanted)
+        seconds = self._calibration.collect(wanted, reference, current, every_feed, split)
         made, short = {}, []
         for name in names:
             inputs: Inputs = seconds.get(name)

@@ -13,10 +13,18 @@ from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 from mixquant_onnx.numerics.integers import encode, levels
 from mixquant_onnx.numerics.quadratic import quadratic_error
-from mixquant_onnx.numerics.rows import effective_grid, expand_params, from_rows, params_from_rows, to_rows
+from mixquant_onnx.numerics.rows import (
+    effective_grid,
+    expand_params,
+    from_rows,
+    params_from_rows,
+    params_to_rows,
+    to_rows,
+)
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.methods import Method, method
-from mixquant_onnx.quantization.ranges import weighted_mse
+from mixquant_onnx.quantization.ranges import lattice, weighted_mse
+from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.bias_corrected import compensate
 from mixquant_onnx.quantization.rounding.objective import Problem, Rounding
 from mixquant_onnx.quantization.rounding.shrinkage import with_best_shrinkage
@@ -33,6 +41,7 @@ def quantize_weight(
     scheme: Scheme,
     inputs: Inputs = None,
     limit: float = float("inf"),
+    quick: bool = False,
 ) -> QuantizedTensor:
     """Quantize one weight by the method of its scheme.
 
@@ -43,6 +52,7 @@ def quantize_weight(
         inputs: Second moments: a calibrated method minimises the output error. Moments (or second moments of a
             data-free method): rounding is bias-corrected. None: rounding to nearest.
         limit: Largest QE (mean squared error of the weight) allowed for bias correction; above it, rounding to nearest.
+        quick: Whether a calibrated method is replaced by gptq alone, to compare plans.
 
     Returns:
         Codes, scales and zero points.
@@ -51,9 +61,9 @@ def quantize_weight(
         OptionError: The scheme's method is not known.
     """
     known = method(scheme.method)
-    nearest = _nearest(site, weight, scheme, known)
     if isinstance(inputs, SecondMoments) and known.rounding is not None:
-        return _calibrated(site, weight, scheme, inputs, nearest, known.rounding)
+        return _calibrated(site, weight, scheme, inputs, gptq.solve if quick else known.rounding)
+    nearest = _nearest(site, weight, scheme, known)
     if inputs is None:
         return nearest
     better = _bias_corrected(nearest, weight, inputs if isinstance(inputs, Moments) else inputs.moments)
@@ -107,10 +117,25 @@ def quantization_error(q: QuantizedTensor, weight: NDArray[np.generic]) -> float
     return float(np.mean(np.square(difference, dtype=np.float64)))
 
 
+def rows_in_grid(site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme) -> NDArray[np.float32]:
+    """A weight as rows that share a scale.
+
+    Args:
+        site: The weight's shape and axes.
+        weight: Its values.
+        scheme: Gives the granularity.
+
+    Returns:
+        [N, M], float32.
+    """
+    grid = effective_grid(site.shape, site.layout, scheme.grid)
+    return to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, grid)
+
+
 def _nearest(site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme, known: Method) -> QuantizedTensor:
     """Ranges of the method, codes rounded to nearest."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
-    rows = to_rows(np.ascontiguousarray(weight, dtype=np.float32), site.layout, grid)
+    rows = rows_in_grid(site, weight, scheme)
     scale, zero = known.fit(rows, scheme.bits, scheme.symmetric)
     scale = _finite(scale, zero, scheme.bits, site.dtype)
     codes = encode(rows, scale, np.broadcast_to(zero, scale.shape), scheme.bits)
@@ -132,54 +157,106 @@ def _tensor(site: WeightTensor, scheme: Scheme, codes: Codes, scale: FloatArray,
 
 
 def _calibrated(
-    site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, nearest: QuantizedTensor,
-    rounding: Rounding,
-) -> QuantizedTensor:  # fmt: skip
+    site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme, inputs: SecondMoments, rounding: Rounding
+) -> QuantizedTensor:
     """Ranges by weighted error on the least-squares target, then codes by the method's rounding function.
 
-    Returns `nearest` where its output error is no larger, for example for weights on a lattice.
+    Weights on a lattice keep its levels where their output error is no larger.
     """
-    shape, layout = site.shape, site.layout
-    values = output_rows(layout, weight)
-    rows = values.reshape(inputs.groups, len(values) // inputs.groups, inputs.width)
-    made = _calibrated_ranges(site, scheme, rows, inputs)
-    steps, zeros = _as_rows(made, made.scale), _as_rows(made, made.zero_point)
+    rows = grouped_rows(site, weight, inputs)
+    target = inputs.target(rows)
+    made = calibrated_ranges(site, scheme, target, inputs)
+    steps, zeros = as_rows(made, made.scale), as_rows(made, made.zero_point)
     problem = Problem(
-        target=inputs.target(rows),
-        scale=steps.reshape(rows.shape),
-        zero_point=zeros.reshape(rows.shape),
+        target=target,
+        scale=steps.reshape(*rows.shape[:2], -1),
+        zero_point=zeros.reshape(*rows.shape[:2], -1),
         highest=levels(scheme.bits),
         matrix=inputs.shrunk(),
     )
     problem = with_best_shrinkage(problem, rows, inputs)
     best = rounding(problem)
-    plain = output_rows(layout, nearest.dequantize(np.dtype(np.float32))).reshape(rows.shape)
-    if problem.loss(plain) <= problem.loss(best):
-        return nearest
-    codes = np.clip(np.rint(best.reshape(values.shape) / steps) + zeros, 0, levels(scheme.bits)).astype(np.uint8)
-    return replace(made, codes=from_rows(codes, shape, layout, _OUTPUTS))
+    if lattice.fit(rows_in_grid(site, weight, scheme), scheme.bits, scheme.symmetric) is not None:
+        nearest = _nearest(site, weight, scheme, method(scheme.method))
+        plain = output_rows(site.layout, nearest.dequantize(np.dtype(np.float32))).reshape(rows.shape)
+        if problem.loss(plain) <= problem.loss(best):
+            return nearest
+    return with_levels(made, best)
 
 
-def _calibrated_ranges(
-    site: WeightTensor, scheme: Scheme, rows: NDArray[np.float32], inputs: SecondMoments
+def grouped_rows(site: WeightTensor, weight: NDArray[np.generic], inputs: SecondMoments) -> NDArray[np.float32]:
+    """A weight as rows by group of its layer.
+
+    Args:
+        site: The weight's shape and axes.
+        weight: Its values.
+        inputs: Gives the groups.
+
+    Returns:
+        [groups, n, K], float32.
+    """
+    return output_rows(site.layout, weight).reshape(inputs.groups, -1, inputs.width)
+
+
+def with_levels(made: QuantizedTensor, levels_: NDArray[np.float32]) -> QuantizedTensor:
+    """A tensor with the codes of given levels.
+
+    Args:
+        made: Scales and zero points.
+        levels_: Dequantized values [groups, n, K].
+
+    Returns:
+        The tensor.
+    """
+    steps, zeros, top = as_rows(made, made.scale), as_rows(made, made.zero_point), levels(made.scheme.bits)
+    codes = np.rint(levels_.reshape(-1, levels_.shape[2]) / steps)
+    codes += zeros
+    np.clip(codes, 0, top, out=codes)
+    return replace(made, codes=from_rows(codes.astype(np.uint8), made.codes.shape, made.layout, _OUTPUTS))
+
+
+def calibrated_ranges(
+    site: WeightTensor, scheme: Scheme, target: NDArray[np.float32], inputs: SecondMoments, rounds: int | None = None
 ) -> QuantizedTensor:
-    """Scales and zero points for the target of `rows` [groups, n, K], errors weighted by E[x^2]; codes are 0."""
+    """Scales and zero points for a target, errors weighted by E[x^2].
+
+    Args:
+        site: The weight's shape and axes.
+        scheme: Bits, granularity and symmetry.
+        target: Weights [groups, n, K].
+        inputs: Second moments of the layer's inputs.
+        rounds: As `weighted_mse.fit`.
+
+    Returns:
+        A tensor whose codes are 0.
+    """
     shape, layout = site.shape, site.layout
     grid = effective_grid(shape, layout, scheme.grid)
 
     def in_grid(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return to_rows(from_rows(outputs.reshape(-1, inputs.width), shape, layout, _OUTPUTS), layout, grid)
+        flat = outputs.reshape(-1, inputs.width)
+        return flat if grid == _OUTPUTS else to_rows(from_rows(flat, shape, layout, _OUTPUTS), layout, grid)
 
-    squares = np.broadcast_to(inputs.diagonal()[:, None, :], rows.shape)
-    target = inputs.target(rows)
-    scale, zero = weighted_mse.fit(in_grid(target), in_grid(squares), scheme.bits, scheme.symmetric)
+    squares = np.broadcast_to(inputs.diagonal()[:, None, :], target.shape)
+    scale, zero = weighted_mse.fit(in_grid(target), in_grid(squares), scheme.bits, scheme.symmetric, rounds)
     scale = _finite(scale, zero, scheme.bits, site.dtype)
     return _tensor(site, scheme, np.zeros(shape, np.uint8), scale, zero)
 
 
-def _as_rows(q: QuantizedTensor, params: FloatArray) -> NDArray[np.float32]:
-    """`params` of q expanded to each weight, in rows that are outputs of the layer, for any granularity."""
+def as_rows(q: QuantizedTensor, params: FloatArray) -> NDArray[np.float32]:
+    """Scales or zero points in rows that are outputs of the layer.
+
+    Args:
+        q: The tensor.
+        params: Its scale or zero point.
+
+    Returns:
+        [N, 1] per channel, else expanded to each weight [N, M].
+    """
     grid = effective_grid(q.codes.shape, q.layout, q.scheme.grid)
+    if grid == _OUTPUTS:
+        p, _, r, _ = q.layout.sizes(q.codes.shape)
+        return params_to_rows(params, p * r)[:, None].astype(np.float32)
     expanded = expand_params(params, q.codes.shape, q.layout, grid).astype(np.float32)
     return to_rows(np.broadcast_to(expanded, q.codes.shape), q.layout, _OUTPUTS)
 
@@ -203,8 +280,8 @@ def _bias_corrected(q: QuantizedTensor, weight: NDArray[np.generic], moments: Mo
     codes = compensate(
         rows,
         to_rows(q.codes, layout, _OUTPUTS),
-        _as_rows(q, q.scale),
-        _as_rows(q, q.zero_point),
+        as_rows(q, q.scale),
+        as_rows(q, q.zero_point),
         levels(q.scheme.bits),
         moments,
     )

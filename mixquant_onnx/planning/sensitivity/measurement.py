@@ -7,24 +7,24 @@ from functools import cached_property
 
 from onnx import ModelProto
 
-from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data, thinned
-from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
+from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
+from mixquant_onnx.planning.workspace import Workspace
 
 Costs = Mapping[str, Mapping[Scheme, float]]
 """Cost of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
 
 ANCHORS = (3, 5)
 """Widths in bits at which the network's reaction to a weight is measured; the cost of other candidates is proportional
-to their layer's own error.
+to their layer's own error. One of them is 0.1 dB worse in the mean (docs/time.md).
 """
 
 _MOST_ROWS = 64
-"""Most samples that are run, twice for every weight; bounds time."""
+"""Most samples that are run, for every weight and anchor; bounds time."""
 
 
 Measure = Callable[["Measurement"], Costs]
@@ -38,8 +38,7 @@ class Measurement:
         table: The weights whose costs are measured.
         model: The float model.
         weights: All weights of the model, by name.
-        fit: Samples for calibration; None where there are none.
-        held: Samples on which outputs are compared, to which nothing is fitted.
+        work: The rows, and where results are kept.
         progress: Called during the measurement.
     """
 
@@ -48,12 +47,11 @@ class Measurement:
         table: ErrorTable,
         model: ModelProto,
         weights: Mapping[str, LocatedWeight],
-        fit: Data | None = None,
-        held: Data | None = None,
+        work: Workspace | None = None,
         progress: Progress = quiet,
     ) -> None:
         self.table, self.model, self.weights, self.progress = table, model, weights, progress
-        self._fit, self._held = fit, held
+        self.work = work or Workspace()
         self._known: dict[Measure, Costs] = {}
 
     def of(self, measure: Measure) -> Costs:
@@ -65,20 +63,19 @@ class Measurement:
     @property
     def fit(self) -> Data:
         """Samples for calibration."""
-        assert self._fit is not None
-        return self._fit
+        assert self.work.split is not None
+        return self.work.split.calibration
 
     @cached_property
     def held(self) -> Data:
         """Samples for the comparison of outputs, at most `_MOST_ROWS`."""
-        assert self._held is not None
-        return thinned(self._held, _MOST_ROWS)
+        assert self.work.split is not None
+        return thinned(self.work.split.selection, _MOST_ROWS)
 
     @cached_property
-    def second_moments(self) -> Mapping[str, SecondMoments]:
-        """Second moments of the inputs of each weight, without weights whose inputs cannot be read."""
-        measured = {name: self.weights[name] for name in self.table}
-        return Calibration(self.model, measured, self.fit).second_moments(list(self.table))
+    def solved(self) -> SolvedTable:
+        """The quantized candidates; solved at the first call."""
+        return solve_table(self.table, self.model, self.weights, self.fit, self.work, self.progress)
 
 
 def anchors(errors: ErrorRow) -> list[Scheme]:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import ModelProto
 
-from mixquant_onnx.data.dataset import Data
-from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
-from mixquant_onnx.model.weights import LocatedWeight, weight_values
-from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.metrics import relative_noise
-from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.sensitivity import layer_output
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement, anchors
-from mixquant_onnx.quantization.methods import surrogate
-from mixquant_onnx.quantization.weight import quantize_weight
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 _LEAST_REACTION = 0.01
@@ -49,33 +42,26 @@ def measure(measurement: Measurement) -> Costs:
 
 
 def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
+    """Noise at the outputs for one unit of each layer's own error; what is kept already is not run again."""
+    kept, names = measurement.work.table, list(measurement.table)
+    known = {name: kept.get_json("reaction", name) for name in names}
+    if None not in known.values():
+        return known
     current, replaced = editable_copy(measurement.model, measurement.weights)
-    held, seconds = measurement.held, measurement.second_moments
+    held = measurement.held
     reference = run_all(Session(measurement.model), held)
-    reactions = {}
-    for position, (name, errors) in enumerate(measurement.table.items()):
-        located, inputs = measurement.weights[name], seconds.get(name)
-        found = [
-            _reaction(current, located, replaced[name], scheme, inputs, reference, held, own[name][scheme])
-            for scheme in anchors(errors)
-        ]
-        reactions[name] = _geometric_mean([r for r in found if r > 0])
-        measurement.progress("measure", position + 1, len(measurement.table))
-    return reactions
-
-
-def _reaction(
-    current: ModelProto, located: LocatedWeight, replaced: LocatedWeight, scheme: Scheme, inputs: SecondMoments | None,
-    reference: list[list[FloatArray]], held: Data, own: float,
-) -> float:  # fmt: skip
-    """Noise at the outputs per unit of the layer's own error; 0 where there is none."""
-    if own <= 0:
-        return 0.0
-    weight = weight_values(located)
-    replace_weight(replaced, quantize_weight(located.site, weight, surrogate(scheme), inputs))
-    noise = relative_noise(reference, run_all(Session(current), held))
-    put(replaced, weight)
-    return noise / own if math.isfinite(noise) else 0.0
+    for position, name in enumerate(names):
+        if known[name] is None:
+            found = []
+            for scheme in (s for s in anchors(measurement.table[name]) if own[name][s] > 0):
+                replace_weight(replaced[name], measurement.solved.tensor(name, scheme))
+                noise = relative_noise(reference, run_all(Session(current), held))
+                found.append(noise / own[name][scheme] if math.isfinite(noise) else 0.0)
+            put(replaced[name], weight_values(measurement.weights[name]))
+            known[name] = _geometric_mean([r for r in found if r > 0])
+            kept.put_json("reaction", name, known[name])
+        measurement.progress("measure", position + 1, len(names))
+    return known
 
 
 def _geometric_mean(values: list[float]) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+from mixquant_onnx.config.stages import Effort
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.planning.sensitivity import block_output, layer_output, network_output, uniform, weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measure
@@ -18,22 +20,28 @@ class Sensitivity:
         measure: Gives the cost of every candidate.
         alias: An older name that the option also accepts; "" for none.
         needs_rows: Whether it is measured on samples (of the user, or proxy inputs).
-        competes_by_default: Whether `auto` compares it on the user's samples.
+        runs: What it takes: no run for each weight, one or two, or one for each pair in a block.
         competes_on_proxies: Whether `auto` compares it on proxy inputs too.
     """
 
     measure: Measure
     alias: str = ""
     needs_rows: bool = True
-    competes_by_default: bool = True
+    runs: Literal["none", "weights", "pairs"] = "none"
     competes_on_proxies: bool = False
+
+    def competes(self, effort: Effort) -> bool:
+        """Whether `auto` compares it on the user's samples."""
+        return self.runs in {"fast": ("none",), "normal": ("none", "weights")}.get(effort, ("none", "weights", "pairs"))
 
 
 WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT = "weight-error", "uniform", "network-output"
+BALANCED = "balanced"
+"""Not a sensitivity of its own, but the geometric mean of NETWORK_OUTPUT and WEIGHT_ERROR."""
 
 SENSITIVITIES: dict[str, Sensitivity] = {
-    NETWORK_OUTPUT: Sensitivity(measure=network_output.measure, alias="output"),
-    "block-output": Sensitivity(measure=block_output.measure, alias="block"),
+    NETWORK_OUTPUT: Sensitivity(measure=network_output.measure, alias="output", runs="weights"),
+    "block-output": Sensitivity(measure=block_output.measure, alias="block", runs="pairs"),
     "layer-output": Sensitivity(measure=layer_output.measure, alias="hessian"),
     UNIFORM: Sensitivity(measure=uniform.measure, alias="even", needs_rows=False, competes_on_proxies=True),
     WEIGHT_ERROR: Sensitivity(measure=weight_error.measure, alias="energy", needs_rows=False, competes_on_proxies=True),

@@ -21,7 +21,7 @@ _SMALLEST = (0.3, 0.45, 0.55, 0.65, 0.75, 0.82, 0.88)
 
 
 def fit(
-    rows: NDArray[np.float32], weights: NDArray[np.float32], bits: int, symmetric: bool
+    rows: NDArray[np.float32], weights: NDArray[np.float32], bits: int, symmetric: bool, rounds: int | None = None
 ) -> tuple[FloatArray, Codes]:
     """Ranges with the least weighted squared error found: min-max is shrunk as a whole, then at each end.
 
@@ -30,13 +30,15 @@ def fit(
         weights: Factors of their squared errors [N, M], at least 0.
         bits: Width of the codes, 2 to 8.
         symmetric: Whether the zero point is fixed at the middle code.
+        rounds: Rounds of neighbours at each end; None for `_ROUNDS`. Fewer are enough to compare widths.
 
     Returns:
         Scale as stored [N] and zero point [N], or [1] when symmetric.
     """
+    turns = 0 if symmetric else _ROUNDS if rounds is None else rounds
     at_once = max(1, 8 * CHUNK // max(rows.shape[1], 1))
     parts = [
-        _fit(rows[start : start + at_once], weights[start : start + at_once], bits, symmetric)
+        _fit(rows[start : start + at_once], weights[start : start + at_once], bits, symmetric, turns)
         for start in range(0, len(rows), at_once)
     ]
     low, high = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
@@ -45,7 +47,7 @@ def fit(
 
 
 def _fit(
-    rows: NDArray[np.float32], weights: NDArray[np.float32], bits: int, symmetric: bool
+    rows: NDArray[np.float32], weights: NDArray[np.float32], bits: int, symmetric: bool, rounds: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     full = row_range(rows)
     best = [np.ones(len(rows), np.float32), np.ones(len(rows), np.float32)]
@@ -70,7 +72,7 @@ def _fit(
     for share in np.linspace(1, smallest, _STEPS + 1):
         consider(np.full_like(best[0], share), np.full_like(best[1], share))
     step = np.float32((1 - smallest) / _STEPS)
-    for turn in range(0 if symmetric else _ROUNDS):
+    for turn in range(rounds):
         size = step / np.float32(2**turn)
         for low, high in ((-size, 0), (size, 0), (0, -size), (0, size)):
             consider(best[0] + np.float32(low), best[1] + np.float32(high))

@@ -33,31 +33,36 @@ def solve(problem: Problem, start: Rows, sweeps: int = _SWEEPS) -> Rows:
     Returns:
         Levels [groups, n, K] whose loss is at most that of `start`.
     """
-    width = problem.matrix.shape[2]
-    target = problem.target
-    scale = np.broadcast_to(problem.scale, target.shape)
-    zero = np.broadcast_to(problem.zero_point, target.shape)
-    diagonal = np.einsum("gjj->gj", problem.matrix)
-    error = start - target
+    target = problem.columns(problem.target)
+    error = problem.columns(start) - target
     for _ in range(sweeps):
-        changed = 0
-        for first in range(0, width, _BATCH):
-            last = min(first + _BATCH, width)
-            slope = np.matmul(error, problem.matrix[:, :, first:last])
-            inside = problem.matrix[:, first:last, first:last]
-            for j in range(first, last):
-                best = target[:, :, j] + error[:, :, j] - slope[:, :, j - first] / diagonal[:, j, None]
-                step = problem.nearest(best, scale[:, :, j], zero[:, :, j]) - target[:, :, j] - error[:, :, j]
-                moves = np.abs(step) > np.float32(0.5) * scale[:, :, j]
-                if not moves.any():
-                    continue
-                step = np.where(moves, step, np.float32(0))
-                error[:, :, j] += step
-                slope += step[:, :, None] * inside[:, None, j - first, :]
-                changed += int(np.count_nonzero(moves))
-        if changed <= _SETTLED * error.size:
+        if _sweep(problem, target, error) <= _SETTLED * error.size:
             break
-    return np.asarray(target + error, np.float32)
+    return np.ascontiguousarray((target + error).transpose(1, 2, 0), np.float32)
+
+
+def _sweep(problem: Problem, target: Rows, error: Rows) -> int:
+    """One sweep over the columns [K, groups, n]; changes `error`, and returns how many levels changed."""
+    matrix, width = problem.matrix, len(target)
+    scale, zero = problem.columns(problem.scale), problem.columns(problem.zero_point)
+    highest, diagonal = problem.column_highest, np.einsum("gjj->jg", matrix)[:, :, None]
+    changed = 0
+    for first in range(0, width, _BATCH):
+        last = min(first + _BATCH, width)
+        slope = np.matmul(matrix[:, first:last], error.transpose(1, 0, 2)).transpose(1, 0, 2)
+        for j in range(first, last):
+            step_size = scale[j % len(scale)]
+            best = target[j] + error[j] - slope[j - first] / diagonal[j]
+            step = problem.nearest(best, step_size, zero[j % len(zero)], highest) - target[j] - error[j]
+            moves = np.abs(step) > np.float32(0.5) * step_size
+            count = int(np.count_nonzero(moves))
+            if not count:
+                continue
+            step *= moves
+            error[j] += step
+            slope[j + 1 - first :] += matrix[:, j, j + 1 : last].T[:, :, None] * step
+            changed += count
+    return changed
 
 
 def after(rounding: Rounding) -> Rounding:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 
@@ -10,37 +13,69 @@ _BATCH = 64
 """Columns after which the rest of the matrix is updated (the lazy batch of the paper); affects speed alone."""
 
 
-def solve(problem: Problem) -> Rows:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Factor:
+    """What of a problem's matrix is worked out once, however many rows and widths are rounded.
+
+    Attributes:
+        order: Columns in order of decreasing E[x_j^2], summed over groups (act-order).
+        upper: R of M = R R^T for M in that order [groups, K, K], each column divided by its diagonal entry.
+    """
+
+    order: NDArray[np.intp]
+    upper: Rows
+
+
+def factorised(matrix: Rows) -> Factor:
+    """Factorise second moments.
+
+    Args:
+        matrix: M = E[x x^T] [groups, K, K], positive definite.
+
+    Returns:
+        The factor.
+    """
+    order = np.argsort(-np.einsum("gjj->j", matrix), kind="stable")
+    backwards = order[::-1]
+    lower = np.linalg.cholesky(matrix[:, backwards][:, :, backwards].astype(np.float64))
+    upper = lower[:, ::-1, ::-1]
+    scaled = upper / np.einsum("gjj->gj", upper)[:, None, :]
+    return Factor(order=order, upper=np.asarray(scaled, np.float32))
+
+
+def solve(problem: Problem, factor: Factor | None = None) -> Rows:
     """Round by GPTQ, columns in order of decreasing E[x_j^2], summed over groups (act-order).
+
+    Written as nearest-plane rounding: with M = R R^T and R upper triangular, the loss |(Q - W) R|^2 is minimised
+    column by column, which gives GPTQ's codes without inverting M.
 
     Args:
         problem: The rounding problem.
+        factor: Of the problem's matrix, where it is known.
 
     Returns:
         Levels [groups, n, K].
 
     Source:
-        Frantar et al. 2023, arXiv 2210.17323, algorithm 1; act-order is from the authors' code.
+        Frantar et al. 2023, arXiv 2210.17323, algorithm 1; act-order is from the authors' code. The equivalence:
+        Chen et al. 2025, arXiv 2507.18553.
     """
-    width = problem.matrix.shape[2]
-    diagonal = np.einsum("gjj->j", problem.matrix)
-    order = np.argsort(-diagonal, kind="stable")
-    matrix = problem.matrix[:, order][:, :, order].astype(np.float64)
-    # Rows of U, the upper Cholesky factor of the inverse, distribute an error over later columns.
-    upper = np.linalg.cholesky(np.linalg.inv(matrix)).transpose(0, 2, 1).astype(np.float32)
-    left = problem.target[:, :, order]
-    scale = np.broadcast_to(problem.scale, left.shape)[:, :, order]
-    zero = np.broadcast_to(problem.zero_point, left.shape)[:, :, order]
-    levels = np.empty_like(left)
+    known = factor or factorised(problem.matrix)
+    order, upper = known.order, known.upper
+    target = problem.columns(problem.target, order)
+    scale, zero = problem.columns(problem.scale, order), problem.columns(problem.zero_point, order)
+    highest = problem.column_highest
+    width = len(target)
+    wished, levels = target.copy(), np.empty_like(target)
     for start in range(0, width, _BATCH):
         stop = min(start + _BATCH, width)
-        errors = np.empty((*left.shape[:2], stop - start), np.float32)
         for j in range(start, stop):
-            levels[:, :, j] = problem.nearest(left[:, :, j], scale[:, :, j], zero[:, :, j])
-            error = (left[:, :, j] - levels[:, :, j]) / upper[:, j, j, None]
-            left[:, :, j + 1 : stop] -= error[:, :, None] * upper[:, None, j, j + 1 : stop]
-            errors[:, :, j - start] = error
-        left[:, :, stop:] -= np.matmul(errors, upper[:, start:stop, stop:])
+            levels[j] = problem.nearest(wished[j], scale[j % len(scale)], zero[j % len(zero)], highest)
+            error = levels[j] - target[j]
+            wished[j + 1 : stop] -= upper[:, j, j + 1 : stop].T[:, :, None] * error
+        if stop < width:
+            made = (levels[start:stop] - target[start:stop]).transpose(1, 0, 2)
+            wished[stop:] -= np.matmul(upper[:, start:stop, stop:].transpose(0, 2, 1), made).transpose(1, 0, 2)
     result = np.empty_like(levels)
-    result[:, :, order] = levels
-    return result
+    result[order] = levels
+    return np.ascontiguousarray(result.transpose(1, 2, 0))

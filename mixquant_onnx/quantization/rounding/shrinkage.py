@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
@@ -78,7 +76,7 @@ def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> f
     fit, held = inputs.halves
     every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
     some = rows[:, ::every]
-    scale, zero = (np.broadcast_to(part, rows.shape)[:, ::every] for part in (problem.scale, problem.zero_point))
+    scale, zero = problem.scale[:, ::every], problem.zero_point[:, ::every]
     fewer = replace(problem, scale=scale, zero_point=zero)
     losses = {}
     for weight in _SAMPLE_WEIGHTS:
