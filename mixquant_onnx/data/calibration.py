@@ -8,8 +8,9 @@ from itertools import repeat
 
 from onnx import ModelProto
 
+from mixquant_onnx.data.accumulator import Accumulator
 from mixquant_onnx.data.dataset import Data, batched, thinned
-from mixquant_onnx.data.moments import Accumulator, Moments, SecondMoments
+from mixquant_onnx.data.moments import Moments, SecondMoments
 from mixquant_onnx.data.split import held_out
 from mixquant_onnx.model.layer_inputs import Feature, feature_of, reading_order
 from mixquant_onnx.model.taps import Place, expose
