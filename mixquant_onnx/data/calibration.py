@@ -232,7 +232,10 @@ class Calibration:
         places = list(dict.fromkeys(self.features[name].place for name in names))
         if not places:
             return {}
-        sums = {name: Accumulator(full, other is not None and not self._proxy) for name in names}
+        # Weights with the same samples (as of query, key and value) share their statistics.
+        first: dict[object, str] = {}
+        alike = {name: first.setdefault(_identity(self.features[name]), name) for name in names}
+        sums = {name: Accumulator(full, other is not None and not self._proxy) for name in first.values()}
         try:
             references = repeat(None, len(self.feeds)) if other is None else own.values(places)
             for seed, (values, reference) in enumerate(zip((other or own).values(places), references, strict=True)):
@@ -241,8 +244,8 @@ class Calibration:
         except RuntimeFailure:
             return {}
         found = {name: total.result() for name, total in sums.items()}
-        usable = {name: one for name, one in found.items() if one is not None}
-        return {name: self._weighted(one) for name, one in usable.items()}
+        usable = {name: self._weighted(one) for name, one in found.items() if one is not None}
+        return {name: usable[same] for name, same in alike.items() if same in usable}
 
     def _weighted(self, found: SecondMoments | Moments) -> SecondMoments | Moments:
         """Samples of proxy inputs count less."""
@@ -260,6 +263,12 @@ class Calibration:
             rows = feature.rows(values[feature.place], count, seed)
             if rows is not None:
                 total.add(rows, None if reference is None else feature.rows(reference[feature.place], count, seed))
+
+
+def _identity(feature: Feature) -> object:
+    """Equal for features that give the same samples of a value."""
+    at = sorted((feature.attributes or {}).items())
+    return feature.place, feature.kind, feature.groups, feature.width, feature.kernel, repr(at)
 
 
 def _batches(data: Data) -> tuple[Feed, ...]:
