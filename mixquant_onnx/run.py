@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from mixquant_onnx import __version__
 from mixquant_onnx.accuracy.bisection import first_bits
 from mixquant_onnx.accuracy.search import Tell, check_judge, keep, least_bits, silent
 from mixquant_onnx.config.config import Config
@@ -143,7 +143,7 @@ def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: 
             "model": digest_of_model(loaded),
             "data (--data)": digest_of_source(config.data.data),
             "choice of candidates (--bits, --granularity, --method, --include, ...)": digest(settings),
-            "release of mixquant-onnx": __version__,
+            "release of mixquant-onnx": _release(),
         },
     )
     rows = (
@@ -158,6 +158,13 @@ def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: 
         jobs=work.jobs,
         compensated=compensated,
     )
+
+
+def _release() -> str:
+    try:
+        return version("mixquant-onnx")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _needs_rows(config: Config) -> bool:

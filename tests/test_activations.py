@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -10,6 +17,7 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime import incremental as incremental
 from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Session
+from mixquant_onnx.runtime.value_store import ValueStore
 
 RANDOM = np.random.default_rng(0)
 LAYERS = 5
@@ -86,14 +94,110 @@ def test_several_places_at_once_and_one_passed_over() -> None:
         np.testing.assert_allclose(found["h3"], b, rtol=1e-5, atol=1e-6)
 
 
-def test_what_does_not_fit_in_memory_is_run_again(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The system's folder for temporary files; of all values no more than 100 bytes are kept in memory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(incremental, "MOST_BYTES", 100)
+    return tmp_path
+
+
+def files(folder: Path) -> list[Path]:
+    return [found for found in folder.rglob("*") if found.is_file()]
+
+
+def test_values_beyond_the_memory_limit_are_on_the_disk_and_not_run_again(ran: list[str], folder: Path) -> None:
+    model = residual()
+    values = IncrementalExecutor(model, INNER, FEEDS)
+    for name in INNER:
+        for found, wanted in zip(values.values([name]), expected(model, name), strict=True):
+            np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
+        assert len(files(folder)) in (1, 2), "files of earlier values are removed"
+    assert len(ran) == len(set(ran)) == 3 * LAYERS
+
+
+def test_the_disk_gives_the_same_bits_as_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = residual()
+    spilled = IncrementalExecutor(model, INNER, FEEDS)
+    monkeypatch.setattr(incremental, "MOST_BYTES", 1 << 20)
+    kept = IncrementalExecutor(model, INNER, FEEDS)
+    for name in INNER:
+        for one, two in zip(spilled.values([name]), kept.values([name]), strict=True):
+            assert one[name].dtype == two[name].dtype and one[name].shape == two[name].shape
+            assert one[name].tobytes() == two[name].tobytes()
+    assert files(folder)
+
+
+def test_the_folder_is_removed_with_the_last_fork(folder: Path) -> None:
+    values = IncrementalExecutor(residual(), INNER, FEEDS)
+    values.advance(["h0"])
+    other = values.fork()
+    held = files(folder)
+    assert held
+    values.advance(["h1"])
+    assert set(held) < set(files(folder))
+    del values
+    assert files(folder) == held
+    assert next(other.values(["h2"]))["h2"].shape == (3, 6)
+    del other
+    assert not list(folder.iterdir())
+
+
+def test_the_folder_is_removed_where_a_run_is_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        values = IncrementalExecutor(residual(), INNER, FEEDS)
+        values.advance(["h0"])
+        assert files(folder)
+        for _ in values.values(["h1"]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupted()
+    caught.value.with_traceback(None)
+    del caught
+    gc.collect()
+    assert not list(folder.iterdir())
+
+
+def test_the_folder_is_removed_at_the_end_of_the_program(folder: Path) -> None:
+    program = """
+import sys, tempfile
+import numpy as np
+from mixquant_onnx.runtime.value_store import ValueStore
+store = ValueStore(0)
+value = store.keep(np.ones(3, np.float32))
+print(value.read())
+sys.exit(sum(1 for _ in __import__("pathlib").Path(tempfile.gettempdir()).glob("*/*")))"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout) == (1, "[1. 1. 1.]\n"), run.stderr
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["folder", "file"])
+def test_where_the_disk_is_not_writable_more_is_run_again(
+    ran: list[str], folder: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken == "folder":
+        monkeypatch.setattr(tempfile, "tempdir", str(folder / "missing"))
+    else:
+        monkeypatch.setattr(ValueStore, "_new_file", lambda _: folder / "missing" / "file")
     model = residual()
     values = IncrementalExecutor(model, INNER, FEEDS)
     for name in INNER:
         for found, wanted in zip(values.values([name]), expected(model, name), strict=True):
             np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
     assert len(ran) == 3 * sum(range(1, LAYERS + 1))
+
+
+@pytest.mark.parametrize("value", [np.float16(3), np.zeros((0, 4), np.int64), np.arange(6.0).reshape(2, 3).T > 2])
+def test_a_value_comes_back_from_the_disk_in_its_type_and_shape(folder: Path, value: FloatArray) -> None:
+    value = np.asarray(value)
+    store = ValueStore(-1)
+    read = store.keep(value).read()
+    assert read.dtype == value.dtype and read.shape == value.shape
+    np.testing.assert_array_equal(read, value)
 
 
 def test_nodes_with_weights_inside_run_each_time(ran: list[str]) -> None:

@@ -217,3 +217,18 @@ def test_weights_are_taken_in_the_order_of_the_graph() -> None:
     model = model_of(nodes[0], [2, 8], weights)
     model.graph.node.append(nodes[1])
     assert reading_order(model, find(model, 1).sites) == ["late", "early"]
+
+
+def test_weights_with_the_same_samples_share_their_statistics() -> None:
+    """Of two weights of one layer's input, the same; of convolutions that read it otherwise, each its own."""
+    shape, kernels = [3, 4, 9, 9], {name: RANDOM.standard_normal((4, 4, 3, 3)) for name in "abc"}
+    model = model_of(helper.make_node("Conv", ["x", "a"], ["y"], strides=[1, 1]), list(shape), kernels)
+    model.graph.node.append(helper.make_node("Conv", ["x", "b"], ["z"], strides=[1, 1]))
+    model.graph.node.append(helper.make_node("Conv", ["x", "c"], ["v"], strides=[2, 2]))
+    model.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for name in "zv")
+    data = Data(feeds=({"x": RANDOM.standard_normal(shape).astype(np.float32)},), labels=None)
+    found = Calibration(model, find(model, 1).sites, data).second_moments(["a", "b", "c"])
+    assert found["a"] is found["b"]
+    assert (found["a"].samples, found["c"].samples) == (3 * 7 * 7, 3 * 4 * 4)
+    alone = Calibration(model, find(model, 1).sites, data).second_moments(["c"])
+    np.testing.assert_array_equal(found["c"].matrix, alone["c"].matrix)

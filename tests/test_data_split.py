@@ -15,7 +15,7 @@ from onnx import ModelProto
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
-from mixquant_onnx.data.dataset import Data, batched
+from mixquant_onnx.data.dataset import BATCH_BYTES, Data, batched
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import evaluation_rows, halves, held_out, split_data
 from mixquant_onnx.errors import DataError
@@ -136,6 +136,17 @@ def test_feeds_are_run_in_batches_of_about_equal_size() -> None:
     data = Data(feeds=({"x": rows(70)},), labels=None, axes={"x": 0})
     assert [len(feed["x"]) for feed in batched(data).feeds] == [24, 23, 23]
     assert numbers(batched(data)) == list(range(70))
+
+
+def test_batches_of_large_inputs_have_fewer_rows() -> None:
+    """Counted are inputs with a batch axis; a row that is larger than the limit is a batch by itself."""
+    row = BATCH_BYTES // 4 // 4
+    shared = np.zeros(BATCH_BYTES, np.float32)
+    large = Data(feeds=({"x": np.zeros((10, row), np.float32), "y": shared},), labels=None, axes={"x": 0})
+    assert [len(feed["x"]) for feed in batched(large).feeds] == [4, 3, 3]
+    assert [len(feed["x"]) for feed in batched(large, 2).feeds] == [2] * 5
+    huge = Data(feeds=({"x": np.zeros((2, 5 * row), np.float32)},), labels=None, axes={"x": 0})
+    assert [len(feed["x"]) for feed in batched(huge).feeds] == [1, 1]
 
 
 def test_rows_are_held_out_and_halved() -> None:

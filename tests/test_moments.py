@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from cases import Array, site
 
-from mixquant_onnx.data.moments import LEAST_SHRINKAGE, Accumulator, SecondMoments
+from mixquant_onnx.data import accumulator
+from mixquant_onnx.data.accumulator import Accumulator
+from mixquant_onnx.data.moments import LEAST_SHRINKAGE, Matrices, Moments, SecondMoments
 from mixquant_onnx.model.weights import WeightTensor
 from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
 from mixquant_onnx.numerics.scheme import Scheme
@@ -174,3 +176,54 @@ def test_trust_is_found_on_some_rows_with_their_own_scales(
     for one in seen:
         assert one.target.shape == (groups, tried, WIDTH) and (one.target == weights[:, ::every]).all()
         assert (one.scale == scale[:, ::every]).all() and (one.zero_point == zero[:, ::every]).all()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_samples_multiplied_in_parts_or_at_once_give_the_same_statistics(
+    full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts are bounded in samples and in bytes; sums over parts are float64."""
+    random = np.random.default_rng(7)
+    feeds = [(random.standard_normal((3, 40, 5)) + 1).astype(np.float32) for _ in range(6)]
+    products: list[int] = []
+    plain = accumulator._products
+
+    def counted(left: Matrices, right: Matrices) -> Matrices:
+        products.append(left.shape[1])
+        return plain(left, right)
+
+    def collected() -> SecondMoments | Moments:
+        total = Accumulator(full, split=True)
+        for rows in feeds:
+            total.add(rows, rows * 2 if full else None)
+        found = total.result()
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(accumulator, "_products", counted)
+    whole = collected()
+    assert products == ([120] * 4 if full else [])
+    monkeypatch.setattr(accumulator, "_BYTES_AT_ONCE", 2 * feeds[0].nbytes)
+    products.clear()
+    parts = collected()
+    assert products == ([40] * 12 if full else [])
+    values = np.concatenate(feeds, axis=1).astype(np.float64)
+    for found in (whole, parts):
+        np.testing.assert_allclose(found.mean, values.mean(axis=1), rtol=1e-5)
+        if isinstance(found, SecondMoments):
+            square = np.einsum("gnk,gnl->gkl", values, values) / values.shape[1]
+            np.testing.assert_allclose(found.matrix, square, rtol=1e-5)
+            assert found.cross is not None
+            np.testing.assert_allclose(found.cross, 2 * square, rtol=1e-5)
+            assert found.halves is not None and [half.samples for half in found.halves] == [120, 120]
+
+
+@pytest.mark.parametrize("bad", [[np.inf, 1], [np.inf, -np.inf], [np.nan, 1]])
+@pytest.mark.parametrize("full", [True, False])
+def test_sums_that_are_not_finite_give_no_statistics(full: bool, bad: list[float]) -> None:
+    total = Accumulator(full)
+    total.add(np.array([[[1, 2], [3, 4]]], np.float32))
+    assert total.result() is not None
+    total.add(np.array([[bad, [0, 0]]], np.float32))
+    with np.errstate(invalid="ignore"):
+        assert total.result() is None

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from cases import text
 
+from mixquant_onnx.data.accumulator import Accumulator
 from mixquant_onnx.data.calibration import Calibration
-from mixquant_onnx.data.moments import Accumulator, SecondMoments
+from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.quadratic import quadratic_error

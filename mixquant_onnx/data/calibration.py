@@ -8,8 +8,9 @@ from itertools import repeat
 
 from onnx import ModelProto
 
+from mixquant_onnx.data.accumulator import Accumulator
 from mixquant_onnx.data.dataset import Data, batched, thinned
-from mixquant_onnx.data.moments import Accumulator, Moments, SecondMoments
+from mixquant_onnx.data.moments import Moments, SecondMoments
 from mixquant_onnx.data.split import held_out
 from mixquant_onnx.model.layer_inputs import Feature, feature_of, reading_order
 from mixquant_onnx.model.taps import Place, expose
@@ -279,7 +280,10 @@ class Calibration:
         places = list(dict.fromkeys(self.features[name].place for name in names))
         if not places:
             return {}
-        sums = {name: Accumulator(name in full, split and not self._proxy) for name in names}
+        # Weights with the same samples (as of query, key and value) share their statistics.
+        first: dict[object, str] = {}
+        alike = {n: first.setdefault((_identity(self.features[n]), n in full), n) for n in names}
+        sums = {n: Accumulator(n in full, split and not self._proxy) for n in first.values()}
         try:
             references = repeat(None, len(self.feeds)) if other is None else own.values(places)
             for seed, (values, reference) in enumerate(zip((other or own).values(places), references, strict=True)):
@@ -288,8 +292,8 @@ class Calibration:
         except RuntimeFailure:
             return {}
         found = {name: total.result() for name, total in sums.items()}
-        usable = {name: one for name, one in found.items() if one is not None}
-        return {name: self._weighted(one) for name, one in usable.items()}
+        usable = {name: self._weighted(one) for name, one in found.items() if one is not None}
+        return {name: usable[same] for name, same in alike.items() if same in usable}
 
     def _weighted(self, found: SecondMoments | Moments) -> SecondMoments | Moments:
         """Samples of proxy inputs count less."""
@@ -308,6 +312,12 @@ class Calibration:
             rows = feature.rows(values[feature.place], count, seed)
             if rows is not None:
                 total.add(rows, None if reference is None else feature.rows(reference[feature.place], count, seed))
+
+
+def _identity(feature: Feature) -> object:
+    """Equal for features that give the same samples of a value."""
+    at = sorted((feature.attributes or {}).items())
+    return feature.place, feature.kind, feature.groups, feature.width, feature.kernel, repr(at)
 
 
 def _batches(data: Data) -> tuple[Feed, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -170,24 +171,83 @@ def _patches(value: FloatArray, feature: Feature, count: int, seed: int) -> NDAr
     Source:
         ONNX Conv-11, attributes group, kernel_shape, pads, auto_pad, strides, dilations.
     """
-    at, kernel = feature.attributes or {}, feature.kernel
-    spatial = value.shape[2:]
-    if len(spatial) != len(kernel) or value.shape[1] * math.prod(kernel) != feature.groups * feature.width:
+    at, kernel, spatial = feature.attributes or {}, feature.kernel, value.shape[2:]
+    taps = math.prod(kernel)
+    if len(spatial) != len(kernel) or value.shape[1] * taps != feature.groups * feature.width:
         return None
     strides = [int(v) for v in at.get("strides", [1] * len(kernel))]
     dilations = [int(v) for v in at.get("dilations", [1] * len(kernel))]
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     before, after = window_padding(at, spatial, kernel)
-    padded = np.pad(value, [(0, 0), (0, 0), *zip(before, after, strict=True)])
-    sizes = [(n - span) // s + 1 for n, span, s in zip(padded.shape[2:], spans, strides, strict=True)]
+    axes = list(zip(spatial, before, after, kernel, strides, dilations, strict=True))
+    sizes = [(n + b + a - (k - 1) * d - 1) // s + 1 for n, b, a, k, s, d in axes]
     if min(sizes) < 1:
         return None
-    picked = np.unravel_index(_drawn(value.shape[0] * math.prod(sizes), count, seed), (value.shape[0], *sizes))
-    index: list[NDArray[np.int64]] = [picked[0][:, None]]
+    sample, *places = np.unravel_index(_drawn(len(value) * math.prod(sizes), count, seed), (len(value), *sizes))
     offsets = np.meshgrid(*(np.arange(k) for k in kernel), indexing="ij")
-    for position, offset, stride, dilation in zip(picked[1:], offsets, strides, dilations, strict=True):
-        index.append(position[:, None] * stride + offset.reshape(-1)[None] * dilation)
-    channels_last = np.moveaxis(padded, 1, -1)
-    rows = channels_last[tuple(index)]
-    rows = np.moveaxis(rows, -1, 1).reshape(len(rows), feature.groups, feature.width)
-    return np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32)
+    read, padded = np.zeros((len(sample), taps), np.int64), np.zeros((len(sample), taps), np.bool_)
+    for place, offset, (size, first, _, _, stride, dilation) in zip(places, offsets, axes, strict=True):
+        position = place[:, None] * stride - first + offset.reshape(-1) * dilation
+        padded |= (position < 0) | (position >= size)
+        read = read * size + position
+    return _gathered(value, feature.groups, sample, np.where(padded, 0, read), padded)
+
+
+_LEAST_BLOCK = 1024
+"""Positions of the input that are gathered from at once, in whole samples. Affects speed alone."""
+
+
+def _gathered(
+    value: FloatArray, groups: int, sample: NDArray[np.int64], read: NDArray[np.int64], padded: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Elements of all channels at some positions.
+
+    Args:
+        value: [batch, channels, spatial...].
+        groups: Groups of channels.
+        sample: Index [n] into the batch, ascending.
+        read: Positions [n, taps] in the flattened spatial axes.
+        padded: Which of them are padding, and so zero.
+
+    Returns:
+        [groups, n, channels / groups * taps] float32.
+    """
+    channels, area, (count, taps) = value.shape[1], math.prod(value.shape[2:]), read.shape
+    # The patches of a depthwise convolution are in the order in which they are gathered.
+    whole = groups == channels and len(value) * area <= count * taps
+    step = len(value) if whole else -(-_LEAST_BLOCK // area)
+    rows = np.empty((groups, 0 if whole else count, channels // groups, taps), np.float32)
+    bounds = np.searchsorted(sample, np.arange(0, len(value) + step, step))
+    for number, (low, high) in enumerate(itertools.pairwise(bounds)):
+        if low == high:
+            continue
+        inside = read[low:high] + (sample[low:high, None] - number * step) * area
+        found = _taken(value[number * step : (number + 1) * step], inside, padded[low:high])
+        found = found.reshape(groups, -1, high - low, taps).swapaxes(1, 2)
+        if whole:
+            rows = np.ascontiguousarray(found, np.float32)
+        else:
+            rows[:, low:high] = found
+    return rows.reshape(groups, count, -1)
+
+
+def _taken(block: FloatArray, read: NDArray[np.int64], padded: NDArray[np.bool_]) -> FloatArray:
+    """Elements of each channel of a few samples; positions ascend, so that memory is read almost in order.
+
+    Args:
+        block: [samples, channels, spatial...].
+        read: Positions [n, taps] in a channel of all samples.
+        padded: Which of them are zero.
+
+    Returns:
+        [channels, n * taps] in the type of `block`.
+    """
+    channels = block.reshape(*block.shape[:2], -1).swapaxes(0, 1)
+    size = channels[0].size
+    if padded.any() and size <= 2 * read.size:
+        # A copy with a zero behind each channel is cheaper than to set many elements to zero.
+        spare = np.zeros((len(channels), size + 1), block.dtype)
+        spare[:, :-1].reshape(channels.shape)[...] = channels
+        return spare.take(np.where(padded, size, read).reshape(-1), axis=1, mode="clip")
+    found = channels.reshape(len(channels), -1).take(read.reshape(-1), axis=1, mode="clip")
+    found[:, padded.reshape(-1)] = 0
+    return found

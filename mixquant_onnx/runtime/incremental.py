@@ -1,6 +1,7 @@
 """Values inside a model, computed part by part in the order of the graph, without running a node twice.
 
-Values that later parts need are stored (as long as they fit in memory); only the nodes between are run.
+Values that later parts need are stored, in memory or on the disk; only the nodes between are run. Where the disk is
+full, more of the graph is run again.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from onnx import ModelProto, NodeProto, helper
 from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
+from mixquant_onnx.runtime.value_store import StoredValue, ValueStore
 
-MOST_BYTES = 2 << 30
-"""Most bytes of stored values for one model (2 GiB); beyond, more of the graph is run again, with equal results."""
+MOST_BYTES = 64 << 20
+"""Most bytes in memory of the stored values of one executor and its forks (64 MiB), beyond which they are on the disk.
+128 MiB take 130 MB more on PP-OCRv4 (there are two executors, and freed memory is not all reused), and as much time.
+"""
+
+_Known = dict[str, FloatArray | StoredValue]
 
 
 class IncrementalExecutor:
@@ -39,7 +45,8 @@ class IncrementalExecutor:
         self._reads = [reads(node) for node in nodes]
         self._makers = {output: k for k, node in enumerate(nodes) for output in node.output if output}
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._known: list[dict[str, FloatArray]] = [dict(feed) for feed in feeds]
+        self._store = ValueStore(MOST_BYTES)
+        self._known: list[_Known] = [dict(feed) for feed in feeds]
         self._given = {name for feed in feeds for name in feed}
         self._passing = self._depends_on(set(self._given))
         unstable = self._depends_on({o for v in volatile if v in self._makers for o in nodes[self._makers[v]].output})
@@ -49,7 +56,7 @@ class IncrementalExecutor:
         self._useful = self._ancestors(names, set())
 
     def fork(self) -> IncrementalExecutor:
-        """A second executor in the same state; advancing one does not affect the other."""
+        """A second executor in the same state, with the same store; advancing one does not affect the other."""
         other = copy.copy(self)
         other._known, other._done = list(self._known), set(self._done)
         return other
@@ -88,31 +95,7 @@ class IncrementalExecutor:
         Raises:
             RuntimeFailure: ONNX Runtime does not load or run this part of the model.
         """
-        if not self._known:
-            return
-        known = set(self._known[0])
-        segment = self._ancestors(names, known)
-        done = self._done | (segment & self._keepable)
-        later = {name for k in self._useful - done for name in self._reads[k]} | set(names)
-        made = {o for k in segment & self._keepable for o in self._model.graph.node[k].output if o}
-        fresh = made & later
-        wanted = list(dict.fromkeys([*(n for n in names if n not in known), *sorted(fresh)]))
-        session = self._session(segment, wanted) if wanted else None
-        keep, taken = True, 0
-        kept: list[dict[str, FloatArray]] = []
-        for feed in self._known:
-            found = {}
-            if session is not None:
-                inputs = {name: feed[name] for name in session.inputs}
-                found = dict(zip(wanted, session.run(inputs, wanted), strict=True))
-            both = {**feed, **found}
-            yield {name: both[name] for name in names}
-            left = {name: value for name, value in both.items() if name in later & (known | fresh)}
-            taken += sum(_size(value) for value in left.values())
-            keep = keep and taken <= MOST_BYTES and all(isinstance(value, np.ndarray) for value in left.values())
-            kept += [left] if keep else []
-        if keep:
-            self._known, self._done = kept, done
+        yield from self._passed(names, names)
 
     def advance(self, names: Sequence[str]) -> None:
         """Compute values without returning them, so that later calls of `values` start from there.
@@ -123,8 +106,45 @@ class IncrementalExecutor:
             names: Some of the names that the executor was made for.
         """
         with contextlib.suppress(RuntimeFailure):
-            for _ in self.values(names) if names else ():
+            for _ in self._passed(names, ()) if names else ():
                 pass
+
+    def _passed(self, names: Sequence[str], given: Sequence[str]) -> Iterator[dict[str, FloatArray]]:
+        """Compute `names`, and yield those in `given`, for each batch; at the end the executor is behind them."""
+        if not self._known:
+            return
+        known = set(self._known[0])
+        segment = self._ancestors(names, known)
+        done = self._done | (segment & self._keepable)
+        later = {name for k in self._useful - done for name in self._reads[k]} | set(names)
+        made = {o for k in segment & self._keepable for o in self._model.graph.node[k].output if o}
+        fresh = made & later
+        wanted = list(dict.fromkeys([*(n for n in names if n not in known), *sorted(fresh)]))
+        session = self._session(segment, wanted) if wanted else None
+        kept: list[_Known] | None = []
+        for feed in self._known:
+            found = {}
+            read = {name: _read(feed[name]) for name in {*given, *(session.inputs if session else ())} & known}
+            if session is not None:
+                inputs = {name: read[name] for name in session.inputs}
+                found = dict(zip(wanted, session.run(inputs, wanted), strict=True))
+            yield {name: found[name] if name in found else read[name] for name in given}
+            left = None if kept is None else self._left(feed, found, later, fresh)
+            kept = None if kept is None or left is None else [*kept, left]
+        if kept is not None:
+            self._known, self._done = kept, done
+
+    def _left(self, feed: _Known, found: dict[str, FloatArray], later: set[str], fresh: set[str]) -> _Known | None:
+        """The values of one batch that are needed later; None where one cannot be stored."""
+        left = {name: value for name, value in feed.items() if name in later}
+        try:
+            for name in fresh:
+                if not isinstance(found[name], np.ndarray):
+                    return None
+                left[name] = self._store.keep(found[name])
+        except OSError:
+            return None
+        return left
 
     def _session(self, segment: set[int], outputs: list[str]) -> Session:
         """The nodes of `segment` as a model of its own, with known values as its inputs."""
@@ -152,5 +172,5 @@ class IncrementalExecutor:
         return Session(part)
 
 
-def _size(value: FloatArray) -> int:
-    return int(getattr(value, "nbytes", 0))
+def _read(value: FloatArray | StoredValue) -> FloatArray:
+    return value.read() if isinstance(value, StoredValue) else value
