@@ -89,6 +89,20 @@ class ActivationStream:
         for found in self.executor.values([self.names[place] for place in places]):
             yield {place: found[self.names[place]] for place in places}
 
+    def outputs(self, names: Sequence[str]) -> list[list[FloatArray]]:
+        """Values of the main graph from here on; the stream stays where it is.
+
+        Args:
+            names: Some of the outputs that the stream was made for.
+
+        Returns:
+            The values in order, for each batch.
+
+        Raises:
+            RuntimeFailure: ONNX Runtime does not run the rest of the model.
+        """
+        return [[found[name] for name in names] for found in self.executor.fork().values(names)]
+
     def advance(self, places: Sequence[Place]) -> None:
         """Move past `places` without reading them."""
         self.executor.advance([self.names[place] for place in places])
@@ -199,13 +213,14 @@ class Calibration:
         if group:
             yield group
 
-    def stream(self, model: ModelProto, changes: bool = True) -> ActivationStream:
+    def stream(self, model: ModelProto, changes: bool = True, outputs: Sequence[str] = ()) -> ActivationStream:
         """A stream of the inputs of all weights.
 
         Args:
             model: The calibration's model, perhaps with other weights. Changed: values inside of branches become
                 outputs.
             changes: Whether weights are replaced as the stream advances: those inside of branches are run again.
+            outputs: Values of the main graph that will be asked for too.
 
         Returns:
             The stream, at the first input.
@@ -213,7 +228,7 @@ class Calibration:
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
         inside = frozenset(name for place, name in names.items() if place[0]) if changes else frozenset()
-        executor = IncrementalExecutor(model, list(names.values()), self.feeds, inside)
+        executor = IncrementalExecutor(model, [*names.values(), *outputs], self.feeds, inside)
         return ActivationStream(executor=executor, names=names)
 
     def float_stream(self) -> ActivationStream:

@@ -31,15 +31,15 @@ from mixquant_onnx.quantization.methods import is_calibrated, surrogate
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
-_MOST_ROWS = 64
+_MOST_ROWS = 32
 """Most samples of either kind for the comparison; bounds time."""
 
-_FINALISTS = (2, 6)
-"""Fewest and most plans that are quantized in the order of the graph to be compared."""
+_FINALISTS = 2
+"""Most plans that are quantized in the order of the graph to be compared; each takes as long as the last step."""
 
-_FINAL_WEIGHTS = 5_000_000
-"""Weights that are quantized in the order of the graph to compare plans; about 4 CPU seconds a million
-(docs/time.md).
+_NEAR_DB = 3.0
+"""Decibels behind the best up to which a plan may turn out to be the best: what layers make up for differs by less on
+the models of docs/time.md.
 """
 
 
@@ -88,10 +88,9 @@ def ranked(
 
 def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progress) -> list[Entry]:
     """The best of `entries` compared once more as they will be finished; the others follow them."""
-    weights = sum(errors.elements for errors in entries[0].priced.searched.table.values())
-    most = max(_FINALISTS[0], min(_FINALISTS[1], _FINAL_WEIGHTS // max(weights, 1)))
-    distinct = {id(first_of(entries, e)): first_of(entries, e) for e in entries}
-    chosen = list(distinct.values())[: len(entries) if work.effort == "thorough" else most]
+    distinct = list({id(first): first for e in entries for first in [first_of(entries, e)]}.values())
+    near = [e for e in distinct if e.noise <= entries[0].noise * 10 ** (_NEAR_DB / 10)]
+    chosen = distinct if work.effort == "thorough" else near[:_FINALISTS]
     calibrated = any(is_calibrated(s.method) for e in chosen for s in e.planned.plan.sites.values())
     if work.effort == "fast" or len(chosen) < 2 or not calibrated:
         return entries

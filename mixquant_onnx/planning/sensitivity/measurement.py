@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from onnx import ModelProto
@@ -18,10 +18,13 @@ from mixquant_onnx.planning.workspace import Workspace
 Costs = Mapping[str, Mapping[Scheme, float]]
 """Cost of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
 
-ANCHORS = (3, 5)
+_ANCHORS = (4,)
 """Widths in bits at which the network's reaction to a weight is measured; the cost of other candidates is proportional
-to their layer's own error. One of them is 0.1 dB worse in the mean (docs/time.md).
+to their layer's own error.
 """
+
+_MORE_ANCHORS = (3, 5)
+"""The same where more effort is wanted, and of pairs."""
 
 _MOST_ROWS = 64
 """Most samples that are run, for every weight and anchor; bounds time."""
@@ -72,21 +75,26 @@ class Measurement:
         assert self.work.split is not None
         return thinned(self.work.split.selection, _MOST_ROWS)
 
+    def anchors(self, name: str) -> list[Scheme]:
+        """The candidates at which the network's reaction to a weight is measured."""
+        return anchors(self.table[name], _MORE_ANCHORS if self.work.effort == "thorough" else _ANCHORS)
+
     @cached_property
     def solved(self) -> SolvedTable:
         """The quantized candidates; solved at the first call."""
         return solve_table(self.table, self.model, self.weights, self.fit, self.work, self.progress)
 
 
-def anchors(errors: ErrorRow) -> list[Scheme]:
-    """The candidates nearest to ANCHORS, of the first granularity.
+def anchors(errors: ErrorRow, widths: Sequence[int] = _MORE_ANCHORS) -> list[Scheme]:
+    """The candidates nearest to some widths, of the first granularity.
 
     Args:
         errors: The candidates of a weight.
+        widths: The widths, in bits.
 
     Returns:
-        One or two schemes, the narrower first.
+        As many schemes or fewer, the narrower first.
     """
     grid = errors.candidates[0].scheme.grid
     schemes = [cell.scheme for cell in errors.candidates if cell.scheme.grid == grid]
-    return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in ANCHORS))
+    return list(dict.fromkeys(min(schemes, key=lambda s: abs(s.bits - bits)) for bits in widths))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
 
-from mixquant_onnx.data.outputs import run_all
+from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.model.substitute import editable_copy, put, replace_weight
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.outputs import Outputs
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.sensitivity import layer_output
-from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement, anchors
+from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 _LEAST_REACTION = 0.01
@@ -21,7 +24,8 @@ _LEAST_REACTION = 0.01
 def measure(measurement: Measurement) -> Costs:
     """Noise of the outputs, as a share, with one weight quantized.
 
-    Measured at two widths per weight, one run each; the cost of other candidates is proportional to their layer's own
+    Measured at one width per weight (at two, where more effort is wanted), one run each; the cost of other candidates
+    is proportional to their layer's own
     error. A weight that the samples do not reach gets the median reaction.
 
     Args:
@@ -47,21 +51,47 @@ def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
     known = {name: kept.get_json("reaction", name) for name in names}
     if None not in known.values():
         return known
-    current, replaced = editable_copy(measurement.model, measurement.weights)
-    held = measurement.held
-    reference = run_all(Session(measurement.model), held)
-    for position, name in enumerate(names):
+    runs = _Runs(measurement)
+    for name in runs.order:
         if known[name] is None:
-            found = []
-            for scheme in (s for s in anchors(measurement.table[name]) if own[name][s] > 0):
-                replace_weight(replaced[name], measurement.solved.tensor(name, scheme))
-                noise = relative_noise(reference, run_all(Session(current), held))
-                found.append(noise / own[name][scheme] if math.isfinite(noise) else 0.0)
-            put(replaced[name], weight_values(measurement.weights[name]))
-            known[name] = _geometric_mean([r for r in found if r > 0])
+            noises = {s: runs.noise(name, s) for s in measurement.anchors(name) if own[name][s] > 0}
+            found = [noise / own[name][s] for s, noise in noises.items() if math.isfinite(noise) and noise > 0]
+            known[name] = _geometric_mean(found)
             kept.put_json("reaction", name, known[name])
-        measurement.progress("measure", position + 1, len(names))
+        measurement.progress("measure", sum(value is not None for value in known.values()), len(names))
     return known
+
+
+class _Runs:
+    """Runs of the network with one weight quantized; only what comes after the weight is run."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        model, self._measurement = measurement.model, measurement
+        measured = {name: measurement.weights[name] for name in measurement.table}
+        self._calibration = Calibration(model, measured, measurement.held)
+        self._current, self._replaced = editable_copy(model, measured)
+        self._outputs = [output.name for output in model.graph.output]
+        self._stream = self._calibration.stream(self._current, outputs=self._outputs)
+        whole = Session(model)
+        self._reference = [whole.run(feed) for feed in self._calibration.feeds]
+        self.order = self._calibration.order
+
+    def noise(self, name: str, scheme: Scheme) -> float:
+        """Noise-to-signal ratio of the outputs; weights are asked for in `order`."""
+        replaced = self._replaced[name]
+        self._calibration.advance([name], self._stream)
+        replace_weight(replaced, self._measurement.solved.tensor(name, scheme))
+        try:
+            return relative_noise(self._reference, self._run(name))
+        finally:
+            put(replaced, weight_values(self._measurement.weights[name]))
+
+    def _run(self, name: str) -> Outputs:
+        if name in self._calibration.features:
+            with contextlib.suppress(RuntimeFailure):
+                return self._stream.outputs(self._outputs)
+        whole = Session(self._current)
+        return [whole.run(feed, self._outputs) for feed in self._calibration.feeds]
 
 
 def _geometric_mean(values: list[float]) -> float:
