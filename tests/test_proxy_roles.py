@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.proxies.roles import roles_of
-from mixquant_onnx.data.proxies.work import multiplications
+from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.runtime.session import Session
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixquant_onnx.config.stages import BudgetOptions
-from mixquant_onnx.data.dataset import Data, DataSplit, thinned
+from mixquant_onnx.data.dataset import Data, DataSplit, rows_of, thinned
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import batched_by
+from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.numerics.metrics import relative_noise, typical_noise
@@ -34,12 +35,18 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 _MOST_ROWS = 32
 """Most samples of either kind for the comparison; bounds time."""
 
-_FINALISTS = 2
-"""Most plans that are quantized in the order of the graph to be compared; each takes as long as the last step."""
+_FINALISTS = (2, 6)
+"""Fewest and most plans that are quantized in the order of the graph to be compared."""
 
-_NEAR_DB = 3.0
-"""Decibels behind the best up to which a plan may turn out to be the best: what layers make up for differs by less on
-the models of docs/time.md.
+_FINAL_SECONDS = 10.0
+"""CPU seconds that this may take in all, as estimated: a time that was measured would make results depend on the load."""
+
+_SECONDS = (2.5e-6, 5e-11)
+"""CPU seconds of such a quantization for each weight, and for each multiplication of the runs (docs/time.md)."""
+
+_NEAR_DB = 6.0
+"""Decibels behind the best up to which a plan may turn out to be the best: layers make up for more of some plans than
+of others, by 5 dB at most on the models of docs/time.md.
 """
 
 
@@ -90,7 +97,7 @@ def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progr
     """The best of `entries` compared once more as they will be finished; the others follow them."""
     distinct = list({id(first): first for e in entries for first in [first_of(entries, e)]}.values())
     near = [e for e in distinct if e.noise <= entries[0].noise * 10 ** (_NEAR_DB / 10)]
-    chosen = distinct if work.effort == "thorough" else near[:_FINALISTS]
+    chosen = distinct if work.effort == "thorough" else near[: _finalists(entries[0].priced, work)]
     calibrated = any(is_calibrated(s.method) for e in chosen for s in e.planned.plan.sites.values())
     if work.effort == "fast" or len(chosen) < 2 or not calibrated:
         return entries
@@ -101,6 +108,17 @@ def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progr
     known = [(e, noise.get(id(first_of(entries, e)))) for e in entries]
     finals = sorted((replace(e, noise=found) for e, found in known if found is not None), key=lambda e: e.noise)
     return finals + [e for e, found in known if found is None]
+
+
+def _finalists(priced: Priced, work: Workspace) -> int:
+    """How many plans are compared as finished; more where that takes little."""
+    assert work.split is not None
+    data, first = work.split.calibration, work.split.calibration.feeds[0]
+    shapes = {name: np.shape(value) for name, value in first.items() if isinstance(value, np.ndarray)}
+    runs = 2 * data.rows / max(rows_of(first, data.axes), 1)
+    products = runs * multiplications(priced.searched.loaded.model, shapes)
+    seconds = _SECONDS[0] * priced.elements + _SECONDS[1] * products
+    return int(min(max(_FINAL_SECONDS / max(seconds, 1e-9), _FINALISTS[0]), _FINALISTS[1]))
 
 
 def first_of(entries: Sequence[Entry], entry: Entry) -> Entry:

@@ -54,6 +54,8 @@ class IncrementalExecutor:
         self._keepable = self._passing - unstable
         self._done: set[int] = set()
         self._useful = self._ancestors(names, set())
+        makers = [self._makers.get(name) for name in names]
+        self._together = {name for name, maker in zip(names, makers, strict=True) if makers.count(maker) > 1}
 
     def fork(self) -> IncrementalExecutor:
         """A second executor in the same state, with the same store; advancing one does not affect the other."""
@@ -116,7 +118,7 @@ class IncrementalExecutor:
         known = set(self._known[0])
         segment = self._ancestors(names, known)
         done = self._done | (segment & self._keepable)
-        later = {name for k in self._useful - done for name in self._reads[k]} | set(names)
+        later = {name for k in self._useful - done for name in self._reads[k]} | set(names) | self._together
         made = {o for k in segment & self._keepable for o in self._model.graph.node[k].output if o}
         fresh = made & later
         wanted = list(dict.fromkeys([*(n for n in names if n not in known), *sorted(fresh)]))

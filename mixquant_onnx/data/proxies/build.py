@@ -15,7 +15,7 @@ from mixquant_onnx.data.proxies.maker import Maker
 from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
 from mixquant_onnx.data.proxies.shapes import Shapes, Sizes, readings, sizes_of, told_sizes
 from mixquant_onnx.data.proxies.value_ranges import ranges_of
-from mixquant_onnx.data.proxies.work import multiplications
+from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
