@@ -39,7 +39,7 @@ _FINALISTS = (2, 6)
 """Fewest and most plans that are quantized in the order of the graph to be compared."""
 
 _FINAL_SECONDS = 10.0
-"""CPU seconds that this may take in all, as estimated: a time that was measured would make results depend on the load."""
+"""CPU seconds that this may take in all, by an estimate: a measured time would make results depend on the load."""
 
 _SECONDS = (2.5e-6, 5e-11)
 """CPU seconds of such a quantization for each weight, and for each multiplication of the runs (docs/time.md)."""
