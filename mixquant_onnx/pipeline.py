@@ -25,8 +25,6 @@ from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, left_float, without_losses
-from mixquant_onnx.planning.solved_table import SolvedTable
-from mixquant_onnx.planning.table_file import TableFile
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
@@ -73,13 +71,11 @@ class Execution:
         split: The rows to fit to and to judge by; None where there are none.
         rounding: How weights are rounded.
         checks: What is checked.
-        table: Where the shrinkage of the inputs' statistics may be known from; None where it is chosen anew.
     """
 
     split: DataSplit | None = None
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
     checks: CheckOptions = field(default_factory=CheckOptions)
-    table: TableFile | None = None
 
 
 def execute(
@@ -154,10 +150,8 @@ def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tu
     split, rounding = execution.split, execution.rounding
     fitting = None if split is None else split.fitting
 
-    known = SolvedTable(planned.sites, execution.table).sample_weights if execution.table is not None else {}
-
     def quantize(planned: Planned) -> Layers:
-        return quantize_plan(planned, fitting, rounding.compensated, progress, rounding, known)
+        return quantize_plan(planned, fitting, rounding.compensated, progress, rounding)
 
     layers = quantize(planned)
     kept = with_schemes(planned, layers)

@@ -68,9 +68,7 @@ class Job:
     @property
     def execution(self) -> Execution:
         """How plans of this run are executed."""
-        return Execution(
-            split=self.split, rounding=self.config.rounding, checks=self.config.checks, table=self.work.table
-        )
+        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
 
     def searched(self, progress: Progress = quiet) -> Searched:
         """Every candidate with its error.

@@ -40,6 +40,7 @@ def by_autodiff(given: Problem) -> Rows:
             (given.matrix, given.matrix),
         )
     )  # fmt: skip
+    assert isinstance(given.highest, int)
     below = torch.minimum(torch.maximum(torch.floor(target / scale), -zero), given.highest - zero)
     share = (target / scale - below).clamp(0.01, 0.99)
     unit = (scale**2 * matrix.diagonal(dim1=1, dim2=2)[:, None, :]).mean(dim=2, keepdim=True)

@@ -18,6 +18,8 @@ from mixquant_onnx.model import files as model_io
 from mixquant_onnx.planning import selection as contest
 from mixquant_onnx.planning.allocation import Priced, plan_of_bits, price_all
 from mixquant_onnx.planning.search import search
+from mixquant_onnx.planning.selection import Judge
+from mixquant_onnx.planning.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
 
@@ -42,25 +44,26 @@ def two_paths(gain: float) -> ModelProto:
 DATA = Data(feeds=({"x": RANDOM.standard_normal((256, 32)).astype(np.float32)},), labels=None)
 BUDGET = BudgetOptions(avg_bits=5.5)
 SPLIT = split_data(two_paths(30.0), DATA, wants_selection=True)
+WORK = Workspace(split=SPLIT)
 
 
 def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:
     rivals = changes.get("rivals") or priced_at_all(model)
-    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, BUDGET, 5.5), SPLIT, True)
+    return contest.ranked(rivals, lambda priced: plan_of_bits(priced, BUDGET, 5.5), WORK)
 
 
 def priced_at_all(model: ModelProto) -> list[Priced]:
     options = SearchOptions(method="minmax")
     searched = search(model_io.as_loaded(model), SelectionOptions(), options, FormOptions(), estimate=True)
-    return price_all(searched, "auto", SPLIT)
+    return price_all(searched, "auto", WORK)
 
 
 def test_every_cost_takes_part_and_the_least_noise_wins() -> None:
     found = entries(two_paths(30.0))
     assert {e.priced.cost for e in found} == {
         "network-output",
-        "block-output",
         "layer-output",
+        "balanced",
         "uniform",
         "weight-error",
     }
@@ -85,7 +88,7 @@ def test_even_gives_all_layers_the_same_bits() -> None:
 
 def test_the_winner_is_told_with_the_others() -> None:
     planned = mq.inspect(two_paths(30.0), avg_bits=5.5, data=dict(DATA.feeds[0]))
-    assert "cost 'network-output' does best on the rows for selection" in planned.notes[0]
+    assert "cost 'network-output' does best on the rows that plans are compared on" in planned.notes[0]
     assert re.search(r"uniform \d+\.\d dB less", planned.notes[0])
 
 
@@ -114,8 +117,10 @@ def test_one_width_for_all_is_among_the_plans_where_it_fits_exactly(monkeypatch:
     for bits in (3, 6):
         uniform = mq.quantize(model, bits=bits, data=feed, verify=False)
         planned = mq.inspect(model, max_size=f"{uniform.nbytes_after}B", data=feed)
-        assert "one width" in planned.notes[0] or {s.bits for s in planned.plan.sites.values()} == {bits}
-    monkeypatch.setattr(contest, "noise_of", lambda planned, *rest: len({s.bits for s in planned.plan.sites.values()}))
+        assert any("one width" in note for note in planned.notes) or {s.bits for s in planned.plan.sites.values()} == {
+            bits
+        }
+    monkeypatch.setattr(Judge, "from_table", lambda _, planned: len({s.bits for s in planned.plan.sites.values()}))
     cnn = Path(__file__).resolve().parent.parent / "models" / "digits_cnn"
     data = {"input": np.load(cnn / "calib.npz")["input"][:32]}
     size = mq.quantize(cnn / "model.onnx", bits=4, method="mse", verify=False).nbytes_after

@@ -12,13 +12,14 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import mixquant_onnx as mq
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.data.calibration import Calibration
-from mixquant_onnx.data.noise import Data
+from mixquant_onnx.data.dataset import Data, undivided
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import site_errors
 from mixquant_onnx.planning.sensitivity import network_output, weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measurement
+from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.weight import output_error, quantize_weight
 
 RANDOM = np.random.default_rng(5)
@@ -58,8 +59,8 @@ def output_costs(model: ModelProto, method: str = "mse") -> Costs:
     sites = find(model, 256).sites
     options = SearchOptions(method=method)
     table = {name: site_errors(located.site, weight_values(located), options) for name, located in sites.items()}
-    data = Data(feeds=(feed(),), labels=None)
-    return network_output.measure(Measurement(table, model, sites, data, data))
+    work = Workspace(split=undivided(Data(feeds=(feed(),), labels=None)))
+    return network_output.measure(Measurement(table, model, sites, work))
 
 
 def test_a_weight_behind_a_huge_gain_costs_as_much_more() -> None:

@@ -49,7 +49,7 @@ def one_pass(problem: Problem) -> Rows:
     for j in range(levels.shape[2]):
         slope = np.einsum("gnk,gk->gn", levels - problem.target, problem.matrix[:, j])
         best = levels[:, :, j] - slope / problem.matrix[:, j, j, None]
-        levels[:, :, j] = problem.nearest(best, scale[:, :, j], zero[:, :, j])
+        levels[:, :, j] = problem.nearest(best, scale[:, :, j], zero[:, :, j], problem.highest)
     return levels
 
 
@@ -75,7 +75,7 @@ def test_a_calibrated_method_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_plan_of_many_is_compared_by_the_surrogate_of_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs measured on data try each weight at several widths, the method itself solves it once."""
+    """Blocks are priced by a surrogate at several widths, the method itself solves a weight once."""
     solved: dict[str, int] = {"toy": 0, "cheap": 0}
 
     def counted(name: str) -> Any:

@@ -8,7 +8,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.config.config import config_of
 from mixquant_onnx.config.stages import SearchOptions
-from mixquant_onnx.data.noise import Data
+from mixquant_onnx.data.dataset import Data, undivided
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Granularity
@@ -17,6 +17,7 @@ from mixquant_onnx.planning.allocation import price_all
 from mixquant_onnx.planning.error_table import ErrorTable, site_errors
 from mixquant_onnx.planning.sensitivity import block_output
 from mixquant_onnx.planning.sensitivity.measurement import Measurement
+from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.run import open_job
 from mixquant_onnx.runtime.session import RuntimeFailure
 
@@ -44,7 +45,8 @@ def table_of(model: ModelProto) -> ErrorTable:
 
 
 def shares(model: ModelProto) -> block_output.Shares:
-    return block_output.compensation(Measurement(table_of(model), model, find(model, 1).sites, data(), data()))
+    work = Workspace(split=undivided(data()))
+    return block_output.compensation(Measurement(table_of(model), model, find(model, 1).sites, work))
 
 
 def test_a_layer_makes_up_for_the_one_before_and_not_for_the_one_beside() -> None:
@@ -91,7 +93,7 @@ def test_a_plan_by_blocks_prices_what_is_is_compensated_lower() -> None:
     for cost in ("network-output", "block-output"):
         config = config_of(avg_bits=5, cost=cost, data=feed, method="gptq", min_size=1, verify=False)
         job = open_job(model_io.as_loaded(model), config)
-        found[cost] = price_all(job.searched(), config.budget.cost, job.split)[0]
+        found[cost] = price_all(job.searched(), config.budget.cost, job.work)[0]
         assert found[cost].cost == cost
     for name, most in (("a", 0.5), ("b", 1.0)):
         for scheme, plain in found["network-output"].costs[name].items():

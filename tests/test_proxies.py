@@ -245,7 +245,7 @@ def test_a_budget_is_spent_by_energy_or_one_width_whichever_proxies_prefer(
     plain = mq.inspect(small, bits=[5], data_free=True).table
     limit = 8 * sum(c.nbytes for e in plain.values() for c in e.candidates) / sum(e.elements for e in plain.values())
     planned = mq.inspect(small, avg_bits=limit + 0.01, **options)
-    notes = [note for note in planned.notes if "does best on the rows for selection" in note]
+    notes = [note for note in planned.notes if "does best on the rows that plans are compared on" in note]
     assert bool(notes) == compared
     assert not compared or ("'weight-error'" in notes[0]) != ("'one width'" in notes[0])
 

@@ -57,7 +57,8 @@ class Strategy:
         known = self.work.origin not in (None, "noise") and bool(np.isfinite(entries[0].noise))
         if known and self.work.effort != "thorough":
             tries = min(max(int(_SECONDS / finishing_seconds(self.rivals[0], self.work)), _FEWEST_TRIES), MOST_TRIES)
-            guess = self._guess(entries[0].priced, least) if self.target.judged_by_data else None
+            drafted = tries < MOST_TRIES and self.target.judged_by_data
+            guess = self._guess(entries[0].priced, least) if drafted else None
         if guess is not None:
             entries = self._ranked(guess)
         bisect([entry.priced for entry in entries], prober.probe, least, guess, tries)

@@ -215,10 +215,10 @@ def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
         The plan.
     """
     best = entries[0]
-    if all(e.planned.plan.sites == best.planned.plan.sites for e in entries):
+    if len(entries) == 1:
         return best.planned
     others = ", ".join(f"{e.priced.cost} {_worse(best.noise, e.noise)}" for e in entries[1:])
-    note = f"cost '{best.priced.cost}' does best on the rows for selection ({others})"
+    note = f"cost '{best.priced.cost}' does best on the rows that plans are compared on ({others})"
     return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, budget)))
 
 

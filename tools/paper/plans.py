@@ -22,6 +22,7 @@ from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, planned_with, size_of
 from mixquant_onnx.planning.search import search
 from mixquant_onnx.planning.size_budget import Added, added, plan_of_size
+from mixquant_onnx.planning.workspace import Workspace
 from paper.subjects import Subject
 
 UNIFORM, RULE, DEFAULT = "uniform", "rule", "MixQuant"
@@ -42,7 +43,7 @@ class Plans:
         """Minutes on a large model; the same bits for all, the rule and MixQuant do without."""
         data = DataOptions(data=self.data, eval_data=self.judge)
         split = prepare(self.loaded.model, data, selects=True)
-        return {p.cost: p for p in price_all(self._searched, "auto", split)}
+        return {p.cost: p for p in price_all(self._searched, "auto", Workspace(split=split, effort="thorough"))}
 
     @cached_property
     def _added(self) -> Added:

@@ -20,6 +20,7 @@ class Sensitivity:
         measure: Gives the cost of every candidate.
         alias: An older name that the option also accepts; "" for none.
         needs_rows: Whether it is measured on samples (of the user, or proxy inputs).
+        competes_by_default: Whether `auto` compares it on the user's samples, where there is the effort for it.
         runs: What it takes: no run for each weight, one or two, or one for each pair in a block.
         competes_on_proxies: Whether `auto` compares it on proxy inputs too.
     """
@@ -27,12 +28,14 @@ class Sensitivity:
     measure: Measure
     alias: str = ""
     needs_rows: bool = True
+    competes_by_default: bool = True
     runs: Literal["none", "weights", "pairs"] = "none"
     competes_on_proxies: bool = False
 
     def competes(self, effort: Effort) -> bool:
         """Whether `auto` compares it on the user's samples."""
-        return self.runs in {"fast": ("none",), "normal": ("none", "weights")}.get(effort, ("none", "weights", "pairs"))
+        affordable = {"fast": ("none",), "normal": ("none", "weights"), "thorough": ("none", "weights", "pairs")}
+        return self.competes_by_default and self.runs in affordable[effort]
 
 
 WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT = "weight-error", "uniform", "network-output"
