@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from mixquant_onnx.accuracy.bisection import first_bits
-from mixquant_onnx.accuracy.search import Tell, check_judge, keep, least_bits, silent
+from mixquant_onnx.accuracy.search import Tell, check_judge, keep, silent
+from mixquant_onnx.accuracy.strategy import Strategy
 from mixquant_onnx.config.config import Config
 from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
@@ -24,7 +24,6 @@ from mixquant_onnx.planning.allocation import (
     Priced,
     by_rule,
     disagreements,
-    plan_of_bits,
     plan_priced,
     price,
     price_all,
@@ -319,10 +318,9 @@ def run(
         return planned, execute(planned, job.execution, output, name, progress)
     check_judge(loaded, config.accuracy, job.split)
     rivals = price_all(job.searched(progress), config.budget.cost, job.work, progress)
-    bits = first_bits(least_bits(rivals[0]))
-    entries = _ranked(rivals, lambda priced: plan_of_bits(priced, config.budget, bits), job, progress)
+    search = Strategy(rivals=rivals, target=config.accuracy, work=job.work, progress=progress)
 
     def trial(planned: Planned, file: Path) -> RunResult:
         return execute(planned, job.execution, file, name, progress)
 
-    return keep([entry.priced for entry in entries], config.accuracy, trial, output, name, tell)
+    return keep(loaded, config.accuracy, trial, search, output, name, tell)

@@ -15,9 +15,9 @@ _FIRST_BITS = 4.0
 MOST_BITS = 8.5
 """Bits per weight above which a plan leaves weights float."""
 
-_TRIES = 12
+MOST_TRIES = 12
 """Most trials; bounds time."""
-_CLOSE = 1.03
+CLOSE = 1.03
 """Ratio of bits between a plan that meets the target and one that does not, at which the bisection ends."""
 
 _FIRST_STEP = 1.05
@@ -42,16 +42,21 @@ class Verdict:
     known: bool = False
 
 
-def bisect(rivals: Sequence[T], judge: Callable[[T, float], Verdict], least: float) -> None:
+def bisect(
+    rivals: Sequence[T], judge: Callable[[T, float], Verdict], least: float, guess: float | None = None,
+    tries: int = MOST_TRIES,
+) -> None:  # fmt: skip
     """Search for the fewest bits that meet the target.
 
     Args:
         rivals: Sensitivities, the most promising first.
         judge: Runs a trial of a sensitivity at a number of bits per weight; the caller records files that it wants.
         least: Bits per weight of the smallest plan.
+        guess: Bits near which the answer is believed to be; None where nothing is known.
+        tries: Most trials.
     """
-    search = _Bisection(judge, least, late=rivals[_RIVALS:])
-    high = search.between(list(rivals[:_RIVALS]))
+    search = _Bisection(judge, least, late=rivals[_RIVALS:], tries=tries)
+    high = search.between(list(rivals[:_RIVALS]), guess)
     if high < float("inf"):
         search.below(high)
 
@@ -69,26 +74,29 @@ def first_bits(least: float) -> float:
 
 
 class _Bisection(Generic[T]):
-    def __init__(self, judge: Callable[[T, float], Verdict], least: float, late: Sequence[T]) -> None:
+    def __init__(self, judge: Callable[[T, float], Verdict], least: float, late: Sequence[T], tries: int) -> None:
         self._judge, self._least, self._late = judge, least, list(late)
-        self._left = _TRIES
+        self._left = tries
 
-    def between(self, rivals: list[T]) -> float:
+    def between(self, rivals: list[T], guess: float | None) -> float:
         """The fewest bits at which one of `rivals` meets the target, or infinity; the others are tried later."""
-        bits, low, high = first_bits(self._least), self._least, float("inf")
+        bits, low, high = max(guess or 0.0, self._least) if guess else first_bits(self._least), 0.0, float("inf")
+        step = _FIRST_STEP if guess else 1.5
         while True:
             kept, rivals = self._compete(rivals, bits)
             low, high = (low, bits) if kept else (bits, high)
-            if (kept and bits <= self._least * 1.001) or high / low < _CLOSE or self._left <= 0:
+            if (kept and bits <= self._least * 1.001) or high / max(low, self._least) < CLOSE or self._left <= 0:
                 return high
             if high < float("inf"):
-                bits = max((high * low) ** 0.5, self._least)
+                bits = (high * max(low, self._least)) ** 0.5
+                bits = max(bits, high / step) if guess and not low else bits
             elif low >= FLOAT_BITS * 0.9:
                 return high
             elif low < MOST_BITS * 0.999:
-                bits = min(low * 1.5, MOST_BITS)
+                bits = min(low * step, MOST_BITS)
             else:
                 bits = min(low * 1.6, FLOAT_BITS * 0.95)
+            step *= step if guess else 1
 
     def _compete(self, rivals: list[T], bits: float) -> tuple[bool, list[T]]:
         """Whether one of `rivals` meets the target, and those that continue: all if all meet it, else the best."""
@@ -106,7 +114,7 @@ class _Bisection(Generic[T]):
         """
         for one in self._late:
             step, low = _FIRST_STEP, self._least
-            while self._left > 0 and high / low >= _CLOSE:
+            while self._left > 0 and high / low >= CLOSE:
                 bits = max(high / step, (high * low) ** 0.5)
                 if self._try(one, bits).kept:
                     high, step = bits, step * step

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixquant_onnx.accuracy.bisection import MOST_BITS, Verdict, bisect
+from mixquant_onnx.accuracy.bisection import Verdict
+from mixquant_onnx.accuracy.drafts import plan_at
 from mixquant_onnx.accuracy.external_metric import figure_of
-from mixquant_onnx.config.stages import AccuracyOptions, BudgetOptions
+from mixquant_onnx.accuracy.target import Judged, judge_quality, judge_value
+from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, DataSplit
 from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.data.split import FEWEST_ROWS
@@ -18,17 +20,19 @@ from mixquant_onnx.errors import DataError, MetricError, PromiseError, Unchanged
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import RunResult
-from mixquant_onnx.planning.allocation import Priced, plan_of_bits
+from mixquant_onnx.planning.allocation import Priced
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import check_classes
-from mixquant_onnx.verification.quality import Quality
 
 Trial = Callable[[Planned, Path], RunResult]
 """Quantizes by a plan and writes the file."""
 
 Tell = Callable[[str], None]
 """Called with a line about each trial."""
+
+Search = Callable[["Prober"], None]
+"""Runs trials."""
 
 
 def silent(line: str) -> None:
@@ -43,7 +47,7 @@ class _Probe:
     result: RunResult
 
 
-class _Prober:
+class Prober:
     """Runs plans of given bits in a folder, and evaluates whether each meets the target."""
 
     def __init__(self, target: AccuracyOptions, trial: Trial, output: Path | None, folder: Path, tell: Tell) -> None:
@@ -55,7 +59,19 @@ class _Prober:
         self.no_smaller: UnchangedError | None = None
 
     def probe(self, priced: Priced, bits: float) -> Verdict:
-        planned = plan_of_bits(priced, BudgetOptions(), bits, floats=bits > MOST_BITS)
+        """Run the plan of a number of bits.
+
+        Args:
+            priced: Costs of the candidates.
+            bits: Bits per weight.
+
+        Returns:
+            The verdict; the smallest file that meets the target is remembered.
+
+        Raises:
+            MixquantError: As `keep`.
+        """
+        planned = plan_at(priced, bits)
         known = next((verdict for sites, verdict in self._seen if sites == planned.plan.sites), None)
         if known is not None:
             return replace(known, known=True)
@@ -137,14 +153,16 @@ def least_bits(priced: Priced) -> float:
 
 
 def keep(
-    rivals: Sequence[Priced], target: AccuracyOptions, trial: Trial, output: Path | None, name: str, tell: Tell
-) -> tuple[Planned, RunResult]:
+    loaded: model_io.Loaded, target: AccuracyOptions, trial: Trial, search: Search, output: Path | None, name: str,
+    tell: Tell,
+) -> tuple[Planned, RunResult]:  # fmt: skip
     """Find the smallest file that meets the target.
 
     Args:
-        rivals: Costs by several sensitivities, the most promising first.
+        loaded: The model.
         target: The accuracy target.
         trial: Quantizes by a plan and writes the file.
+        search: Runs the trials.
         output: Where to place the file; None to write none.
         name: Name of the model, for messages.
         tell: Called with a line about each trial.
@@ -157,18 +175,17 @@ def keep(
         MetricError: The metric fails.
         DataError: The target cannot be evaluated on the data.
     """
-    loaded = rivals[0].searched.loaded
     if output is not None:
         model_io.check_writable(output)
     parent = None if output is None else output.resolve().parent
     with writing(output):
         made = tempfile.TemporaryDirectory(prefix=".mixquant.", dir=parent)
     with made as folder:
-        prober = _Prober(target, trial, output, Path(folder), tell)
+        prober = Prober(target, trial, output, Path(folder), tell)
         prober.reference = _float_figure(loaded, target, Path(folder))
         if prober.reference is not None:
             tell(f"float: {loaded.nbytes} bytes, value {prober.reference:.5g}")
-        bisect(rivals, prober.probe, least_bits(rivals[0]))
+        search(prober)
         best = prober.smallest
         if best is None and not prober.last and prober.no_smaller is not None:
             raise prober.no_smaller
@@ -194,40 +211,10 @@ def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path
     return figure
 
 
-def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) -> tuple[bool, float, str]:
-    """Whether the saved file meets the target, in the deployed profile; the score, higher is better; a description."""
-    if target.metric is not None and reference is not None and target.max_drop is not None:
-        figure = figure_of(result.files[0], target)
-        loss = (figure - reference) if target.lower_is_better else (reference - figure)
-        return loss <= target.max_drop * abs(reference), -loss, f"value {figure:.5g}"
+def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) -> Judged:
+    """Whether the saved file meets the target, in the deployed profile."""
+    if reference is not None:
+        return judge_value(figure_of(result.files[0], target), reference, target)
     proof = result.verification
     assert proof is not None
-    deployed = proof.deployed
-    if deployed is None:
-        raise DataError("the accuracy target cannot be judged: the float model does not run here")
-    if target.max_drop is not None:
-        if deployed.accuracy is None or proof.float_accuracy is None:
-            raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
-        if proof.float_accuracy == 0:
-            raise DataError("the float model gets none of the labels held back right; check that they are its classes")
-        kept = deployed.accuracy >= proof.float_accuracy * (1 - target.max_drop)
-        return kept, deployed.accuracy, f"accuracy {deployed.accuracy:.2%} (float {proof.float_accuracy:.2%})"
-    if target.min_agreement is not None:
-        agreement = deployed.agreement
-        if agreement is None:
-            raise DataError("--min-agreement needs an output of classes or labels, this model has none; use --min-sqnr")
-        words = f"agreement {agreement.value:.2%} ({agreement.hits} of {agreement.count})"
-        return agreement.value >= target.min_agreement, agreement.value, words
-    assert target.min_sqnr is not None
-    ratio = deployed.sqnr_db
-    if ratio is None:
-        raise DataError("--min-sqnr: no output holds numbers to compare in dB; use --min-agreement or --metric-command")
-    return ratio >= target.min_sqnr, ratio, _sqnr_words(deployed)
-
-
-def _sqnr_words(quality: Quality) -> str:
-    if quality.invalid:
-        return f"NaN in output '{quality.invalid[0].name}'"
-    if quality.changed_shapes:
-        return f"output '{quality.changed_shapes[0].name}' has another shape than float's"
-    return f"{quality.sqnr_db:.1f} dB"
+    return judge_quality(proof.deployed, proof.float_accuracy, target)

@@ -96,8 +96,9 @@ def ranked(
 def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progress) -> list[Entry]:
     """The best of `entries` compared once more as they will be finished; the others follow them."""
     distinct = list({id(first): first for e in entries for first in [first_of(entries, e)]}.values())
+    most = int(min(max(_FINAL_SECONDS / finishing_seconds(entries[0].priced, work), _FINALISTS[0]), _FINALISTS[1]))
     near = [e for e in distinct if e.noise <= entries[0].noise * 10 ** (_NEAR_DB / 10)]
-    chosen = distinct if work.effort == "thorough" else near[: _finalists(entries[0].priced, work)]
+    chosen = distinct if work.effort == "thorough" else near[:most]
     calibrated = any(is_calibrated(s.method) for e in chosen for s in e.planned.plan.sites.values())
     if work.effort == "fast" or len(chosen) < 2 or not calibrated:
         return entries
@@ -110,15 +111,22 @@ def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progr
     return finals + [e for e, found in known if found is None]
 
 
-def _finalists(priced: Priced, work: Workspace) -> int:
-    """How many plans are compared as finished; more where that takes little."""
+def finishing_seconds(priced: Priced, work: Workspace) -> float:
+    """Estimate the CPU seconds of quantizing a plan in the order of the graph.
+
+    Args:
+        priced: Gives the model and its weights.
+        work: The samples for calibration.
+
+    Returns:
+        The estimate, which depends on shapes alone.
+    """
     assert work.split is not None
     data, first = work.split.calibration, work.split.calibration.feeds[0]
     shapes = {name: np.shape(value) for name, value in first.items() if isinstance(value, np.ndarray)}
     runs = 2 * data.rows / max(rows_of(first, data.axes), 1)
     products = runs * multiplications(priced.searched.loaded.model, shapes)
-    seconds = _SECONDS[0] * priced.elements + _SECONDS[1] * products
-    return int(min(max(_FINAL_SECONDS / max(seconds, 1e-9), _FINALISTS[0]), _FINALISTS[1]))
+    return max(_SECONDS[0] * priced.elements + _SECONDS[1] * products, 1e-9)
 
 
 def first_of(entries: Sequence[Entry], entry: Entry) -> Entry:

@@ -1,0 +1,74 @@
+"""Whether a quality, or the value of a metric, meets the accuracy target."""
+
+from __future__ import annotations
+
+from mixquant_onnx.config.stages import AccuracyOptions
+from mixquant_onnx.errors import DataError
+from mixquant_onnx.verification.quality import Quality
+
+Judged = tuple[bool, float, str]
+"""Whether the target is met; the score, higher is better; a description."""
+
+
+def judge_value(value: float, reference: float, target: AccuracyOptions) -> Judged:
+    """Judge the value of the user's metric.
+
+    Args:
+        value: Of the quantized model.
+        reference: Of the float model.
+        target: The accuracy target, with `max_drop`.
+
+    Returns:
+        The judgement.
+    """
+    assert target.max_drop is not None
+    loss = (value - reference) if target.lower_is_better else (reference - value)
+    return loss <= target.max_drop * abs(reference), -loss, f"value {value:.5g}"
+
+
+def judge_quality(quality: Quality | None, float_accuracy: float | None, target: AccuracyOptions) -> Judged:
+    """Judge outputs on the samples for evaluation.
+
+    Args:
+        quality: Of the quantized model; None where the float model does not run.
+        float_accuracy: Of the float model; None without labels.
+        target: The accuracy target.
+
+    Returns:
+        The judgement.
+
+    Raises:
+        DataError: The target cannot be judged on these samples.
+    """
+    if quality is None:
+        raise DataError("the accuracy target cannot be judged: the float model does not run here")
+    if target.max_drop is not None:
+        return _accuracy(quality, float_accuracy, target.max_drop)
+    if target.min_agreement is not None:
+        agreement = quality.agreement
+        if agreement is None:
+            raise DataError("--min-agreement needs an output of classes or labels, this model has none; use --min-sqnr")
+        words = f"agreement {agreement.value:.2%} ({agreement.hits} of {agreement.count})"
+        return agreement.value >= target.min_agreement, agreement.value, words
+    assert target.min_sqnr is not None
+    ratio = quality.sqnr_db
+    if ratio is None:
+        raise DataError("--min-sqnr: no output holds numbers to compare in dB; use --min-agreement or --metric-command")
+    return ratio >= target.min_sqnr, ratio, _sqnr_words(quality)
+
+
+def _accuracy(quality: Quality, float_accuracy: float | None, max_drop: float) -> Judged:
+    if quality.accuracy is None or float_accuracy is None:
+        raise DataError("--max-drop needs labels: --labels FILE, labels in --data, or --metric-command")
+    if float_accuracy == 0:
+        raise DataError("the float model gets none of the labels held back right; check that they are its classes")
+    kept = quality.accuracy >= float_accuracy * (1 - max_drop)
+    return kept, quality.accuracy, f"accuracy {quality.accuracy:.2%} (float {float_accuracy:.2%})"
+
+
+def _sqnr_words(quality: Quality) -> str:
+    if quality.invalid:
+        return f"NaN in output '{quality.invalid[0].name}'"
+    if quality.changed_shapes:
+        return f"output '{quality.changed_shapes[0].name}' has another shape than float's"
+    return f"{quality.sqnr_db:.1f} dB"
