@@ -149,7 +149,7 @@ def solve_table(
             with work.table.together():
                 _keep(work.table, name, solved, moments)
             done += 1
-            progress("solve", done, len(errors))
+            progress("solve layers", done, len(errors))
     return SolvedTable(weights, work.table, work.compensated)
 
 
