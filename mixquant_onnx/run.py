@@ -100,6 +100,14 @@ class Job:
         return replace(made, settings={**made.settings, **learned})
 
 
+Opened = Callable[[Job], None]
+"""Called with a job once its samples are there, before anything else is done."""
+
+
+def unheard(job: Job) -> None:
+    """An `Opened` that does nothing."""
+
+
 def open_job(loaded: Loaded, config: Config) -> Job:
     """Read or generate the samples of a run, once.
 
@@ -204,13 +212,14 @@ def _method(config: Config, split: DataSplit | None) -> str:
     return _without_rows(config)
 
 
-def plan(loaded: Loaded, config: Config, progress: Progress = quiet) -> Planned:
+def plan(loaded: Loaded, config: Config, progress: Progress = quiet, opened: Opened = unheard) -> Planned:
     """The plan that a run would execute; nothing is changed.
 
     Args:
         loaded: The model.
         config: The options.
         progress: Called during the search.
+        opened: Called with the job.
 
     Returns:
         The plan.
@@ -223,7 +232,9 @@ def plan(loaded: Loaded, config: Config, progress: Progress = quiet) -> Planned:
         raise OptionError(
             "an accuracy target (--max-drop, ...) is found by runs, not by inspect; use --avg-bits or --max-size"
         )
-    return _plan(open_job(loaded, config), progress)
+    job = open_job(loaded, config)
+    opened(job)
+    return _plan(job, progress)
 
 
 def _plan(job: Job, progress: Progress) -> Planned:
@@ -291,6 +302,7 @@ def run(
     name: str,
     progress: Progress = quiet,
     tell: Tell = silent,
+    opened: Opened = unheard,
 ) -> tuple[Planned, RunResult]:
     """Plan, quantize, verify and write.
 
@@ -301,6 +313,7 @@ def run(
         name: Name of the model, for messages.
         progress: Called during the run.
         tell: Called with a line on each trial for an accuracy target.
+        opened: Called with the job.
 
     Returns:
         The plan, and its result.
@@ -311,6 +324,7 @@ def run(
     if config.accuracy.judged_by_data and not config.checks.verify:
         raise OptionError("an accuracy target is judged by the verification; leave --no-verify out")
     job = open_job(loaded, config)
+    opened(job)
     if not config.accuracy.wanted:
         planned = _plan(job, progress)
         return planned, execute(planned, job.execution, output, name, progress)

@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     config = checked_config(**keywords)
     given = plan_to_replay(args.apply, config)
     loaded = load(source)
-    with progress_bar() as progress:
+    with progress_bar() as line:
         if given is not None:
-            planned = fit_plan(loaded, given, config.selection.min_size, config.form, progress)
+            planned = fit_plan(loaded, given, config.selection.min_size, config.form, line)
         else:
-            planned = run.plan(loaded, config, progress)
+            planned = run.plan(loaded, config, line, line.opened("inspect"))
     report(Run(planned=planned, blocks=args.blocks), planned.plan, args)
     return 0

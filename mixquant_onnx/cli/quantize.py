@@ -53,10 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     keywords = keywords_in(args)
     check_outputs(output, args.json, args.plan)
-    from rich.console import Console
-
     from mixquant_onnx import run
     from mixquant_onnx.api import check_data, checked_config, replayed
+    from mixquant_onnx.cli.stages import stages_of
     from mixquant_onnx.model.files import load
     from mixquant_onnx.report.inputs import Run
 
@@ -65,10 +64,12 @@ def main(arguments: Sequence[str]) -> int:
     if given is not None:
         check_data(given, config)
     loaded = load(source)
-    with progress_bar() as progress:
+    with progress_bar() as line:
         if given is not None:
-            planned, result = replayed(loaded, given, config, output, str(source), progress)
+            line.expect(stages_of(config, "replay", None))
+            planned, result = replayed(loaded, given, config, output, str(source), line)
         else:
-            planned, result = run.run(loaded, config, output, str(source), progress, Console(highlight=False).print)
+            # Not by a Console of rich, which would write into the line of progress.
+            planned, result = run.run(loaded, config, output, str(source), line, print, line.opened("quantize"))
     report(Run(planned=planned, result=result), result.plan, args)
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from threadpoolctl import threadpool_limits
 
-from mixquant_onnx.config.stages import BudgetOptions
+from mixquant_onnx.config.stages import BudgetOptions, Effort
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.numerics.scheme import Scheme
@@ -87,6 +87,27 @@ def price(searched: Searched, cost: str, work: Workspace, progress: Progress = q
     return replace(output, costs=found, cost=BALANCED)
 
 
+def costs_measured(cost: str, origin: str | None, effort: Effort) -> list[str]:
+    """The sensitivities that `price_all` measures.
+
+    Args:
+        cost: As for `price_all`.
+        origin: Where the samples come from; None without samples.
+        effort: How much is run.
+
+    Returns:
+        Names of `SENSITIVITIES`.
+    """
+    if cost != "auto":
+        return [cost]
+    if origin == "user":
+        return [name for name, row in SENSITIVITIES.items() if row.competes(effort)]
+    if origin == "proxy":
+        names = [name for name, row in SENSITIVITIES.items() if row.competes_on_proxies]
+        return sorted(names, key=lambda name: name != WEIGHT_ERROR)
+    return [WEIGHT_ERROR]
+
+
 def price_all(searched: Searched, cost: str, work: Workspace, progress: Progress = quiet) -> list[Priced]:
     """Measure one sensitivity, or for `auto` all that are compared.
 
@@ -102,15 +123,7 @@ def price_all(searched: Searched, cost: str, work: Workspace, progress: Progress
     """
     if not searched.table:
         return [by_weight_error(searched)]
-    if cost != "auto":
-        names = [cost]
-    elif work.origin == "user":
-        names = [name for name, row in SENSITIVITIES.items() if row.competes(work.effort)]
-    elif work.origin == "proxy":
-        names = [name for name, row in SENSITIVITIES.items() if row.competes_on_proxies]
-        names.sort(key=lambda name: name != WEIGHT_ERROR)
-    else:
-        names = [WEIGHT_ERROR]
+    names = costs_measured(cost, work.origin, work.effort)
     measurement = Measurement(searched.table, searched.loaded.model, searched.sites, work, progress)
     with threadpool_limits(1, "blas"):
         costs = {name: measurement.of(SENSITIVITIES[name].measure) for name in names}

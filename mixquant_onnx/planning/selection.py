@@ -105,7 +105,7 @@ def _finals(entries: list[Entry], judge: Judge, work: Workspace, progress: Progr
     noise = {}
     for position, entry in enumerate(chosen):
         noise[id(entry)] = judge.in_order(entry.planned)
-        progress("compare finished", position + 1, len(chosen))
+        progress("compare finished plans", position + 1, len(chosen))
     known = [(e, noise.get(id(first_of(entries, e)))) for e in entries]
     finals = sorted((replace(e, noise=found) for e, found in known if found is not None), key=lambda e: e.noise)
     return finals + [e for e, found in known if found is None]

@@ -6,7 +6,11 @@ putting them together from this table, without quantizing anything again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import closing
+from itertools import chain, islice
 from typing import Any
 
 import joblib
@@ -18,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import Moments, SecondMoments
+from mixquant_onnx.errors import MixquantError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.weights import LocatedWeight, WeightTensor, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -31,6 +36,9 @@ from mixquant_onnx.quantization.widths import SolvedWeight, solve_widths
 
 Task = tuple[str, WeightTensor, NDArray[np.generic], list[Scheme], SecondMoments | Moments | None]
 """Name of a weight, the weight, its values, its candidates of calibrated methods, and its inputs."""
+
+Solution = tuple[str, SolvedWeight | None, Moments | None]
+"""Name of a weight, its candidates, and its moments where it has no candidates."""
 
 
 class SolvedTable:
@@ -129,24 +137,29 @@ def solve_table(
 
     Returns:
         The table.
+
+    Raises:
+        MixquantError: A process of joblib was killed.
+        RuntimeFailure: The model does not run.
     """
     missing = [name for name in errors if work.table.get("solved", name) is None]
     done = len(errors) - len(missing)
-    for name, solved, moments in _solutions(errors, model, weights, data, missing, work.jobs):
-        with work.table.together():
-            _keep(work.table, name, solved, moments)
-        done += 1
-        progress("solve", done, len(errors))
+    with closing(_solutions(errors, model, weights, data, missing, work.jobs)) as solutions:
+        for name, solved, moments in solutions:
+            with work.table.together():
+                _keep(work.table, name, solved, moments)
+            done += 1
+            progress("solve layers", done, len(errors))
     return SolvedTable(weights, work.table, work.compensated)
 
 
 def _solutions(
     errors: ErrorTable, model: ModelProto, weights: Mapping[str, LocatedWeight], data: Data, names: Sequence[str],
     jobs: int,
-) -> Iterator[tuple[str, SolvedWeight | None, Moments | None]]:  # fmt: skip
+) -> Generator[Solution, None, None]:  # fmt: skip
     """Each of `names` solved, in the order of the graph, as inputs are observed."""
     if not names:
-        return iter(())
+        return
     calibration = Calibration(model, {name: weights[name] for name in names}, data)
 
     schemes = {n: [c.scheme for c in errors[n].candidates if is_calibrated(c.scheme.method)] for n in names}
@@ -156,13 +169,50 @@ def _solutions(
         for name, inputs in calibration.observe(names, full):
             yield name, weights[name].site, weight_values(weights[name]), schemes[name], inputs
 
+    yield from _side_by_side(tasks(), jobs)
+
+
+def _side_by_side(tasks: Iterator[Task], jobs: int) -> Iterator[Solution]:
+    """Each task solved, in order. Tasks are made in this thread, as many as there are jobs while as many are solved.
+
+    Raises MixquantError where a process of joblib is killed.
+    """
     # Without a number, joblib takes that of the backend which the caller has chosen, else one.
-    parallel = joblib.Parallel(n_jobs=None if jobs == 1 else jobs, return_as="generator")
-    found: Iterator[tuple[str, SolvedWeight | None, Moments | None]] = parallel(map(joblib.delayed(_solve), tasks()))
-    return found
+    number = None if jobs == 1 else jobs
+    parallel, size = _parallel(number), joblib.effective_n_jobs(number)
+    parts = iter(lambda: [joblib.delayed(_solve)(task) for task in islice(tasks, size)], [])
+    running: Iterator[Solution] = iter(())
+    try:
+        for part in chain(parts, [None]):
+            # A `yield from` joblib's generator would close it before `_stop` does.
+            yield from chain(running)
+            running = iter(() if part is None else parallel(part))
+    except BrokenExecutor as error:
+        raise MixquantError(
+            "a process that solved layers was killed, most likely for lack of memory; use fewer --jobs"
+        ) from error
+    finally:
+        _stop(running)
 
 
-def _solve(task: Task) -> tuple[str, SolvedWeight | None, Moments | None]:
+def _parallel(number: int | None) -> joblib.Parallel:
+    """What runs tasks; where the caller's backend cannot return them one by one, no task is made meanwhile."""
+    try:
+        return joblib.Parallel(n_jobs=number, return_as="generator", pre_dispatch="all", batch_size=1)
+    except ValueError:
+        return joblib.Parallel(n_jobs=number, pre_dispatch="all", batch_size=1)
+
+
+def _stop(running: Iterator[Solution]) -> None:
+    """Cancel what is still running; the processes of joblib end."""
+    if isinstance(running, Generator):
+        with warnings.catch_warnings():
+            # joblib warns of results that nobody has read: they are not wanted after an error.
+            warnings.simplefilter("ignore", UserWarning)
+            running.close()
+
+
+def _solve(task: Task) -> Solution:
     """The candidates of one weight; its moments alone where there are no second ones, or too few samples."""
     name, site, values, schemes, inputs = task
     if isinstance(inputs, SecondMoments) and inputs.samples >= FEWEST_SAMPLES and schemes:

@@ -58,7 +58,7 @@ def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
             found = [noise / own[name][s] for s, noise in noises.items() if math.isfinite(noise) and noise > 0]
             known[name] = _geometric_mean(found)
             kept.put_json("reaction", name, known[name])
-        measurement.progress("measure", sum(value is not None for value in known.values()), len(names))
+        measurement.progress("measure layers", sum(value is not None for value in known.values()), len(names))
     return known
 
 
