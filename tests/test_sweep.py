@@ -178,21 +178,21 @@ def test_a_calibrated_plan_is_put_together_and_run_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """At the end of a network of one layer there is nothing to make up for: as good as a run on the same rows."""
-    data, given = tmp_path / "data.npz", {"x": weight(96, 64) * 10}
+    data, rows = tmp_path / "data.npz", weight(96, 64) * 10
     onnx.save(
         text("g (float[N,64] x, float[64,64] v) => (float[N,64] y) { y = MatMul (x, v) }", v=weight(64, 64)), model
     )
-    labels: dict[str, Any] = {"labels": np.argmax(given["x"] @ weight(64, 64), axis=1)} if labelled else {}
-    np.savez(data, **given, **labels)
+    labels: dict[str, Any] = {"labels": np.argmax(rows @ weight(64, 64), axis=1)} if labelled else {}
+    np.savez(data, x=rows, **labels)
     settings = [model, "--avg-bits", "4,7", "--data", data, "--rounding", "nearest"]
     whole = sweep(*settings, "--effort", "thorough", "--method", "gptq")
     assert "last step" not in capsys.readouterr().out
     monkeypatch.setattr(tradeoff, "execute", again)
-    rows = sweep(*settings, "--method", "gptq")
+    points = sweep(*settings, "--method", "gptq")
     printed = capsys.readouterr().out
     assert "put together without the last step" in printed and "a run, which finishes its plan, is usually" in printed
-    assert [row["finished"] for row in whole + rows] == [True, True, False, False]
-    for row, other in zip(rows, whole, strict=True):
+    assert [row["finished"] for row in whole + points] == [True, True, False, False]
+    for row, other in zip(points, whole, strict=True):
         for key in ("setting", "nbytes", "average_bits", "rows", "data"):
             assert row[key] == other[key]
         assert row["sqnr_db"] == pytest.approx(other["sqnr_db"], abs=1)

@@ -15,7 +15,7 @@ def parser() -> Parser:
         prog="mixquant-onnx inspect",
         usage="mixquant-onnx inspect IN.onnx [options]",
         description="Show the weights of a model, their errors at each width and the plan. Nothing is written but "
-        "what --json and --plan ask for.",
+        "what --json, --plan and --table ask for.",
     )
     made.add_argument("paths", nargs="*", metavar="IN.onnx")
     add_options(made)
@@ -25,7 +25,7 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Plan and report; nothing is written but what --json and --plan ask for.
+    """Plan and report; nothing is written but what --json, --plan and --table ask for.
 
     Args:
         arguments: Command line without the name of the command.
