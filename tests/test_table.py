@@ -135,6 +135,15 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert output.read_bytes() == plain.read_bytes()
 
 
+def test_more_effort_measures_what_less_effort_did_not(model: Path, data: Path, table: Path, steps: list[str]) -> None:
+    kept: dict[str, Any] = {"data": data, "table": table, "verify": False, "method": "gptq"}
+    mq.sweep(model, average_bits=[3.5], effort="normal", **kept)
+    steps.clear()
+    points = mq.sweep(model, average_bits=[3.5], effort="thorough", **kept)
+    assert steps == 2 * LAYERS * ["reaction"]
+    assert points == mq.sweep(model, average_bits=[3.5], effort="thorough", **{**kept, "table": None})
+
+
 CHANGES: dict[str, tuple[str, list[str]]] = {
     "another model": ("another model", []),
     "other data": ("another data", []),
