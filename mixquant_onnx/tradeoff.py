@@ -155,9 +155,7 @@ def _table(priced: Priced, work: Workspace, progress: Progress) -> _Table | None
     """The table of solved weights; None where a plan is only known by a complete run."""
     split, searched = work.split, priced.searched
     methods = {cell.scheme.method for row in searched.table.values() for cell in row.candidates}
-    if split is None or split.fitting.origin == "noise" or work.effort == "thorough":
-        return None
-    if not any(map(is_calibrated, methods)):
+    if split is None or work.effort == "thorough" or not any(map(is_calibrated, methods)):
         return None
     model = searched.loaded.model
     try:

@@ -165,6 +165,7 @@ def test_quality_is_measured_on_data_that_was_held_back(tmp_path: Path, sweep: S
     wanted, got = (onnxruntime.InferenceSession(p).run(None, dict(held.feeds[0]))[0] for p in (CNN, output))
     assert row["sqnr_db"] == pytest.approx(decibels(wanted, got), abs=0.01)
     assert row["accuracy"] == np.mean(got.argmax(1) == held.labels) < 1
+    assert row["finished"] is True
     assert row["top1_agreement"] == np.mean(got.argmax(1) == wanted.argmax(1))
 
 
@@ -198,6 +199,12 @@ def test_a_calibrated_plan_is_put_together_and_run_once(
         assert row["sqnr_db"] == pytest.approx(other["sqnr_db"], abs=1)
         assert row["top1_agreement"] == pytest.approx(other["top1_agreement"], abs=0.1)
         assert (row["accuracy"] is None) != labelled and (not labelled or row["accuracy"] > 0.5)
+
+
+def test_a_plan_with_nothing_to_gain_is_the_float_model() -> None:
+    model = text("g (float[N,20] x, float[20,16] w) => (float[N,16] y) { y = MatMul (x, w) }", w=weight(20, 16))
+    (point,) = mq.sweep(model, average_bits=[8], data={"x": weight(96, 20)}, method="gptq")
+    assert (point.nbytes, point.sqnr_db, point.finished) == (model.ByteSize(), math.inf, True)
 
 
 @pytest.mark.parametrize("whole", [False, True])
