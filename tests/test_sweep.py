@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from cases import Fails, decibels, files_under, text, weight
+from cases import Fails, classifier, decibels, files_under, text, weight
 from conftest import ROOT
 
 import mixquant_onnx as mq
@@ -189,6 +189,8 @@ def test_a_calibrated_plan_is_put_together_and_run_once(
     whole = sweep(*settings, "--effort", "thorough", "--method", "gptq")
     assert "last step" not in capsys.readouterr().out
     monkeypatch.setattr(tradeoff, "execute", again)
+    assert [row["finished"] for row in sweep(*settings, "--no-verify")] == [None, None]
+    assert "last step" not in capsys.readouterr().out
     points = sweep(*settings, "--method", "gptq")
     printed = capsys.readouterr().out
     assert "put together without the last step" in printed and "a run, which finishes its plan, is usually" in printed
@@ -199,6 +201,26 @@ def test_a_calibrated_plan_is_put_together_and_run_once(
         assert row["sqnr_db"] == pytest.approx(other["sqnr_db"], abs=1)
         assert row["top1_agreement"] == pytest.approx(other["top1_agreement"], abs=0.1)
         assert (row["accuracy"] is None) != labelled and (not labelled or row["accuracy"] > 0.5)
+
+
+def test_plans_from_the_table_are_judged_on_rows_that_nothing_was_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, set[bytes]] = {"solve_table": set(), "session_quality": set()}
+
+    def recorded(name: str) -> Callable[..., Any]:
+        plain = getattr(tradeoff, name)
+
+        def run(*given: Any) -> Any:
+            data = next(one for one in given if isinstance(one, Data))
+            used[name] |= {np.asarray(row).tobytes() for feed in data.feeds for row in feed["x"]}
+            return plain(*given)
+
+        return run
+
+    for name in used:
+        monkeypatch.setattr(tradeoff, name, recorded(name))
+    mq.sweep(classifier(), average_bits=[4], data={"x": weight(96, 64) * 10})
+    fitted, judged = used.values()
+    assert len(judged) == 12 and len(fitted) == 63 and not fitted & judged
 
 
 def test_a_plan_with_nothing_to_gain_is_the_float_model() -> None:
