@@ -13,6 +13,7 @@ from mixquant_onnx.config.config import Config, config_of
 from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.table import target_named
+from mixquant_onnx.job import open_job
 from mixquant_onnx.model.files import Loaded, as_loaded
 from mixquant_onnx.pipeline import RunResult, execute
 from mixquant_onnx.planning.allocation import price
@@ -20,6 +21,7 @@ from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, fit_plan
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_name
+from mixquant_onnx.planning.table_file import check_table
 from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
 from mixquant_onnx.quantization.methods import method as known_method
 from mixquant_onnx.tradeoff import Point
@@ -80,6 +82,14 @@ def name_of(model: Model) -> str:
     return str(model) if isinstance(model, (str, Path)) else "the model"
 
 
+def _loaded(model: Model, config: Config, output: Path | None = None) -> Loaded:
+    """The model. Raises OptionError where it, or the output, would be the file of `table`."""
+    if config.work.table is not None:
+        source = Path(model) if isinstance(model, (str, Path)) else None
+        check_table(config.work.table, {"the model": source, "the output": output})
+    return as_loaded(model)
+
+
 def inspect(model: Model, *, progress: Progress = quiet, **options: Unpack[Keywords]) -> Planned:
     """What `quantize` would do to a model: its weights, their errors at each width, the plan.
 
@@ -94,7 +104,8 @@ def inspect(model: Model, *, progress: Progress = quiet, **options: Unpack[Keywo
     Raises:
         MixquantError: ModelError, OptionError or DataError.
     """
-    return run.plan(as_loaded(model), checked_config(**options), progress)
+    config = checked_config(**options)
+    return run.plan(_loaded(model, config), config, progress)
 
 
 def quantize(
@@ -116,7 +127,7 @@ def quantize(
     """
     config = checked_config(**options)
     path = None if output is None else Path(output)
-    return run.run(as_loaded(model), config, path, name_of(model), progress)[1]
+    return run.run(_loaded(model, config, path), config, path, name_of(model), progress)[1]
 
 
 def sweep(
@@ -145,9 +156,9 @@ def sweep(
     config = checked_config(**options)
     bits = list(average_bits)
     budget = replace(config.budget, avg_bits=bits[0]) if bits else config.budget
-    job = run.open_job(as_loaded(model), replace(config, budget=budget))
+    job = open_job(_loaded(model, config), replace(config, budget=budget))
     priced = price(job.searched(progress), budget.cost, job.work, progress)
-    return points_of(priced, budget, job.execution, list(qems), bits, name_of(model), progress)
+    return points_of(priced, budget, job.execution, job.work, list(qems), bits, name_of(model), progress)
 
 
 def apply_plan(
@@ -177,7 +188,7 @@ def apply_plan(
     read = read_plan(plan)
     check_data(read, config)
     path = None if output is None else Path(output)
-    return replayed(as_loaded(model), read, config, path, name_of(model), progress)[1]
+    return replayed(_loaded(model, config, path), read, config, path, name_of(model), progress)[1]
 
 
 def replayed(
@@ -200,7 +211,7 @@ def replayed(
         MixquantError: As `apply_plan`.
     """
     planned = fit_plan(loaded, plan, config.selection.min_size, config.form, progress)
-    job = run.open_job(loaded, config)
+    job = open_job(loaded, config)
     return planned, execute(planned, job.execution, output, name, progress)
 
 

@@ -146,13 +146,29 @@ def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Ver
 
 
 def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tuple[Planned, Layers]:
-    """The weights, and the plan as it then is: by the safe rule some take more bits than was planned, with a note."""
+    """The weights, and the plan as it then is."""
     split, rounding = execution.split, execution.rounding
     fitting = None if split is None else split.fitting
 
     def quantize(planned: Planned) -> Layers:
         return quantize_plan(planned, fitting, rounding.compensated, progress, rounding)
 
+    return within_rule(planned, split, quantize)
+
+
+def within_rule(
+    planned: Planned, split: DataSplit | None, quantize: Callable[[Planned], Layers]
+) -> tuple[Planned, Layers]:
+    """Quantize a plan; by the safe rule some weights take more bits than was planned, with a note.
+
+    Args:
+        planned: The plan.
+        split: The samples; None where there are none.
+        quantize: Quantizes the weights of a plan within its error bounds.
+
+    Returns:
+        The plan as it then is, and its weights.
+    """
     layers = quantize(planned)
     kept = with_schemes(planned, layers)
     widened = sum(kept.plan.sites[name] != scheme for name, scheme in planned.plan.sites.items())

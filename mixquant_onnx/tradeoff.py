@@ -5,34 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mixquant_onnx.config.stages import BudgetOptions, FormOptions
-from mixquant_onnx.errors import OptionError, PlanError
+from mixquant_onnx.config.stages import BudgetOptions
+from mixquant_onnx.data.dataset import Data, DataSplit
+from mixquant_onnx.data.outputs import reference_outputs
+from mixquant_onnx.errors import OptionError
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.draft import rewritten_copy, stored_size
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
-from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import find
+from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import Execution, execute
+from mixquant_onnx.pipeline import Execution, execute, within_rule
 from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced
-from mixquant_onnx.planning.error_table import Candidate, ErrorRow, has_wide_scales
+from mixquant_onnx.planning.bounds import plan_from_table
 from mixquant_onnx.planning.planned import Planned, size_of
-from mixquant_onnx.planning.search import Searched
-from mixquant_onnx.planning.select_weights import float_values
-from mixquant_onnx.planning.sensitivity.table import sensitivity_name
+from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
+from mixquant_onnx.planning.workspace import Workspace
+from mixquant_onnx.quantization.methods import is_calibrated
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.verification.classes import class_axes
+from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.statistics import FEW_ROWS
-
-TABLE_FORMAT = 1
-"""Format of the table's file; incremented by incompatible changes."""
-
-_SAME = 1e-3
-"""Relative difference of mean squared weights up to which they are considered equal: float sums differ between
-machines.
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +42,8 @@ class Point:
         accuracy: Top-1 accuracy, from 0 to 1; None without labels.
         rows: Samples on which the quality was measured.
         data: What these samples are: the user's, proxies or noise.
+        finished: Whether the quality is that of the plan as a run finishes it, where layers make up for those before
+            them, and not of the plan as put together from the table; None if not measured.
         pareto: Whether no other point is both smaller and better, in SQNR or, where there is none, in cost.
     """
 
@@ -61,6 +56,7 @@ class Point:
     accuracy: float | None = None
     rows: int = 0
     data: str = ""
+    finished: bool | None = None
     pareto: bool = False
 
 
@@ -68,6 +64,7 @@ def sweep(
     priced: Priced,
     budget: BudgetOptions,
     execution: Execution,
+    work: Workspace,
     qems: Sequence[float],
     bits: Sequence[float],
     name: str,
@@ -76,12 +73,14 @@ def sweep(
 ) -> list[Point]:
     """Make, and if `execution` verifies also run, many plans.
 
-    Plans are run on samples to which nothing is fitted. Numbers of bits that are too small are left out, and reported.
+    Plans are run on samples to which nothing is fitted. Those of calibrated methods are put together from the table of
+    solved weights, unless the effort is thorough. Numbers of bits that are too small are left out, and reported.
 
     Args:
         priced: Costs of the candidates.
         budget: Its scope applies to the plans of `qems`.
         execution: How plans are run.
+        work: Where results are kept, and how much is run.
         qems: One plan by QEM for each.
         bits: One plan with that many bits per weight for each.
         name: Name of the model, for messages.
@@ -93,7 +92,22 @@ def sweep(
 
     Raises:
         OptionError: No plan is left.
+        DataError: The float model gives NaN on the samples.
     """
+    plans = _plans(priced, budget, qems, bits, tell)
+    execution = replace(execution, checks=replace(execution.checks, allow_unchanged=True))
+    table = _table(priced, work, progress) if execution.checks.verify else None
+    points = []
+    for position, (setting, planned) in enumerate(plans):
+        points.append(_point(setting, planned, priced, execution, table, name))
+        progress("sweep", position + 1, len(plans))
+    return marked(points)
+
+
+def _plans(
+    priced: Priced, budget: BudgetOptions, qems: Sequence[float], bits: Sequence[float], tell: Callable[[str], None]
+) -> list[tuple[str, Planned]]:
+    """The setting and the plan of each point. Raises OptionError where there are none."""
     plans = [(f"qem {qem:g}", _by_error(priced, replace(budget, qem=qem, avg_bits=None))) for qem in qems]
     refused = OptionError("sweep needs --qem 1,2,4 or --avg-bits 2.5..8")
     left_out: list[str] = []
@@ -111,12 +125,7 @@ def sweep(
             f"below the smallest possible, {least:.2f} bits a weight with scales and zero points: "
             f"--avg-bits {', '.join(left_out)} left out"
         )
-    execution = replace(execution, checks=replace(execution.checks, allow_unchanged=True))
-    points = []
-    for position, (setting, planned) in enumerate(plans):
-        points.append(_point(setting, planned, priced, execution, name))
-        progress("sweep", position + 1, len(plans))
-    return marked(points)
+    return plans
 
 
 def _by_error(priced: Priced, budget: BudgetOptions) -> Planned:
@@ -125,23 +134,83 @@ def _by_error(priced: Priced, budget: BudgetOptions) -> Planned:
     return by_rule(priced.searched, budget)
 
 
-def _point(setting: str, planned: Planned, priced: Priced, execution: Execution, name: str) -> Point:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Table:
+    """What plans are put together from, and compared with.
+
+    Attributes:
+        solved: Every weight at every width.
+        split: The samples.
+        reference: Outputs of the float model on those for evaluation.
+        axes: Class axis, by name of the output.
+    """
+
+    solved: SolvedTable
+    split: DataSplit
+    reference: Outputs
+    axes: Mapping[str, int]
+
+
+def _table(priced: Priced, work: Workspace, progress: Progress) -> _Table | None:
+    """The table of solved weights; None where a plan is only known by a complete run."""
+    split, searched = work.split, priced.searched
+    methods = {cell.scheme.method for row in searched.table.values() for cell in row.candidates}
+    if split is None or work.effort == "thorough" or not any(map(is_calibrated, methods)):
+        return None
+    model = searched.loaded.model
+    try:
+        session = Session(model)
+        solved = solve_table(searched.table, model, searched.sites, split.calibration, work, progress)
+    except RuntimeFailure:
+        return None
+    reference = reference_outputs(session, split.evaluation)
+    axes = class_axes(model, reference, session.outputs)
+    return _Table(solved=solved, split=split, reference=reference, axes=axes)
+
+
+def _point(
+    setting: str, planned: Planned, priced: Priced, execution: Execution, table: _Table | None, name: str
+) -> Point:
     if not execution.checks.verify:
         return _before_quality(setting, planned.plan.sites, priced, size_of(planned))
+    made = None if table is None else _from_table(setting, planned, priced, table)
+    return made or _finished(setting, planned, priced, execution, name)
+
+
+def _from_table(setting: str, planned: Planned, priced: Priced, table: _Table) -> Point | None:
+    """The point of a plan put together from the table; None where only a complete run tells what becomes of it."""
+    planned, layers = within_rule(planned, table.split, lambda made: plan_from_table(made, table.solved))
+    model, _ = rewritten_copy(planned.loaded.model, planned.sites, layers.quantized, planned.form)
+    size, data = stored_size(model, planned.loaded), table.split.evaluation
+    if not layers.quantized or size >= planned.loaded.nbytes:
+        return None
+    try:
+        quality = session_quality(table.reference, Session(model), data, table.axes)
+    except RuntimeFailure:
+        return None
+    return _with_quality(_before_quality(setting, planned.plan.sites, priced, size), quality, data, finished=False)
+
+
+def _finished(setting: str, planned: Planned, priced: Priced, execution: Execution, name: str) -> Point:
+    """The point of a plan as a run finishes it."""
     result = execute(planned, execution, None, name)
-    deployed = result.verification.deployed if result.verification is not None else None
     made = _before_quality(setting, result.plan.sites, priced, result.nbytes_after)
-    if deployed is None or result.verification is None:
+    deployed = result.verification.deployed if result.verification is not None else None
+    if deployed is None or execution.split is None:
         return made
-    rows = result.verification.samples
-    told = result.verification.origin == "user" or rows >= FEW_ROWS
+    return _with_quality(made, deployed, execution.split.evaluation, finished=True)
+
+
+def _with_quality(point: Point, deployed: Quality, data: Data, finished: bool) -> Point:
+    told = data.origin == "user" or data.rows >= FEW_ROWS
     return replace(
-        made,
+        point,
         sqnr_db=deployed.sqnr_db,
         top1_agreement=deployed.top1_agreement if told else None,
         accuracy=deployed.accuracy,
-        rows=rows,
-        data=result.verification.data_name,
+        rows=data.rows,
+        data=data.name,
+        finished=finished,
     )
 
 
@@ -172,95 +241,3 @@ def marked(points: Sequence[Point]) -> list[Point]:
 
 def _quality(point: Point) -> float:
     return point.sqnr_db if point.sqnr_db is not None else -point.cost
-
-
-def _mean_square(values: NDArray[np.float32]) -> float:
-    return float(np.mean(np.square(values, dtype=np.float64)))
-
-
-def table_to_json(priced: Priced, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that plans are made from, so that further plans need no measurement.
-
-    Args:
-        priced: Costs of the candidates.
-        settings: The options by which they were measured.
-
-    Returns:
-        Values that `json` can write.
-    """
-    sites = {
-        name: {
-            "elements": errors.elements,
-            "power": errors.power,
-            "baseline": errors.baseline,
-            "cells": [
-                {"scheme": str(c.scheme), "qe": c.qe, "nbytes": c.nbytes, "cost": priced.costs[name][c.scheme]}
-                for c in errors.candidates
-            ],
-        }
-        for name, errors in priced.searched.table.items()
-    }
-    return {
-        "format": TABLE_FORMAT,
-        "cost": priced.cost,
-        "settings": dict(settings),
-        "sites": sites,
-        "skipped": dict(priced.searched.skipped),
-    }
-
-
-def _cost_of(text: str) -> str:
-    """The sensitivity that a table names. Raises PlanError."""
-    try:
-        return text if text == "balanced" else sensitivity_name(text)
-    except OptionError as error:
-        raise PlanError(f"the table was measured by a sensitivity that is not known, '{text}'") from error
-
-
-def table_from_json(data: Any, loaded: model_io.Loaded, form: FormOptions) -> Priced:
-    """Read a table of the same model.
-
-    Args:
-        data: What `json` read.
-        loaded: The model.
-        form: How files are written.
-
-    Returns:
-        Costs of the candidates.
-
-    Raises:
-        PlanError: It is not a table of this format, or of another model.
-    """
-    wrong = PlanError("not a table of mixquant-onnx (format 1); write one with sweep --table FILE")
-    if not isinstance(data, Mapping) or data.get("format") != TABLE_FORMAT:
-        raise wrong
-    sites = find(loaded.model, 1).sites
-    table: dict[str, ErrorRow] = {}
-    costs: dict[str, dict[Scheme, float]] = {}
-    try:
-        for name, entry in data["sites"].items():
-            if name not in sites or sites[name].site.elements != entry["elements"]:
-                raise PlanError(f"the table knows '{name}', which this model has not so; measure it again")
-            site, values = sites[name].site, float_values(sites[name])
-            if not math.isclose(_mean_square(values), entry["power"], rel_tol=_SAME):
-                raise PlanError(f"the table was made of other weights of '{name}'; measure it again")
-            cells, prices = [], {}
-            for cell in entry["cells"]:
-                scheme = Scheme.parse(cell["scheme"])
-                wide = has_wide_scales(site, values, scheme)
-                cells.append(Candidate(scheme=scheme, qe=float(cell["qe"]), nbytes=int(cell["nbytes"]), wide=wide))
-                prices[scheme] = float(cell["cost"])
-            if not cells:
-                raise wrong
-            costs[name] = prices
-            table[name] = ErrorRow(
-                site=name,
-                elements=int(entry["elements"]),
-                power=float(entry["power"]),
-                baseline=float(entry["baseline"]),
-                candidates=tuple(cells),
-            )
-        searched = Searched(loaded=loaded, sites=sites, table=table, skipped=dict(data.get("skipped", {})), form=form)
-        return Priced(searched=searched, costs=costs, cost=_cost_of(str(data["cost"])))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise wrong from error

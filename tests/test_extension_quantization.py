@@ -11,11 +11,13 @@ from cases import Array, text
 from onnx import numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.model.operators import OPERATORS, ActivationInput, Operator, WeightInput
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import WeightAxes
 from mixquant_onnx.planning.plan import Plan
+from mixquant_onnx.planning.selection import surrogates_of
 from mixquant_onnx.quantization.methods import METHODS, Method, Needs, is_calibrated, surrogate
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
@@ -75,7 +77,7 @@ def test_a_calibrated_method_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_plan_of_many_is_compared_by_the_surrogate_of_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are priced by a surrogate at several widths, the method itself solves a weight once."""
+    """Each weight is solved by the surrogate for each plan, by the method itself once."""
     solved: dict[str, int] = {"toy": 0, "cheap": 0}
 
     def counted(name: str) -> Any:
@@ -88,10 +90,13 @@ def test_a_plan_of_many_is_compared_by_the_surrogate_of_its_method(monkeypatch: 
     monkeypatch.setitem(METHODS, "cheap", Method(ranges=minmax.fit, rounding=counted("cheap")))
     monkeypatch.setitem(METHODS, "toy", Method(ranges=minmax.fit, rounding=counted("toy"), surrogate="cheap"))
     model, feed = linear()
-    result = mq.quantize(model, method="toy", avg_bits=5, cost="output", data=feed, min_size=1, verify=False)
-    scheme = result.plan.sites["w"]
+    planned = mq.inspect(model, method="toy", avg_bits=5, data=feed, min_size=1)
+    scheme = planned.plan.sites["w"]
     assert scheme.method == "toy" and surrogate(scheme).method == "cheap"
-    assert solved["toy"] == 1 and solved["cheap"] >= 2
+    surrogates_of(planned, Data(feeds=(feed,), labels=None), True)
+    assert solved == {"toy": 0, "cheap": 1}
+    mq.apply_plan(model, planned.plan, data=feed, min_size=1, verify=False)
+    assert solved == {"toy": 1, "cheap": 1}
 
 
 def powers_of_two(rows: Rows, bits: int, symmetric: bool) -> tuple[FloatArray, Codes]:

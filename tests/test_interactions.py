@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from mixquant_onnx.config.config import config_of
 from mixquant_onnx.config.stages import SearchOptions
 from mixquant_onnx.data.dataset import Data, undivided
+from mixquant_onnx.job import open_job
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import find, weight_values
 from mixquant_onnx.numerics.granularity import Granularity
@@ -18,7 +19,6 @@ from mixquant_onnx.planning.error_table import ErrorTable, site_errors
 from mixquant_onnx.planning.sensitivity import block_output
 from mixquant_onnx.planning.sensitivity.measurement import Measurement
 from mixquant_onnx.planning.workspace import Workspace
-from mixquant_onnx.run import open_job
 from mixquant_onnx.runtime.session import RuntimeFailure
 
 RANDOM = np.random.default_rng(11)

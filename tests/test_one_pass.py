@@ -20,10 +20,10 @@ from mixquant_onnx.export.opset import opset_of, raise_opset
 from mixquant_onnx.model.constant_paths import Paths
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.model.weights import LocatedWeight, find, located_in, weight_values
-from mixquant_onnx.planning.allocation import by_rule, by_weight_error
+from mixquant_onnx.planning.allocation import by_rule
 from mixquant_onnx.planning.planned import fit_plan, sizes_of
 from mixquant_onnx.planning.search import search
-from mixquant_onnx.tradeoff import table_from_json, table_to_json
+from mixquant_onnx.planning.table_file import TableFile
 
 MODELS = ROOT / "models"
 
@@ -154,11 +154,9 @@ def test_scales_that_float16_cannot_hold_are_known_without_the_weight(source: st
     if source == "plan":
         searched = fit_plan(loaded, planned.plan, 256, planned.form)
     if source == "table":
-        priced = by_weight_error(
-            search(loaded, SelectionOptions(), SearchOptions(bits=(4,), method="minmax"), planned.form)
-        )
-        read = table_from_json(table_to_json(priced, {}), loaded, planned.form)
-        searched = by_rule(read.searched, BudgetOptions())
+        kept, options = TableFile(), SearchOptions(bits=(4,), method="minmax")
+        read = [search(loaded, SelectionOptions(), options, planned.form, kept=kept) for _ in range(2)][1]
+        searched = by_rule(read, BudgetOptions())
     assert {q.dtype for q in _scales(result.model)} == {np.dtype(np.float16 if size == 1 else np.float32)}
     grown = sizes_of(searched).growth(searched.plan.sites)
     assert abs(grown - (result.nbytes_after - result.nbytes_before)) <= 4

@@ -19,6 +19,7 @@ from mixquant_onnx import run
 from mixquant_onnx.api import checked_config
 from mixquant_onnx.cli.progress import ProgressLine
 from mixquant_onnx.cli.stages import SHARES, Command, TimeLeft, stages_of
+from mixquant_onnx.job import Job
 from mixquant_onnx.model.files import as_loaded
 
 CNN = Path(__file__).resolve().parent.parent / "models" / "digits_cnn"
@@ -60,8 +61,8 @@ class Seen:
         if stage not in self.stages:
             self.stages.append(stage)
 
-    def opened(self, command: Command) -> Callable[[run.Job], None]:
-        def expect(job: run.Job) -> None:
+    def opened(self, command: Command) -> Callable[[Job], None]:
+        def expect(job: Job) -> None:
             self.expected = stages_of(job.config, command, job.work.origin, job.method)
 
         return expect

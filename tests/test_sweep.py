@@ -1,4 +1,4 @@
-"""`mixquant-onnx sweep`: one row a plan, the same in a terminal, CSV and JSON, and again from a table."""
+"""`mixquant-onnx sweep`: one row a plan, the same in a terminal, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from cases import Fails, classifier, decibels, files_under, text, weight
 from conftest import ROOT
 
 import mixquant_onnx as mq
+from mixquant_onnx import tradeoff
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.cli.sweep import numbers
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.planning import allocation
-from mixquant_onnx.planning import search as planning
-from mixquant_onnx.planning.sensitivity import weight_error
 from mixquant_onnx.tradeoff import Point, marked
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
@@ -166,6 +165,7 @@ def test_quality_is_measured_on_data_that_was_held_back(tmp_path: Path, sweep: S
     wanted, got = (onnxruntime.InferenceSession(p).run(None, dict(held.feeds[0]))[0] for p in (CNN, output))
     assert row["sqnr_db"] == pytest.approx(decibels(wanted, got), abs=0.01)
     assert row["accuracy"] == np.mean(got.argmax(1) == held.labels) < 1
+    assert row["finished"] is True
     assert row["top1_agreement"] == np.mean(got.argmax(1) == wanted.argmax(1))
 
 
@@ -173,67 +173,76 @@ def again(*_: object, **__: object) -> None:
     raise AssertionError("measured again")
 
 
-@pytest.mark.parametrize("with_data", [False, True])
-def test_a_table_gives_the_same_plans_without_measuring(
-    with_data: bool, model: Path, tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, data = tmp_path / "table.json", tmp_path / "data.npz"
-    np.savez(data, x=weight(64, 64) * 10)
-    plans = [model, "--qem", "1,2,9", "--avg-bits", "3..8:1", "--no-verify", "--exclude", "second"]
-    first = sweep(*plans, "--table", table, *(["--data", data] if with_data else []))
-    assert json.loads(table.read_text(encoding="utf8"))["cost"] == ("balanced" if with_data else "weight-error")
-    for owner, step in (
-        (allocation, "price"),
-        (planning, "site_errors"),
-        (allocation, "balanced"),
-        (weight_error, "measure"),
-    ):
-        monkeypatch.setattr(owner, step, again)
-    assert sweep(*plans, "--from-table", table, "--table", tmp_path / "copy.json") == first
-    assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(table.read_text())
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_calibrated_plan_is_put_together_and_run_once(
+    labelled: bool, model: Path, tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """At the end of a network of one layer there is nothing to make up for: as good as a run on the same rows."""
+    data, rows = tmp_path / "data.npz", weight(96, 64) * 10
+    onnx.save(
+        text("g (float[N,64] x, float[64,64] v) => (float[N,64] y) { y = MatMul (x, v) }", v=weight(64, 64)), model
+    )
+    labels: dict[str, Any] = {"labels": np.argmax(rows @ weight(64, 64), axis=1)} if labelled else {}
+    np.savez(data, x=rows, **labels)
+    settings = [model, "--avg-bits", "4,7", "--data", data, "--rounding", "nearest"]
+    whole = sweep(*settings, "--effort", "thorough", "--method", "gptq")
+    assert "last step" not in capsys.readouterr().out
+    monkeypatch.setattr(tradeoff, "execute", again)
+    assert [row["finished"] for row in sweep(*settings, "--no-verify")] == [None, None]
+    assert "last step" not in capsys.readouterr().out
+    points = sweep(*settings, "--method", "gptq")
+    printed = capsys.readouterr().out
+    assert "put together without the last step" in printed and "a run, which finishes its plan, is usually" in printed
+    assert [row["finished"] for row in whole + points] == [True, True, False, False]
+    for row, other in zip(points, whole, strict=True):
+        for key in ("setting", "nbytes", "average_bits", "rows", "data"):
+            assert row[key] == other[key]
+        assert row["sqnr_db"] == pytest.approx(other["sqnr_db"], abs=1)
+        assert row["top1_agreement"] == pytest.approx(other["top1_agreement"], abs=0.1)
+        assert (row["accuracy"] is None) != labelled and (not labelled or row["accuracy"] > 0.5)
 
 
-SEARCH = [
-    "--bits 4", "--method hqq", "--granularity tensor", "--symmetric", "--baseline same", "--min-size 300",
-    "--include first", "--exclude first", "--native-types", "--cost output",
-]  # fmt: skip
+def test_plans_from_the_table_are_judged_on_rows_that_nothing_was_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, set[bytes]] = {"solve_table": set(), "session_quality": set()}
+
+    def recorded(name: str) -> Callable[..., Any]:
+        plain = getattr(tradeoff, name)
+
+        def run(*given: Any) -> Any:
+            data = next(one for one in given if isinstance(one, Data))
+            used[name] |= {np.asarray(row).tobytes() for feed in data.feeds for row in feed["x"]}
+            return plain(*given)
+
+        return run
+
+    for name in used:
+        monkeypatch.setattr(tradeoff, name, recorded(name))
+    mq.sweep(classifier(), average_bits=[4], data={"x": weight(96, 64) * 10})
+    fitted, judged = used.values()
+    assert len(judged) == 12 and len(fitted) == 63 and not fitted & judged
 
 
-@pytest.mark.parametrize("option", SEARCH)
-def test_a_search_option_that_the_table_was_not_made_with_is_named(
-    option: str, model: Path, tmp_path: Path, sweep: Sweep, fails: Fails
-) -> None:
-    table, data, copy = tmp_path / "table.json", tmp_path / "data.npz", tmp_path / "copy.json"
-    np.savez(data, x=weight(64, 64) * 10)
-    plans, given = [model, "--qem", "2", "--no-verify", "--data", data], option.split()
-    sweep(*plans, *given, "--table", table)
-    first = sweep(*plans, "--from-table", table, "--table", copy)
-    assert sweep(*plans, *given, "--from-table", copy) == first
-    other = SEARCH[SEARCH.index(option) - 1].split()
-    line = fails(2, "sweep", *plans, "--from-table", table, *other)
-    assert f"{other[0]} " in line and "--from-table" in line
-    old = json.loads(table.read_text(encoding="utf8"))
-    table.write_text(json.dumps({**old, "settings": None}), encoding="utf8")
-    assert f"{given[0]} " in fails(2, "sweep", *plans, "--from-table", table, *given)
-    assert sweep(*plans, "--from-table", table) == first
+def test_a_plan_with_nothing_to_gain_is_the_float_model() -> None:
+    model = text("g (float[N,20] x, float[20,16] w) => (float[N,16] y) { y = MatMul (x, w) }", w=weight(20, 16))
+    (point,) = mq.sweep(model, average_bits=[8], data={"x": weight(96, 20)}, method="gptq")
+    assert (point.nbytes, point.sqnr_db, point.finished) == (model.ByteSize(), math.inf, True)
 
 
-def test_data_that_a_table_lacks_or_needs_is_told(
-    model: Path, tmp_path: Path, sweep: Sweep, fails: Fails, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blind, seeing, data = tmp_path / "blind.json", tmp_path / "seeing.json", tmp_path / "data.npz"
-    np.savez(data, x=weight(64, 64) * 10)
-    plans = [model, "--avg-bits", "4"]
-    sweep(*plans, "--table", blind)
-    sweep(*plans, "--data", data, "--table", seeing)
-    assert not capsys.readouterr().err
-    sweep(*plans, "--from-table", blind, "--data", data)
-    told = capsys.readouterr().err
-    assert told.startswith("note: ") and "without --data" in told and told.count("\n") == 1
-    assert "'gptq', needs --data" in fails(2, "sweep", *plans, "--from-table", seeing)
-    sweep(*plans, "--from-table", seeing, "--data", data)
-    sweep(*plans, "--from-table", seeing, "--no-verify")
-    assert not capsys.readouterr().err
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_point_by_the_safe_rule_takes_the_bits_that_keep_it_when_calibrated(whole: bool) -> None:
+    """One weight widens the range, so that int8 is no better than 6 bits with a scale for each channel."""
+    w = weight(96, 128)
+    w[5, 7] = 1.2
+    model = text("g (float[N,96] x, float[96,128] w) => (float[N,128] y) { y = MatMul (x, w) }", w=w)
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((256, 8)) @ random.standard_normal((8, 96))).astype(np.float32)
+    effort: Any = "thorough" if whole else "normal"
+    settings: Any = {"data": {"x": rows}, "method": "gptq", "effort": effort}
+    (safe,), (paper,) = (mq.sweep(model, qems=[2], rule=rule, **settings) for rule in ("safe", "paper"))
+    assert safe.average_bits == pytest.approx(paper.average_bits + 1, abs=0.01)
+    assert (safe.finished, paper.finished) == (whole, whole)
+    assert safe.nbytes == mq.quantize(model, qem=2, **settings).nbytes_after
 
 
 def test_average_bits_that_are_too_few_are_left_out_and_told(
@@ -258,52 +267,6 @@ def test_labels_of_another_number_than_rows_are_refused_before_the_search(
     data = tmp_path / "data.npz"
     np.savez(data, x=weight(32, 64), labels=np.zeros(31, np.int64))
     assert "31 labels for 32 rows" in fails(6, "sweep", model, "--qem", "2", "--data", data)
-
-
-def renamed() -> onnx.ModelProto:
-    return text("g (float[N,64] x, float[64,64] a) => (float[N,64] y) { y = MatMul (x, a) }", a=weight(64, 64))
-
-
-def of_another_shape() -> onnx.ModelProto:
-    return text("g (float[N,64] x, float[64,32] v) => (float[N,32] y) { y = MatMul (x, v) }", v=weight(64, 32))
-
-
-def with_other_weights() -> onnx.ModelProto:
-    model = classifier()
-    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight(64, 64) * np.float32(1.01), "v"))
-    return model
-
-
-@pytest.mark.parametrize("other", [renamed, of_another_shape, with_other_weights])
-def test_a_table_of_another_model_is_refused(
-    other: Callable[[], onnx.ModelProto], model: Path, tmp_path: Path, sweep: Sweep, fails: Fails
-) -> None:
-    table = tmp_path / "table.json"
-    sweep(model, "--qem", "2", "--no-verify", "--table", table)
-    onnx.save(other(), model)
-    assert "'v'" in fails(5, "sweep", model, "--qem", "2", "--from-table", table)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [b"", b"text", b"\xff\xfe", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "sites": []}', {"cells": []},
-     {"cells": [{"scheme": "w9.channel.mse", "qe": 1, "nbytes": 1, "cost": 1}]}, {"cells": {"a": 1}}, {"power": None},
-     {"cells": [{"scheme": "w4.channel.mse", "qe": 1, "nbytes": math.inf, "cost": 1}]}],
-    ids=str,
-)  # fmt: skip
-def test_a_file_that_is_no_table_is_refused(
-    change: bytes | Row, model: Path, tmp_path: Path, sweep: Sweep, fails: Fails
-) -> None:
-    table = tmp_path / "table.json"
-    sweep(model, "--qem", "2", "--no-verify", "--table", table)
-    if isinstance(change, dict):
-        made = json.loads(table.read_text(encoding="utf8"))
-        made["sites"]["v"].update(change)
-        table.write_text(json.dumps(made), encoding="utf8")
-    else:
-        table.write_bytes(change)
-    assert "table" in fails(5, "sweep", model, "--qem", "2", "--from-table", table) or "w9" in str(change)
-    assert "absent" in fails(5, "sweep", model, "--qem", "2", "--from-table", tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize("option", ["--csv", "--json", "--table"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixquant_onnx.cli.outputs import add_report, check_outputs, plan_to_replay, report
+from mixquant_onnx.cli.outputs import add_report, check_outputs, check_table_of, named_files, plan_to_replay, report
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 
@@ -15,7 +15,7 @@ def parser() -> Parser:
         prog="mixquant-onnx inspect",
         usage="mixquant-onnx inspect IN.onnx [options]",
         description="Show the weights of a model, their errors at each width and the plan. Nothing is written but "
-        "what --json and --plan ask for.",
+        "what --json, --plan and --table ask for.",
     )
     made.add_argument("paths", nargs="*", metavar="IN.onnx")
     add_options(made)
@@ -25,7 +25,7 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Plan and report; nothing is written but what --json and --plan ask for.
+    """Plan and report; nothing is written but what --json, --plan and --table ask for.
 
     Args:
         arguments: Command line without the name of the command.
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser().parse_intermixed_args(list(arguments))
     (source,) = paths_in(args, 1, "mixquant-onnx inspect")
     keywords = keywords_in(args)
+    check_table_of(keywords, {"the model": source, **named_files(args)})
     check_outputs(args.json, args.plan)
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,18 @@ def add_report(made: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def named_files(args: argparse.Namespace) -> dict[str, Path | None]:
+    """The files of `add_report`, by what messages call them.
+
+    Args:
+        args: The options of `add_report`.
+
+    Returns:
+        Paths; None for options that were not given.
+    """
+    return {f"the file of --{name}": getattr(args, name) for name in ("json", "plan", "apply")}
+
+
 def check_outputs(*paths: Path | None) -> None:
     """Check early that files can be written.
 
@@ -38,6 +51,23 @@ def check_outputs(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             check_writable(path)
+
+
+def check_table_of(keywords: Mapping[str, Any], files: Mapping[str, Path | None]) -> None:
+    """Check early that the file of --table can be one, and is none of the other files.
+
+    Args:
+        keywords: The options that were given.
+        files: The other files by what messages call them; None for those that were not requested.
+
+    Raises:
+        OptionError: It is one of `files`.
+        OutputError: It cannot be written.
+    """
+    if "table" in keywords:
+        from mixquant_onnx.planning.table_file import check_table
+
+        check_table(Path(keywords["table"]), files)
 
 
 def plan_to_replay(path: Path | None, config: Config) -> Plan | None:

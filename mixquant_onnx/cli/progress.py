@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from mixquant_onnx.cli.stages import Command
-    from mixquant_onnx.run import Job
+    from mixquant_onnx.job import Job
 
 _MOST_COUNTED = 9999
 """Steps up to which they are counted; more are a percentage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mixquant_onnx.cli.outputs import add_report, check_outputs, plan_to_replay, report
+from mixquant_onnx.cli.outputs import add_report, check_outputs, check_table_of, named_files, plan_to_replay, report
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.errors import OptionError
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.blocks:
         raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     keywords = keywords_in(args)
+    check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
     check_outputs(output, args.json, args.plan)
     from mixquant_onnx import run
     from mixquant_onnx.api import check_data, checked_config, replayed

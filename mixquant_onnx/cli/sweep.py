@@ -5,24 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mixquant_onnx.cli.outputs import check_outputs, write_json, write_text
+from mixquant_onnx.cli.outputs import check_outputs, check_table_of, write_json, write_text
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.errors import OptionError
-
-if TYPE_CHECKING:
-    from mixquant_onnx.config.config import Config
-    from mixquant_onnx.events import Progress
-    from mixquant_onnx.planning.allocation import Priced
-    from mixquant_onnx.run import Job
 
 _STEP = 0.5
 """Step of a range of numbers without one; half a bit."""
@@ -70,8 +62,6 @@ def parser() -> Parser:
     group.add_argument("--avg-bits", dest="average_bits", metavar="LIST", help="a plan of so many bits for each")
     group.add_argument("--csv", type=Path, metavar="FILE", help="write the plans as CSV")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the plans as JSON")
-    group.add_argument("--table", type=Path, metavar="FILE", help="keep what was measured")
-    group.add_argument("--from-table", type=Path, metavar="FILE", help="take up what --table kept")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
     add_options(made, without=("qem", "avg_bits"))
     return made
@@ -93,28 +83,29 @@ def main(arguments: Sequence[str]) -> int:
     (source,) = paths_in(args, 1, "mixquant-onnx sweep")
     from rich.console import Console
 
-    from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
+    from mixquant_onnx.job import open_job
     from mixquant_onnx.model.files import load
+    from mixquant_onnx.planning.allocation import price
     from mixquant_onnx.report.inputs import Sweep
     from mixquant_onnx.report.sections import parts_of, tradeoff
     from mixquant_onnx.report.terminal import show
-    from mixquant_onnx.tradeoff import sweep, table_to_json
+    from mixquant_onnx.tradeoff import sweep
 
     keywords = keywords_in(args)
     qems, bits = _plans(args, keywords)
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
-    check_outputs(args.csv, args.json, args.table)
+    check_table_of(keywords, {"the model": source, "the file of --csv": args.csv, "the file of --json": args.json})
+    check_outputs(args.csv, args.json)
     loaded = load(source)
-    job = run.open_job(loaded, config)
-    with progress_bar() as progress:
-        priced, settings = _measured(args.from_table, job, keywords, progress)
-        points = sweep(priced, config.budget, job.execution, qems, bits, str(source), progress, _note)
+    job = open_job(loaded, config)
+    with progress_bar() as line:
+        line.opened("sweep")(job)
+        priced = price(job.searched(line), config.budget.cost, job.work, line)
+        points = sweep(priced, config.budget, job.execution, job.work, qems, bits, str(source), line, _note)
     made = Sweep(points=points, nbytes_before=loaded.nbytes)
     show(parts_of(made), Console(highlight=False))
     rows = tradeoff.data(made)["points"]
-    if args.table is not None:
-        write_text(args.table, json.dumps(table_to_json(priced, settings)) + "\n")
     if args.json is not None:
         write_json(args.json, rows)
     if args.csv is not None:
@@ -131,65 +122,6 @@ def _plans(args: argparse.Namespace, keywords: Mapping[str, Any]) -> tuple[list[
     if any(not 2 <= x <= 32 for x in bits) or any(not x > 0 for x in qems):
         raise OptionError("sweep takes bits a weight from 2 to 32 and positive QEMs")
     return qems, bits
-
-
-def _measured(
-    table: Path | None, job: Job, keywords: Mapping[str, Any], progress: Progress
-) -> tuple[Priced, dict[str, Any]]:
-    """The costs of all candidates, measured or read, and the options by which they were measured."""
-    from mixquant_onnx.api import read_json
-    from mixquant_onnx.planning.allocation import price
-    from mixquant_onnx.tradeoff import table_from_json
-
-    config = job.config
-    if table is None:
-        return price(job.searched(progress), config.budget.cost, job.work, progress), _settings(config, keywords)
-    read = read_json(table, "write a table with sweep --table FILE")
-    priced = table_from_json(read, job.loaded, config.form)
-    settings = read["settings"] if isinstance(read.get("settings"), dict) else {}
-    _check_settings(_settings(config, keywords), keywords, settings)
-    _check_data(priced, job)
-    return priced, settings
-
-
-_MEASURED = (
-    "bits", "method", "granularity", "symmetric", "baseline", "cost", "include", "exclude", "min_size", "native_types",
-)  # fmt: skip
-"""Options by which a table was measured, and which have no effect when it is read."""
-
-
-def _settings(config: Config, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of _MEASURED, as JSON has them."""
-    given = {**asdict(config.search), **asdict(config.budget), **asdict(config.selection), **asdict(config.form)}
-    given["granularity"] = keywords.get("granularity", "channel")
-    return {name: list(v) if isinstance(v := given[name], tuple) else v for name in _MEASURED}
-
-
-def _check_settings(chosen: Mapping[str, Any], keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise OptionError for an option that was given and differs from that of the table."""
-    for name in _MEASURED:
-        if name in keywords and chosen[name] != settings.get(name):
-            flag = "--" + name.replace("_", "-")
-            raise OptionError(
-                f"{flag} does nothing to the table of --from-table, which was measured with another; "
-                f"leave {flag} out, or measure again"
-            )
-
-
-def _check_data(priced: Priced, job: Job) -> None:
-    """Raise OptionError where the methods in the table need data; note where the table was measured without."""
-    from mixquant_onnx.planning.sensitivity.table import WEIGHT_ERROR
-    from mixquant_onnx.quantization.methods import is_calibrated
-
-    methods = {cell.scheme.method for errors in priced.searched.table.values() for cell in errors.candidates}
-    solvers = sorted(filter(is_calibrated, methods))
-    origin = None if job.split is None else job.split.fitting.origin
-    if origin in (None, "noise") and job.config.checks.verify and solvers:
-        raise OptionError(
-            f"the method in --from-table, '{solvers[0]}', needs --data; give it again (or --no-verify, for sizes alone)"
-        )
-    if origin == "user" and not solvers and priced.cost == WEIGHT_ERROR:
-        _note("the table of --from-table was measured without --data, which chooses neither bits nor methods here")
 
 
 def _note(line: str) -> None:

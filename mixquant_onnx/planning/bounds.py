@@ -9,9 +9,12 @@ import numpy as np
 from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration, limit_of
 from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.planning.solved_table import SolvedTable
 from mixquant_onnx.quantization.network import ErrorBound, Layers, NetworkTask, quantize_layers
+from mixquant_onnx.quantization.weight import quantization_error
 
 
 def bounds_of(planned: Planned) -> dict[str, ErrorBound]:
@@ -71,3 +74,26 @@ def quantize_plan(
         quick=quick,
     )
     return quantize_layers(task, data, settings, progress)
+
+
+def plan_from_table(planned: Planned, solved: SolvedTable) -> Layers:
+    """Put the weights of a plan together from the table of solved weights, within its error bounds.
+
+    Args:
+        planned: The plan.
+        solved: Every weight at every width.
+
+    Returns:
+        The weights in the order of the plan.
+    """
+    bounds, quantized, qe = bounds_of(planned), {}, {}
+    for name, scheme in planned.plan.sites.items():
+        bound = bounds.get(name, ErrorBound())
+        # A weight without inputs is only rounded, which keeps the bound.
+        wider = bound.wider if solved.error(name, scheme) is not None else ()
+        for tried in (scheme, *wider):
+            quantized[name] = solved.tensor(name, tried)
+            qe[name] = quantization_error(quantized[name], weight_values(planned.sites[name]))
+            if not qe[name] > bound.limit:
+                break
+    return Layers(quantized=quantized, qe=qe)

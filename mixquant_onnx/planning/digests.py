@@ -85,6 +85,7 @@ def digest_of_feeds(feeds: Iterable[Feed]) -> str:
     """
     parts: list[str | FloatArray] = []
     for feed in feeds:
+        parts.append(f"batch of {len(feed)}")
         for name, value in sorted(feed.items()):
             parts += [name, *(value if isinstance(value, list) else [np.asarray(value)])]
     return digest(*parts)

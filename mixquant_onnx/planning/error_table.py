@@ -27,7 +27,7 @@ class Candidate:
         scheme: How it is quantized.
         qe: Mean squared error of the dequantized weight.
         nbytes: Size of codes, scales and zero points in bytes.
-        wide: Whether its scales are float32 (see `has_wide_scales`).
+        wide: Whether its scales are float32, as one is too small for float16; not asked of large weights.
     """
 
     scheme: Scheme
@@ -134,14 +134,8 @@ _ALWAYS_WORTH_IT = 1 << 13
 """Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
 
 
-def has_wide_scales(site: WeightTensor, values: NDArray[np.float32], scheme: Scheme) -> bool:
-    """Whether a scale is too small for float16; of large weights that is not asked."""
-    rows = to_rows(values, site.layout, effective_grid(site.shape, site.layout, scheme.grid))
-    return _wide(site, rows, [scheme.bits], scheme.symmetric)[0]
-
-
 def _wide(site: WeightTensor, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[bool]:
-    """`has_wide_scales` of the `rows` of one granularity, at each of `bits`."""
+    """Whether a scale of the `rows` is too small for float16, at each of `bits`; of large weights that is not asked."""
     return wide_scales(rows, bits, symmetric) if site.elements < _ALWAYS_WORTH_IT else [False] * len(bits)
 
 

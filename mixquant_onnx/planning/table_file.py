@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sqlite3
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mixquant_onnx.errors import OutputError, PlanError
+from mixquant_onnx.errors import OptionError, OutputError, PlanError, writing
+from mixquant_onnx.model.files import check_writable
 from mixquant_onnx.numerics.arrays import FloatArray
 
 FORMAT = 1
@@ -20,6 +23,12 @@ FORMAT = 1
 
 _APPLICATION = 0x6D717462
 """Marks the file as ours (SQLite's application_id); the value does not matter."""
+
+_START = b"SQLite format 3\x00"
+"""The first bytes of every file of SQLite."""
+
+_PATIENCE = 5.0
+"""Seconds for which another process may keep the file locked: it does so while it writes an entry."""
 
 _ADVICE = "give another file to --table, or delete this one"
 
@@ -39,19 +48,35 @@ class TableFile:
 
     def __init__(self, path: Path | None = None, made_of: Mapping[str, str] | None = None) -> None:
         self._path, self._section = path, ""
+        if path is not None:
+            check_table(path)
+            _check_start(path)
         with self._errors():
-            self._base = sqlite3.connect("" if path is None else path, isolation_level=None)
+            # An absolute path, as SQLite gives names such as ":memory:" a meaning of their own.
+            self._base = sqlite3.connect("" if path is None else path.absolute(), _PATIENCE, isolation_level=None)
+        try:
             self._execute("PRAGMA synchronous = OFF")
-            if self._execute("SELECT count(*) FROM sqlite_master")[0][0] == 0:
-                self._execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._execute(f"PRAGMA user_version = {FORMAT}")
-                self._execute("CREATE TABLE entries (kind, name, value, PRIMARY KEY (kind, name)) WITHOUT ROWID")
-                for part, found in (made_of or {}).items():
-                    self.put("made of", part, found.encode())
-        marks = self._execute("PRAGMA application_id")[0][0], self._execute("PRAGMA user_version")[0][0]
-        if marks != (_APPLICATION, FORMAT):
-            raise PlanError(f"{path}: not a table of mixquant-onnx (format {FORMAT}); {_ADVICE}")
-        self._check(made_of or {})
+            marks = self._marks()
+            if marks == (0, 0) and self._execute("SELECT count(*) FROM sqlite_master")[0][0] == 0:
+                self._make(made_of or {})
+                marks = self._marks()
+            if marks != (_APPLICATION, FORMAT):
+                raise PlanError(f"{path}: not a table of mixquant-onnx (format {FORMAT}); {_ADVICE}")
+            self._check(made_of or {})
+        except BaseException:
+            self._base.close()
+            raise
+
+    def _marks(self) -> tuple[int, int]:
+        return self._execute("PRAGMA application_id")[0][0], self._execute("PRAGMA user_version")[0][0]
+
+    def _make(self, made_of: Mapping[str, str]) -> None:
+        with self.together():
+            self._execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._execute(f"PRAGMA user_version = {FORMAT}")
+            self._execute("CREATE TABLE entries (kind, name, value, PRIMARY KEY (kind, name)) WITHOUT ROWID")
+            for part, found in made_of.items():
+                self.put("made of", part, found.encode())
 
     def _check(self, made_of: Mapping[str, str]) -> None:
         for part, found in made_of.items():
@@ -63,6 +88,10 @@ class TableFile:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise OutputError(
+                    f"{self._path}: the table is locked by another process; wait for it, or give another file"
+                ) from error
             raise OutputError(f"{self._path}: the table cannot be opened or written ({error}); check it") from error
         except sqlite3.DatabaseError as error:
             raise PlanError(f"{self._path}: not a table of mixquant-onnx; {_ADVICE}") from error
@@ -90,10 +119,12 @@ class TableFile:
         self._execute("BEGIN")
         try:
             yield
+            self._execute("COMMIT")
         except BaseException:
-            self._execute("ROLLBACK")
+            # SQLite itself rolls back after some errors, such as a full disk.
+            if self._base.in_transaction:
+                self._execute("ROLLBACK")
             raise
-        self._execute("COMMIT")
 
     def get(self, kind: str, name: str) -> bytes | None:
         """An entry; None where there is none."""
@@ -107,7 +138,10 @@ class TableFile:
     def get_json(self, kind: str, name: str) -> Any:
         """An entry that `put_json` kept; None where there is none."""
         found = self.get(kind, name)
-        return None if found is None else json.loads(found)
+        if found is None:
+            return None
+        with self._damage(kind, name):
+            return json.loads(found)
 
     def put_json(self, kind: str, name: str, value: Any) -> None:
         """Keep what `json` can write."""
@@ -118,8 +152,15 @@ class TableFile:
         found = self.get(kind, name)
         if found is None:
             return None
-        with np.load(io.BytesIO(found), allow_pickle=False) as archive:
+        with self._damage(kind, name), np.load(io.BytesIO(found), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
+
+    @contextlib.contextmanager
+    def _damage(self, kind: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise PlanError(f"{self._path}: its entry '{kind}' of '{name}' is damaged; {_ADVICE}") from error
 
     def put_arrays(self, kind: str, name: str, arrays: Mapping[str, FloatArray]) -> None:
         """Keep arrays by name."""
@@ -130,3 +171,40 @@ class TableFile:
     def close(self) -> None:
         """Close the file."""
         self._base.close()
+
+
+def check_table(path: Path, others: Mapping[str, Path | None] | None = None) -> None:
+    """Check early that a file can be a table, without opening it.
+
+    Args:
+        path: The file.
+        others: Further files of the run by what messages call them; None for those that there are not.
+
+    Raises:
+        OptionError: It is one of `others`.
+        OutputError: It cannot be written.
+    """
+    for what, other in (others or {}).items():
+        if other is not None and _same_file(path, other):
+            raise OptionError(f"--table {path} is {what}; give the table a file of its own")
+    check_writable(path)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OutputError(f"{path}: the table is not writable; check its permissions, or give another file to --table")
+
+
+def _check_start(path: Path) -> None:
+    """Raise PlanError for a file that does not begin as SQLite's do: SQLite itself writes over a few bytes of text."""
+    with writing(path):
+        start = b""
+        if path.exists():
+            with path.open("rb") as stream:
+                start = stream.read(len(_START))
+    if start not in (b"", _START):
+        raise PlanError(f"{path}: not a table of mixquant-onnx; {_ADVICE}")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    """Whether both name one file, which need not exist."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()

@@ -48,7 +48,8 @@ def measure(measurement: Measurement) -> Costs:
 def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
     """Noise at the outputs for one unit of each layer's own error; what is kept already is not run again."""
     kept, names = measurement.work.table, list(measurement.table)
-    known = {name: kept.get_json("reaction", name) for name in names}
+    keys = {name: " ".join([name, *map(str, measurement.anchors(name))]) for name in names}
+    known = {name: kept.get_json("reaction", key) for name, key in keys.items()}
     if None not in known.values():
         return known
     runs = _Runs(measurement)
@@ -57,7 +58,7 @@ def _reactions(measurement: Measurement, own: Costs) -> dict[str, float]:
             noises = {s: runs.noise(name, s) for s in measurement.anchors(name) if own[name][s] > 0}
             found = [noise / own[name][s] for s, noise in noises.items() if math.isfinite(noise) and noise > 0]
             known[name] = _geometric_mean(found)
-            kept.put_json("reaction", name, known[name])
+            kept.put_json("reaction", keys[name], known[name])
         measurement.progress("measure layers", sum(value is not None for value in known.values()), len(names))
     return known
 

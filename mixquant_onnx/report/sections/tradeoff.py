@@ -25,6 +25,7 @@ class PointData(TypedDict):
     accuracy: float | None
     rows: int
     data: str
+    finished: bool | None
     pareto: bool
 
 
@@ -58,6 +59,12 @@ def render(console: Console, data: Tradeoff) -> None:
     rows, name = max(((p["rows"], p["data"]) for p in data["points"]), default=(0, ""))
     if rows:
         console.print(f"quality: deployed, on {rows} {name or 'rows'}")
+    if any(p["finished"] is False for p in data["points"]):
+        console.print(
+            "these are the qualities of plans put together without the last step, in which layers make up for those "
+            "before them; a run, which finishes its plan, is usually better",
+            soft_wrap=True,
+        )
     if 0 < rows < FEW_ROWS:
         console.print(f"agreement is shown for {FEW_ROWS} rows of --data or more")
 

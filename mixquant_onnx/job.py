@@ -1,0 +1,183 @@
+"""A model with the options and samples of a run: what is read and decided before anything is measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from mixquant_onnx.config.config import Config
+from mixquant_onnx.data.dataset import DataSplit
+from mixquant_onnx.data.preparation import prepare
+from mixquant_onnx.errors import DataError
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model.files import Loaded
+from mixquant_onnx.pipeline import Execution
+from mixquant_onnx.planning.allocators.rules import rule
+from mixquant_onnx.planning.digests import digest, digest_of_feeds, digest_of_model, digest_of_source
+from mixquant_onnx.planning.search import Searched, search
+from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, WEIGHT_ERROR
+from mixquant_onnx.planning.table_file import TableFile
+from mixquant_onnx.planning.workspace import Workspace
+from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Job:
+    """A model with the options and samples of a run.
+
+    Attributes:
+        loaded: The model.
+        config: The options.
+        work: The samples, and where results are kept.
+        method: The method that the samples allow.
+    """
+
+    loaded: Loaded
+    config: Config
+    work: Workspace
+    method: str
+
+    @property
+    def split(self) -> DataSplit | None:
+        """The samples; None where there are none."""
+        return self.work.split
+
+    @property
+    def execution(self) -> Execution:
+        """How plans of this run are executed."""
+        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
+
+    def searched(self, progress: Progress = quiet) -> Searched:
+        """Every candidate with its error.
+
+        Args:
+            progress: Called during the search.
+
+        Returns:
+            The weights and the errors of their candidates.
+
+        Raises:
+            OptionError: A pattern of names matches no weight.
+        """
+        config = self.config
+        options = replace(config.search, method=self.method)
+        estimate = not config.by_layer or (_holds(config) and is_calibrated(_wished(config)))
+        made = search(
+            self.loaded,
+            config.selection,
+            options,
+            config.form,
+            estimate=estimate,
+            kept=self.work.root,
+            progress=progress,
+        )
+        if not needs_torch(self.method):
+            return made
+        learned = {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
+        return replace(made, settings={**made.settings, **learned})
+
+
+def open_job(loaded: Loaded, config: Config) -> Job:
+    """Read or generate the samples of a run, once.
+
+    Args:
+        loaded: The model.
+        config: The options.
+
+    Returns:
+        The job.
+
+    Raises:
+        DataError: The samples do not fit the model, or options need samples and there are none.
+    """
+    split = prepare(
+        loaded.model,
+        config.data,
+        selects=not config.by_layer and config.budget.cost != WEIGHT_ERROR,
+        judges=config.accuracy.judged_by_data,
+        stands_in=_needs_rows(config),
+    )
+    method = _method(config, split)
+    cost = config.budget.cost
+    if cost != "auto" and SENSITIVITIES[cost].needs_rows and not _calibrates(split):
+        raise DataError(f"--cost {cost} needs --data: what this model reads is not known, or it does not run")
+    return Job(loaded=loaded, config=config, work=_workspace(loaded, config, split, method), method=method)
+
+
+def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: str) -> Workspace:
+    """Where results are kept: in --table, guarded by what they depend on, or for this run alone."""
+    work = config.work
+    options = {**asdict(replace(config.search, method=method)), **asdict(config.selection)}
+    settings = json.dumps([options, config.form.native_types, config.data.data_free], default=str, sort_keys=True)
+    root = TableFile(
+        work.table,
+        None
+        if work.table is None
+        else {
+            "model": digest_of_model(loaded),
+            "data (--data)": digest_of_source(config.data.data),
+            "choice of candidates (--bits, --granularity, --method, --include, ...)": digest(settings),
+            "release of mixquant-onnx": _release(),
+        },
+    )
+    rows = (
+        "" if split is None else digest(*(digest_of_feeds(part.feeds) for part in (split.calibration, split.selection)))
+    )
+    compensated = config.rounding.compensated
+    return Workspace(
+        split=split,
+        root=root,
+        table=root.section(f"{rows} {compensated}"),
+        effort=work.effort,
+        jobs=work.jobs,
+        compensated=compensated,
+    )
+
+
+def _release() -> str:
+    try:
+        return version("mixquant-onnx")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _needs_rows(config: Config) -> bool:
+    """Whether anything is fitted to inputs, or compared on them."""
+    held = _holds(config) and config.by_layer
+    return config.checks.verify or config.rounding.compensated or is_calibrated(_wished(config)) or held
+
+
+def _holds(config: Config) -> bool:
+    """Whether the rule's limit holds for calibrated weights too."""
+    return rule(config.budget.rule).holds_after_calibration
+
+
+def _wished(config: Config) -> str:
+    """The method by the options alone: `auto` is gptq where there may be samples for calibration."""
+    if config.search.method != "auto":
+        return config.search.method
+    if config.work.effort == "thorough" and config.data.data is not None and find_spec("torch") is not None:
+        return "brecq"
+    if config.data.data is not None or not config.data.data_free:
+        return "gptq"
+    return _without_rows(config)
+
+
+def _without_rows(config: Config) -> str:
+    return "minmax" if config.by_layer else "mse"
+
+
+def _calibrates(split: DataSplit | None) -> bool:
+    return split is not None and split.fitting.origin != "noise"
+
+
+def _method(config: Config, split: DataSplit | None) -> str:
+    """The method of a run. Raises DataError where the requested one has no samples for calibration."""
+    wished = _wished(config)
+    if not is_calibrated(wished) or _calibrates(split):
+        return wished
+    if config.search.method != "auto":
+        raise DataError(f"--method {wished} needs --data: what this model reads is not known, or it does not run")
+    return _without_rows(config)
