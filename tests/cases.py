@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 import mixquant_onnx as mq
+from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.weights import WeightTensor
 from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
@@ -204,3 +206,9 @@ def quantize(model: ModelProto, **options: Any) -> mq.RunResult:
     onnx.checker.check_model(result.model)
     assert agreement(model, result.model) > 32
     return result
+
+
+def seconds(calibration: Calibration, names: Sequence[str]) -> dict[str, SecondMoments]:
+    """Second moments of the inputs of weights in the float model, where they can be read."""
+    found = calibration.observe(names, frozenset(names))
+    return {name: one for name, one in found if isinstance(one, SecondMoments)}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from cases import seconds
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.data.calibration import Calibration
@@ -134,7 +135,7 @@ def test_branches_that_are_taken_are_seen_and_others_are_not() -> None:
     x = RANDOM.standard_normal((4, 8)).astype(np.float32)
     sites = {n: s for n, s in find(model, 1).sites.items() if n.startswith("w")}
     feed = {"x": x, "first": np.array(True), "second": np.array(False)}
-    found = Calibration(model, sites, Data(feeds=(feed,), labels=None)).second_moments(list(sites))
+    found = seconds(Calibration(model, sites, Data(feeds=(feed,), labels=None)), list(sites))
     assert set(found) == {"wb"}
     positive = np.maximum(x, 0)
     np.testing.assert_allclose(found["wb"].matrix[0], positive.T @ positive / 4, rtol=1e-4, atol=1e-5)
@@ -145,7 +146,7 @@ def test_moments_are_means_over_all_feeds_and_agree_with_second_moments() -> Non
     arrays = [RANDOM.standard_normal((5, 7)).astype(np.float32) + 1 for _ in range(3)]
     data = Data(feeds=tuple({"x": a} for a in arrays), labels=None)
     calibration = Calibration(model, find(model, 1).sites, data)
-    plain, second = calibration.moments(["w"])["w"], calibration.second_moments(["w"])["w"]
+    plain, second = calibration.moments(["w"])["w"], seconds(calibration, ["w"])["w"]
     both = np.concatenate(arrays)
     np.testing.assert_allclose(plain.mean[0], both.mean(0), rtol=1e-5)
     np.testing.assert_allclose(plain.variance[0], both.var(0), rtol=1e-4)
@@ -197,7 +198,7 @@ def test_few_samples_are_believed_less() -> None:
     found = []
     for count in (8, 64, 4096):
         data = Data(feeds=({"x": RANDOM.standard_normal((count, 64)).astype(np.float32)},), labels=None)
-        found.append(Calibration(model, find(model, 1).sites, data).second_moments(["w"])["w"])
+        found.append(seconds(Calibration(model, find(model, 1).sites, data), ["w"])["w"])
     assert [round(d.shrinkage, 3) for d in found] == [0.889, 0.5, 0.03]
     assert np.linalg.eigvalsh(found[0].shrunk()[0].astype(np.float64)).min() > 0
 
@@ -207,7 +208,7 @@ def test_watching_changes_nothing_in_the_model() -> None:
     before = model.SerializeToString()
     sites = find(model, 1).sites
     feed = {"x": np.ones((4, 8), np.float32), "first": np.array(True), "second": np.array(True)}
-    assert Calibration(model, sites, Data(feeds=(feed,), labels=None)).second_moments(list(sites))
+    assert seconds(Calibration(model, sites, Data(feeds=(feed,), labels=None)), list(sites))
     assert model.SerializeToString() == before
 
 
@@ -227,8 +228,8 @@ def test_weights_with_the_same_samples_share_their_statistics() -> None:
     model.graph.node.append(helper.make_node("Conv", ["x", "c"], ["v"], strides=[2, 2]))
     model.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for name in "zv")
     data = Data(feeds=({"x": RANDOM.standard_normal(shape).astype(np.float32)},), labels=None)
-    found = Calibration(model, find(model, 1).sites, data).second_moments(["a", "b", "c"])
+    found = seconds(Calibration(model, find(model, 1).sites, data), ["a", "b", "c"])
     assert found["a"] is found["b"]
     assert (found["a"].samples, found["c"].samples) == (3 * 7 * 7, 3 * 4 * 4)
-    alone = Calibration(model, find(model, 1).sites, data).second_moments(["c"])
+    alone = seconds(Calibration(model, find(model, 1).sites, data), ["c"])
     np.testing.assert_array_equal(found["c"].matrix, alone["c"].matrix)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import seconds
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
@@ -109,7 +110,7 @@ def test_the_layer_error_from_moments_is_that_of_the_layer_on_the_data() -> None
     mixing = RANDOM.standard_normal((32, 32))
     x = (RANDOM.standard_normal((5000, 32)) @ mixing + 1).astype(np.float32)
     data = Data(feeds=({"x": x},), labels=None)
-    moments = Calibration(model, sites, data).second_moments(["a"])["a"]
+    moments = seconds(Calibration(model, sites, data), ["a"])["a"]
     weight = weight_values(sites["a"])
     other = weight + RANDOM.standard_normal(weight.shape).astype(np.float32) * 0.05
     measured = np.sum((x @ (other - weight)) ** 2, dtype=np.float64) / np.sum((x @ weight) ** 2, dtype=np.float64)
@@ -143,7 +144,7 @@ def test_energy_does_not_depend_on_the_scales_of_a_layers_outputs() -> None:
         assert spread["steep"][scheme] == pytest.approx(cost, rel=0.25)
 
 
-@pytest.mark.parametrize("method", ["gptq", "adaround"])
+@pytest.mark.parametrize("method", ["gptq", pytest.param("adaround", marks=pytest.mark.slow)])
 def test_calibrated_methods_beat_ranges_alone_on_rows_that_they_did_not_see(method: str, model_path: Path) -> None:
     calibration, held = (model_path.parent / name for name in ("calib.npz", "eval.npz"))
     sqnr = {}

@@ -91,7 +91,9 @@ def test_a_run_reports_the_stages_that_are_expected(
     model = as_loaded(CNN / "model.onnx" if source == "proxies" else MODEL)
     seen = Seen()
     run.run(model, config, tmp_path / "o.onnx", "it", seen, opened=seen.opened("quantize"))
-    assert seen.stages == list(seen.expected) == ["search", *stages]
+    assert list(seen.expected) == ["search", *stages]
+    # Where one plan is far ahead, no other is finished to be compared.
+    assert seen.stages == [s for s in seen.expected if s in seen.stages or s != "compare finished plans"]
 
 
 def test_other_commands_report_the_stages_that_are_expected(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ PROGRESS = re.compile(r"\d/\d |read data")
     ("options", "code", "shown", "kept"),
     [
         ([], 0, "8/8 verify", "wrote"),
-        (["--min-sqnr", "15"], 0, "trial 1", "bits a weight"),
+        pytest.param(["--min-sqnr", "15"], 0, "trial 1", "bits a weight", marks=pytest.mark.slow),
         (["--avg-bits", "2"], 2, "read data", "mixquant-onnx: "),
     ],
 )

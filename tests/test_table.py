@@ -109,7 +109,7 @@ def test_what_a_run_measured_is_not_measured_again_by_a_sweep(
     assert sorted(steps) == ALL_STEPS
 
 
-@pytest.mark.parametrize("stage", ["search", "solve", "measure", "compare plans", "quantize"])
+@pytest.mark.parametrize("stage", ["search", "solve layers", "measure layers", "compare plans", "quantize"])
 def test_an_interrupted_run_goes_on_where_it_was(
     stage: str, model: Path, data: Path, table: Path, tmp_path: Path, steps: list[str]
 ) -> None:
@@ -126,11 +126,11 @@ def test_an_interrupted_run_goes_on_where_it_was(
         mq.quantize(model, output, data=data, avg_bits=4, table=table, progress=interrupt)
     assert not output.exists()
     first = list(steps)
-    if stage == "solve":
+    if stage == "solve layers":
         assert first.count("solved") >= 2 > 0 == first.count("reaction")
     steps.clear()
     mq.quantize(model, output, data=data, avg_bits=4, table=table)
-    left = {"search": (2, 4, 4), "solve": (0, 2, 4), "measure": (0, 0, 2)}.get(stage, (0, 0, 0))
+    left = {"search": (2, 4, 4), "solve layers": (0, 2, 4), "measure layers": (0, 0, 2)}.get(stage, (0, 0, 0))
     assert tuple(map(steps.count, ("errors", "solved", "reaction"))) == left
     assert output.read_bytes() == plain.read_bytes()
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 
 from onnx import ModelProto
 
 from mixquant_onnx.data.accumulator import Accumulator
+from mixquant_onnx.data.activation_stream import ActivationStream, Values
 from mixquant_onnx.data.dataset import Data, batched, thinned
 from mixquant_onnx.data.moments import Moments, SecondMoments
 from mixquant_onnx.data.split import held_out
 from mixquant_onnx.model.layer_inputs import Feature, feature_of, reading_order
 from mixquant_onnx.model.taps import Place, expose
 from mixquant_onnx.model.weights import LocatedWeight
-from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
 
@@ -54,59 +54,6 @@ WIDEST_OF_PROXIES = 2304
 samples do not determine more directions, and the solve is cubic in the width (4608 inputs: 8 times 2304).
 """
 
-Values = Mapping[Place, FloatArray]
-"""Values of one batch by place."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ActivationStream:
-    """Inputs of weights in one model, read in the order of the graph.
-
-    Attributes:
-        executor: Computes the values.
-        names: Name in the main graph of each place.
-    """
-
-    executor: IncrementalExecutor
-    names: Mapping[Place, str]
-
-    def fork(self) -> ActivationStream:
-        """A second stream at the same position; advancing one does not affect the other."""
-        return replace(self, executor=self.executor.fork())
-
-    def values(self, places: Sequence[Place]) -> Iterator[Values]:
-        """Compute the values at some places, and move there.
-
-        Args:
-            places: Places behind those of earlier calls.
-
-        Yields:
-            The values of each batch.
-
-        Raises:
-            RuntimeFailure: ONNX Runtime does not run the model.
-        """
-        for found in self.executor.values([self.names[place] for place in places]):
-            yield {place: found[self.names[place]] for place in places}
-
-    def outputs(self, names: Sequence[str]) -> list[list[FloatArray]]:
-        """Values of the main graph from here on; the stream stays where it is.
-
-        Args:
-            names: Some of the outputs that the stream was made for.
-
-        Returns:
-            The values in order, for each batch.
-
-        Raises:
-            RuntimeFailure: ONNX Runtime does not run the rest of the model.
-        """
-        return [[found[name] for name in names] for found in self.executor.fork().values(names)]
-
-    def advance(self, places: Sequence[Place]) -> None:
-        """Move past `places` without reading them."""
-        self.executor.advance([self.names[place] for place in places])
-
 
 class Calibration:
     """Statistics of the inputs of a model's weights.
@@ -139,7 +86,7 @@ class Calibration:
 
     @property
     def holds_back(self) -> bool:
-        """Whether some batches are held out for evaluation."""
+        """Whether some batches are held out."""
         return self.learned < len(self.feeds)
 
     def stages(self) -> list[list[str]]:
@@ -160,20 +107,9 @@ class Calibration:
         Returns:
             By name, without weights whose input cannot be read; empty where the model does not run.
         """
-        every = self._all(names, False, every_feed)
+        every = self._all(names, every_feed)
         found = {name: one for name, one in every.items() if isinstance(one, Moments)}
         return {name: one.of_generated_inputs() for name, one in found.items()} if self._noise else found
-
-    def second_moments(self, names: Sequence[str]) -> dict[str, SecondMoments]:
-        """Second moments of the inputs of weights in the float model, over all batches.
-
-        Args:
-            names: The weights.
-
-        Returns:
-            By name, without weights whose input cannot be read; empty where the model does not run.
-        """
-        return _full(self._all(names, True))
 
     def observe(
         self, names: Sequence[str], full: frozenset[str]
@@ -256,16 +192,15 @@ class Calibration:
             By name, with cross moments of `reference`; without weights whose input cannot be read or is too wide.
         """
         wanted = [name for name in names if name in self.features and not self.is_too_wide(name)]
-        sums = self._sums(wanted, reference, current, frozenset(wanted), self._count(every_feed), split)
+        sums = self._sums(
+            wanted, reference, current, frozenset(wanted), len(self.feeds) if every_feed else self.learned, split
+        )
         return _full(sums)
 
     def is_too_wide(self, name: str) -> bool:
         """Whether a weight has more inputs than samples of proxies can determine second moments of."""
         feature = self.features.get(name)
         return self._proxy and feature is not None and feature.width > WIDEST_OF_PROXIES
-
-    def _count(self, every_feed: bool) -> int:
-        return len(self.feeds) if every_feed else self.learned
 
     def advance(self, names: Sequence[str], stream: ActivationStream) -> None:
         """Move a stream past the inputs of weights, as `collect` would.
@@ -276,7 +211,7 @@ class Calibration:
         """
         stream.advance(list(dict.fromkeys(self.features[name].place for name in names if name in self.features)))
 
-    def _all(self, names: Sequence[str], full: bool, every_feed: bool = True) -> dict[str, SecondMoments | Moments]:
+    def _all(self, names: Sequence[str], every_feed: bool) -> dict[str, SecondMoments | Moments]:
         asked = set(names)
         known = [name for name in self.features if name in asked]
         if not known:
@@ -284,7 +219,7 @@ class Calibration:
         own = self.float_stream()
         result: dict[str, SecondMoments | Moments] = {}
         for part in self._held_at_once(known):
-            result.update(self._sums(part, own, None, frozenset(part if full else ()), self._count(every_feed)))
+            result.update(self._sums(part, own, None, frozenset(), len(self.feeds) if every_feed else self.learned))
         return result
 
     def _sums(
@@ -353,4 +288,4 @@ def _parts(data: Data) -> tuple[tuple[Feed, ...], tuple[Feed, ...]]:
 
 
 def _full(found: Mapping[str, SecondMoments | Moments]) -> dict[str, SecondMoments]:
-    return {name: one for name, one in found.items() if isinstance(one, SecondMoments)}
+    return {n: one for n, one in found.items() if isinstance(one, SecondMoments)}

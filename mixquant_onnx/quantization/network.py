@@ -10,7 +10,8 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from mixquant_onnx.config.stages import RoundingOptions
-from mixquant_onnx.data.calibration import ActivationStream, Calibration
+from mixquant_onnx.data.activation_stream import ActivationStream
+from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.events import Progress, quiet
