@@ -149,10 +149,10 @@ class SecondMoments:
         if self.cross is None:
             return rows
         index = np.arange(self.width)
-        damped = self.matrix.astype(np.float64)
-        damped[:, index, index] += self.diagonal() * max(_CROSS_DAMPING, 2 * self.shrinkage)
+        damped = self.matrix.copy()
+        damped[:, index, index] += self.diagonal() * np.float32(max(_CROSS_DAMPING, 2 * self.shrinkage))
         missed = np.matmul(rows, self.cross - self.matrix).transpose(0, 2, 1)
-        return np.asarray(rows + np.linalg.solve(damped, missed.astype(np.float64)).transpose(0, 2, 1), np.float32)
+        return np.asarray(rows + np.linalg.solve(damped, missed).transpose(0, 2, 1), np.float32)
 
     def output_loss(self, rows: Matrices, levels: Matrices) -> float:
         """Mean squared difference of the outputs of two weights, up to a constant that does not depend on `levels`.

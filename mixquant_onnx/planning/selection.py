@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from onnx import ModelProto
 
 from mixquant_onnx.config.stages import BudgetOptions
 from mixquant_onnx.data.dataset import Data, DataSplit, rows_of, thinned
@@ -32,8 +33,11 @@ from mixquant_onnx.quantization.methods import is_calibrated, surrogate
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
-_MOST_ROWS = 32
-"""Most samples of either kind for the comparison; bounds time."""
+_MOST_ROWS = (32, 16)
+"""Most samples of either kind for the comparison, and where a sample takes more than `_LARGE`; bounds time."""
+
+_LARGE = 1e9
+"""Multiplications of a sample above which fewer samples are run."""
 
 _FINALISTS = (2, 6)
 """Fewest and most plans that are quantized in the order of the graph to be compared."""
@@ -122,11 +126,15 @@ def finishing_seconds(priced: Priced, work: Workspace) -> float:
         The estimate, which depends on shapes alone.
     """
     assert work.split is not None
-    data, first = work.split.calibration, work.split.calibration.feeds[0]
-    shapes = {name: np.shape(value) for name, value in first.items() if isinstance(value, np.ndarray)}
-    runs = 2 * data.rows / max(rows_of(first, data.axes), 1)
-    products = runs * multiplications(priced.searched.loaded.model, shapes)
+    products = 2 * work.split.calibration.rows * _products(priced.searched.loaded.model, work.split)
     return max(_SECONDS[0] * priced.elements + _SECONDS[1] * products, 1e-9)
+
+
+def _products(model: ModelProto, split: DataSplit) -> float:
+    """Multiplications of one sample."""
+    data, first = split.calibration, split.calibration.feeds[0]
+    shapes = {name: np.shape(value) for name, value in first.items() if isinstance(value, np.ndarray)}
+    return multiplications(model, shapes) / max(rows_of(first, data.axes), 1)
 
 
 def first_of(entries: Sequence[Entry], entry: Entry) -> Entry:
@@ -158,7 +166,8 @@ class Judge:
         assert work.split is not None
         searched = priced.searched
         model, sites, fit = searched.loaded.model, searched.sites, work.split.calibration
-        self._work, self._fit, self._rows = work, fit, single_rows(work.split)
+        most = _MOST_ROWS[_products(model, work.split) > _LARGE]
+        self._work, self._fit, self._rows = work, fit, single_rows(work.split, most)
         self._reference = run_all(Session(model), self._rows)
         self.solved: SolvedTable = solve_table(searched.table, model, sites, fit, work, progress)
 
@@ -185,7 +194,7 @@ class Judge:
         return float(found)
 
 
-def single_rows(split: DataSplit) -> Data:
+def single_rows(split: DataSplit, most: int) -> Data:
     """Rows for selection and for calibration, each in a batch of its own where it can be.
 
     Those for calibration are rows that weights were fitted to, which favours no plan: all are fitted alike, and few
@@ -193,11 +202,12 @@ def single_rows(split: DataSplit) -> Data:
 
     Args:
         split: The samples.
+        most: Most of either kind.
 
     Returns:
-        At most about 2 `_MOST_ROWS`.
+        At most about twice as many.
     """
-    parts = [thinned(batched_by(part, 1), _MOST_ROWS) for part in (split.selection, split.calibration)]
+    parts = [thinned(batched_by(part, 1), most) for part in (split.selection, split.calibration)]
     same = split.selection is split.calibration
     return replace(parts[0], feeds=parts[0].feeds if same else parts[0].feeds + parts[1].feeds, labels=None)
 

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.runtime.memory import release
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 from mixquant_onnx.runtime.value_store import StoredValue, ValueStore
 
@@ -135,6 +136,7 @@ class IncrementalExecutor:
             kept = None if kept is None or left is None else [*kept, left]
         if kept is not None:
             self._known, self._done = kept, done
+        release()
 
     def _left(self, feed: _Known, found: dict[str, FloatArray], later: set[str], fresh: set[str]) -> _Known | None:
         """The values of one batch that are needed later; None where one cannot be stored."""
