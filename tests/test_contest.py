@@ -15,8 +15,10 @@ from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOption
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.model import files as model_io
+from mixquant_onnx.numerics.metrics import typical_noise
 from mixquant_onnx.planning import selection as contest
 from mixquant_onnx.planning.allocation import Priced, plan_of_bits, price_all
+from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.search import search
 from mixquant_onnx.planning.selection import Judge
 from mixquant_onnx.planning.workspace import Workspace
@@ -52,8 +54,8 @@ def entries(model: ModelProto, **changes: list[Priced]) -> list[contest.Entry]:
     return contest.ranked(rivals, lambda priced: plan_of_bits(priced, BUDGET, 5.5), WORK)
 
 
-def priced_at_all(model: ModelProto) -> list[Priced]:
-    options = SearchOptions(method="minmax")
+def priced_at_all(model: ModelProto, method: str = "minmax") -> list[Priced]:
+    options = SearchOptions(method=method)
     searched = search(model_io.as_loaded(model), SelectionOptions(), options, FormOptions(), estimate=True)
     return price_all(searched, "auto", WORK)
 
@@ -126,3 +128,54 @@ def test_one_width_for_all_is_among_the_plans_where_it_fits_exactly(monkeypatch:
     size = mq.quantize(cnn / "model.onnx", bits=4, method="mse", verify=False).nbytes_after
     found = mq.inspect(cnn / "model.onnx", max_size=f"{size}B", method="mse", data=data)
     assert {s.bits for s in found.plan.sites.values()} == {4}
+
+
+def test_the_plan_that_is_best_as_finished_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What layers make up for may turn the order round; a plan far behind is not finished to be compared."""
+    order = {"weight-error": 1.0, "uniform": 2.0, "network-output": 30.0}
+    by_plan: dict[tuple[tuple[str, int], ...], str] = {}
+
+    def key(planned: Planned) -> tuple[tuple[str, int], ...]:
+        return tuple((name, scheme.bits) for name, scheme in planned.plan.sites.items())
+
+    monkeypatch.setattr(Judge, "from_table", lambda _, planned: order[by_plan[key(planned)]])
+    finished: list[str] = []
+
+    def in_order(_: Judge, planned: Planned) -> float:
+        finished.append(by_plan[key(planned)])
+        return -order[finished[-1]]
+
+    monkeypatch.setattr(Judge, "in_order", in_order)
+    chosen = [p for p in priced_at_all(two_paths(30.0), "gptq") if p.cost in order]
+    bits = {"weight-error": 5.5, "uniform": 6.5, "network-output": 7.5}
+
+    def make(priced: Priced) -> Planned:
+        planned = plan_of_bits(priced, BUDGET, bits[priced.cost])
+        by_plan[key(planned)] = priced.cost
+        return planned
+
+    found = contest.ranked(chosen, make, WORK)
+    assert [e.priced.cost for e in found] == ["uniform", "weight-error", "network-output"]
+    assert finished == ["weight-error", "uniform"]
+    quick = contest.ranked(chosen, make, replace(WORK, effort="fast"))
+    assert [e.priced.cost for e in quick] == ["weight-error", "uniform", "network-output"]
+
+
+def test_typical_noise_is_that_of_most_rows() -> None:
+    one = [[np.ones((1, 4), np.float32)]] * 3
+    other = [[np.full((1, 4), 1 + error, np.float32)] for error in (0.1, 0.01, 0.001)]
+    assert typical_noise(one, other) == pytest.approx(1e-4, rel=0.01)
+    exact = [[np.ones((1, 4), np.float32)], *other[1:]]
+    assert 0 < typical_noise(one, exact) < 1e-6
+    broken = [[np.full((1, 4), np.nan, np.float32)], *other[1:]]
+    assert typical_noise(one, broken) == float("inf")
+
+
+@pytest.mark.parametrize(("size", "most"), [(64, 6), (2_000_000, 2)])
+def test_more_plans_are_compared_as_finished_where_that_takes_little(size: int, most: int) -> None:
+    model = two_paths(1.0)
+    priced = priced_at_all(model)[0]
+    table = {name: replace(errors, elements=size) for name, errors in priced.searched.table.items()}
+    large = replace(priced, searched=replace(priced.searched, table=table))
+    seconds = contest.finishing_seconds(large, WORK)
+    assert min(max(int(contest._FINAL_SECONDS / seconds), 2), 6) == most
