@@ -220,3 +220,19 @@ def test_a_fork_goes_on_by_itself(ran: list[str]) -> None:
     for found, wanted in zip(values.values(["h1"]), expected(model, "h1"), strict=True):
         np.testing.assert_allclose(found["h1"], wanted, rtol=1e-5, atol=1e-6)
     assert ran.count("p0") == 1
+
+
+def test_values_of_one_node_are_kept_for_later_calls(ran: list[str]) -> None:
+    """As of an If whose branches hold several weights; nothing but it reads the input."""
+    nodes = [helper.make_node("Split", ["x"], ["a", "b"], axis=1), helper.make_node("Add", ["a", "b"], ["y"])]
+    shape: list[str | int | None] = ["n", 6]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    values = IncrementalExecutor(model, ["a", "b"], FEEDS)
+    for name, part in (("a", slice(0, 3)), ("b", slice(3, 6))):
+        for found, feed in zip(values.values([name]), FEEDS, strict=True):
+            np.testing.assert_array_equal(found[name], feed["x"][:, part])
+    assert ran.count("a") == 1
