@@ -22,6 +22,7 @@ from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.allocation import Priced
 from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.runtime.memory import release
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import check_classes
 
@@ -85,6 +86,7 @@ class Prober:
         said = "kept" if kept else "not kept"
         self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {said}")
         self._remember(_Probe(planned=planned, result=result), kept)
+        release()
         verdict = Verdict(kept=kept, score=score)
         self._seen.append((planned.plan.sites, verdict))
         return verdict

@@ -46,11 +46,11 @@ _FINAL_SECONDS = 10.0
 """CPU seconds that this may take in all, by an estimate: a measured time would make results depend on the load."""
 
 _SECONDS = (2.5e-6, 5e-11)
-"""CPU seconds of such a quantization for each weight, and for each multiplication of the runs (docs/time.md)."""
+"""CPU seconds of such a quantization for each weight, and for each multiplication of the runs (docs/selection.md)."""
 
 _NEAR_DB = 6.0
-"""Decibels behind the best up to which a plan may turn out to be the best: layers make up for more of some plans than
-of others, by 5 dB at most on the models of docs/time.md.
+"""Decibels behind the best up to which a plan may turn out to be the best: later layers make up for more of some plans
+than of others, and plans 5 dB behind came out best on the models of docs/selection.md.
 """
 
 
