@@ -17,8 +17,10 @@ from mixquant_onnx.planning.selection import Entry, Judge, finishing_seconds, ra
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.runtime.session import RuntimeFailure
 
-_FEWEST_TRIES = 8
-"""Trials after which the bits of one sensitivity are known to 3 %."""
+_FEWEST_TRIES = 6
+"""Trials after which the bits of one sensitivity are known to 3 %, between 2 and 4 bits. Where there are no more, only
+the best sensitivity is tried.
+"""
 
 _SECONDS = 60.0
 """CPU seconds that more trials than these may take in all, as estimated."""
@@ -61,7 +63,8 @@ class Strategy:
             guess = self._guess(entries[0].priced, least) if drafted else None
         if guess is not None:
             entries = self._ranked(guess)
-        bisect([entry.priced for entry in entries], prober.probe, least, guess, tries)
+        tried = entries if tries == MOST_TRIES else entries[:1]
+        bisect([entry.priced for entry in tried], prober.probe, least, guess, tries)
 
     def _guess(self, priced: Priced, least: float) -> float | None:
         """Bits at which a finished file is believed to meet the target, by plans put together from the table."""

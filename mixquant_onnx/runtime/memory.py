@@ -17,7 +17,7 @@ _MOST = 800 << 20
 def release() -> None:
     """Return freed memory to the system where there is much: glibc keeps what the activations of a layer took.
 
-    The peak of a run on PP-OCRv4 falls from 1,090 to 980 MB by it (docs/selection.md). Does nothing where the system or the
+    The peak of a run on PP-OCRv4 falls from 1,090 to 980 MB by it. Does nothing where the system or the
     C library has no such functions.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
