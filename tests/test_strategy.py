@@ -64,6 +64,7 @@ def test_drafts_are_judged_where_finishing_takes_long(
     assert guessed.nbytes_after <= 1.06 * usual.nbytes_after
 
 
+@pytest.mark.slow
 def test_a_metric_of_the_user_is_not_run_on_drafts(
     trials: list[float], data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
