@@ -108,32 +108,35 @@ def open_job(loaded: Loaded, config: Config) -> Job:
 
 def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: str) -> Workspace:
     """Where results are kept: in --table, guarded by what they depend on, or for this run alone."""
-    work = config.work
-    options = {**asdict(replace(config.search, method=method)), **asdict(config.selection)}
-    settings = json.dumps([options, config.form.native_types, config.data.data_free], default=str, sort_keys=True)
-    root = TableFile(
-        work.table,
-        None
-        if work.table is None
-        else {
-            "model": digest_of_model(loaded),
-            "data (--data)": digest_of_source(config.data.data),
-            "choice of candidates (--bits, --granularity, --method, --include, ...)": digest(settings),
-            "release of mixquant-onnx": _release(),
-        },
-    )
-    rows = (
-        "" if split is None else digest(*(digest_of_feeds(part.feeds) for part in (split.calibration, split.selection)))
-    )
-    compensated = config.rounding.compensated
+    work, compensated = config.work, config.rounding.compensated
+    root = TableFile() if work.table is None else TableFile(work.table, _made_of(loaded, config, method))
+    # A table of this run alone has one section.
+    section = "" if work.table is None or split is None else _rows(split)
     return Workspace(
         split=split,
         root=root,
-        table=root.section(f"{rows} {compensated}"),
+        table=root.section(f"{section} {compensated}"),
         effort=work.effort,
         jobs=work.jobs,
         compensated=compensated,
     )
+
+
+def _made_of(loaded: Loaded, config: Config, method: str) -> dict[str, str]:
+    """Digests of what all entries of a table depend on, by what messages call it."""
+    options = {**asdict(replace(config.search, method=method)), **asdict(config.selection)}
+    settings = json.dumps([options, config.form.native_types, config.data.data_free], default=str, sort_keys=True)
+    return {
+        "model": digest_of_model(loaded),
+        "data (--data)": digest_of_source(config.data.data),
+        "choice of candidates (--bits, --granularity, --method, --include, ...)": digest(settings),
+        "release of mixquant-onnx": _release(),
+    }
+
+
+def _rows(split: DataSplit) -> str:
+    """A digest of the rows that plans are made from."""
+    return digest(*(digest_of_feeds(part.feeds) for part in (split.calibration, split.selection)))
 
 
 def _release() -> str:
