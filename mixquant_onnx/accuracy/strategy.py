@@ -70,7 +70,8 @@ class Strategy:
         """Bits at which a finished file is believed to meet the target, by plans put together from the table."""
         assert self.work.split is not None
         judge = Judge(priced, self.work, self.progress)
-        safe = _fewest(priced, Drafts(self.target, judge.solved, self.work.split.evaluation), least)
+        drafts = Drafts(priced.searched.loaded.model, self.target, judge.solved, self.work.split.evaluation)
+        safe = _fewest(priced, drafts, least)
         return None if safe is None else _translated(priced, judge, safe, least)
 
     def _ranked(self, bits: float) -> list[Entry]:

@@ -26,6 +26,25 @@ def editable_copy(
     return copy, located_in(copy, weights)
 
 
+def with_weights(
+    model: ModelProto, weights: Mapping[str, LocatedWeight], quantized: Mapping[str, QuantizedTensor]
+) -> ModelProto:
+    """A copy of a float model with some weights as they are quantized.
+
+    Args:
+        model: The float model.
+        weights: Its weights by name.
+        quantized: Those to replace.
+
+    Returns:
+        The copy.
+    """
+    copy, places = editable_copy(model, weights)
+    for name, q in quantized.items():
+        replace_weight(places[name], q)
+    return copy
+
+
 def put(located: LocatedWeight, value: FloatArray) -> None:
     """Put `value` (of the site's shape and type) where `located` is stored."""
     tensor = located.source.tensor

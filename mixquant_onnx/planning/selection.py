@@ -19,7 +19,7 @@ from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import batched_by
 from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.model.substitute import editable_copy, replace_weight
+from mixquant_onnx.model.substitute import with_weights
 from mixquant_onnx.numerics.metrics import relative_noise, typical_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import QuantizedTensor
@@ -263,9 +263,7 @@ def outputs_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], hel
     Returns:
         Outputs for each batch; None where the model does not run.
     """
-    model, places = editable_copy(planned.loaded.model, planned.sites)
-    for name, q in quantized.items():
-        replace_weight(places[name], q)
+    model = with_weights(planned.loaded.model, planned.sites, quantized)
     try:
         return run_all(Session(model), held)
     except RuntimeFailure:

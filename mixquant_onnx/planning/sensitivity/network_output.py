@@ -25,8 +25,7 @@ def measure(measurement: Measurement) -> Costs:
     """Noise of the outputs, as a share, with one weight quantized.
 
     Measured at one width per weight (at two, where more effort is wanted), one run each; the cost of other candidates
-    is proportional to their layer's own
-    error. A weight that the samples do not reach gets the median reaction.
+    is proportional to their layer's own error. A weight that the samples do not reach gets the median reaction.
 
     Args:
         measurement: The model, the candidates and samples.
