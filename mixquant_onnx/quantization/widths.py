@@ -18,7 +18,7 @@ from mixquant_onnx.quantization.methods import surrogate
 from mixquant_onnx.quantization.ranges import lattice
 from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows
-from mixquant_onnx.quantization.rounding.shrinkage import best_sample_weight
+from mixquant_onnx.quantization.rounding.shrinkage import best_sample_weight, is_to_choose
 from mixquant_onnx.quantization.weight import (
     as_rows,
     calibrated_ranges,
@@ -86,9 +86,10 @@ def solve_widths(
     found: dict[Scheme, Solved] = {}
     for _, group in groupby(ordered, key=lambda s: str(s.grid)):
         same = list(group)
+        in_grid = rows_in_grid(site, weight, same[0])
         made = [calibrated_ranges(site, scheme, rows, inputs, rounds=0) for scheme in same]
         for scheme, q in zip(same, _solved(made, rows, matrix, factor), strict=True):
-            exact = lattice.fit(rows_in_grid(site, weight, scheme), scheme.bits, scheme.symmetric)
+            exact = lattice.fit(in_grid, scheme.bits, scheme.symmetric)
             best = q if exact is None else quantize_weight(site, weight, surrogate(scheme))
             values = output_rows(site.layout, best.dequantize(np.dtype(np.float32))).reshape(rows.shape)
             noise = quadratic_error(values - rows, matrix)
@@ -97,7 +98,7 @@ def solve_widths(
 
 
 def _shrinkage(site: WeightTensor, schemes: Sequence[Scheme], rows: Rows, inputs: SecondMoments) -> float:
-    if inputs.halves is None:
+    if not is_to_choose(inputs):
         return inputs.sample_weight
     trial = min(schemes, key=lambda s: abs(s.bits - _TRIAL_BITS))
     made = calibrated_ranges(site, trial, rows, inputs, rounds=0)

@@ -35,16 +35,16 @@ def solve(problem: Problem, start: Rows, sweeps: int = _SWEEPS) -> Rows:
     """
     target = problem.columns(problem.target)
     error = problem.columns(start) - target
+    scale, zero = problem.columns(problem.scale), problem.columns(problem.zero_point)
     for _ in range(sweeps):
-        if _sweep(problem, target, error) <= _SETTLED * error.size:
+        if _sweep(problem, target, scale, zero, error) <= _SETTLED * error.size:
             break
     return np.ascontiguousarray((target + error).transpose(1, 2, 0), np.float32)
 
 
-def _sweep(problem: Problem, target: Rows, error: Rows) -> int:
+def _sweep(problem: Problem, target: Rows, scale: Rows, zero: Rows, error: Rows) -> int:
     """One sweep over the columns [K, groups, n]; changes `error`, and returns how many levels changed."""
     matrix, width = problem.matrix, len(target)
-    scale, zero = problem.columns(problem.scale), problem.columns(problem.zero_point)
     highest, diagonal = problem.column_highest, np.einsum("gjj->jg", matrix)[:, :, None]
     changed = 0
     for first in range(0, width, _BATCH):

@@ -57,6 +57,19 @@ def for_inputs(problem: Problem, rows: Rows, inputs: SecondMoments) -> Problem:
     return replace(problem, target=inputs.target(rows), matrix=inputs.shrunk())
 
 
+def is_to_choose(inputs: SecondMoments) -> bool:
+    """Whether there are halves to choose by, and so few samples that the choice matters.
+
+    Args:
+        inputs: Second moments.
+
+    Returns:
+        False where `best_sample_weight` would leave that of `inputs`.
+    """
+    least = inputs.samples * min(_SAMPLE_WEIGHTS)
+    return inputs.halves is not None and inputs.width >= _NO_SHRINKAGE * least
+
+
 def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> float:
     """Number of independent samples that each sample should count as, by the least error across halves.
 
@@ -70,8 +83,7 @@ def best_sample_weight(problem: Problem, rows: Rows, inputs: SecondMoments) -> f
     Returns:
         One of `_SAMPLE_WEIGHTS`; that of `inputs` where there are no halves, or enough samples that it does not matter.
     """
-    least = inputs.samples * min(_SAMPLE_WEIGHTS)
-    if inputs.halves is None or inputs.width < _NO_SHRINKAGE * least:
+    if inputs.halves is None or not is_to_choose(inputs):
         return inputs.sample_weight
     fit, held = inputs.halves
     every = max(1, rows.shape[0] * rows.shape[1] // _MOST_ROWS)
