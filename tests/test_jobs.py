@@ -128,7 +128,9 @@ def stop(*given):
     if how == "a signal":
         os.killpg(0, signal.SIGINT)
     if how == "a killed worker":
-        os.kill(workers()[0], signal.SIGKILL)
+        # None is left where the run has noticed, and keeps what was solved before.
+        for worker in workers()[:1]:
+            os.kill(worker, signal.SIGKILL)
     keep(*given)
 
 solved_table._keep = stop

@@ -6,10 +6,12 @@ putting them together from this table, without quantizing anything again.
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain, islice
 from typing import Any
 
@@ -186,7 +188,8 @@ def _side_by_side(tasks: Iterator[Task], jobs: int) -> Iterator[Solution]:
         for part in chain(parts, [None]):
             # A `yield from` joblib's generator would close it before `_stop` does.
             yield from chain(running)
-            running = iter(() if part is None else parallel(part))
+            with _interrupts_kept_from_workers() if parallel.return_generator else nullcontext():
+                running = iter(() if part is None else parallel(part))
     except BrokenExecutor as error:
         raise MixquantError(
             "a process that solved layers was killed, most likely for lack of memory; use fewer --jobs"
@@ -201,6 +204,24 @@ def _parallel(number: int | None) -> joblib.Parallel:
         return joblib.Parallel(n_jobs=number, return_as="generator", pre_dispatch="all", batch_size=1)
     except ValueError:
         return joblib.Parallel(n_jobs=number, pre_dispatch="all", batch_size=1)
+
+
+@contextmanager
+def _interrupts_kept_from_workers() -> Iterator[None]:
+    """Processes that are started in the context ignore Ctrl-C, of which each would print a traceback.
+
+    Ignoring is inherited, and the run ends its processes itself. (A blocked signal would be too, and not be lost to the
+    run meanwhile, but the standard library's resource tracker unblocks it.)
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _stop(running: Iterator[Solution]) -> None:
