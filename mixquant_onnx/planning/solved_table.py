@@ -182,14 +182,21 @@ def _side_by_side(tasks: Iterator[Task], jobs: int) -> Iterator[Solution]:
     # Without a number, joblib takes that of the backend which the caller has chosen, else one.
     number = None if jobs == 1 else jobs
     parallel, size = _parallel(number), joblib.effective_n_jobs(number)
-    parts = iter(lambda: [joblib.delayed(_solve)(task) for task in islice(tasks, size)], [])
     running: Iterator[Solution] = iter(())
+    failure: Exception | None = None
+    part: list[Any] | None = None
     try:
-        for part in chain(parts, [None]):
+        while part != []:
+            try:
+                part = [joblib.delayed(_solve)(task) for task in islice(tasks, size)]
+            except Exception as error:  # what is under way ends first: joblib does not stop cleanly just after a start
+                part, failure = [], error
             # A `yield from` joblib's generator would close it before `_stop` does.
             yield from chain(running)
             with _interrupts_kept_from_workers() if parallel.return_generator else nullcontext():
-                running = iter(() if part is None else parallel(part))
+                running = iter(parallel(part) if part else ())
+        if failure is not None:
+            raise failure
     except BrokenExecutor as error:
         raise MixquantError(
             "a process that solved layers was killed, most likely for lack of memory; use fewer --jobs"
