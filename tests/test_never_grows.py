@@ -167,6 +167,7 @@ OPTIONS = st.fixed_dictionaries(
         "granularity": st.sampled_from(["channel", "tensor", "block:8", "auto"]),
         "fused": st.sampled_from(["auto", "always"]),
         "symmetric": st.booleans(),
+        "data_free": st.booleans(),
     }
 )
 
@@ -299,7 +300,7 @@ def test_sizes_are_those_of_the_file(
     """All but equal tensors that are stored once, to the length of the length of the graph."""
     monkeypatch.setattr(place, "_content", lambda tensor: tensor.name)
     monkeypatch.setattr(file_sizes, "_LITTLE", np.inf)
-    result = mq.quantize(model_path, bits=[bits], verify=False, **options)
+    result = mq.quantize(model_path, bits=[bits], data_free=True, verify=False, **options)
     loaded = model_io.load(model_path)
     sizes = FileSizes(loaded.model, find(loaded.model, 1).sites, result.form)
     assert abs(sizes.growth(result.plan.sites) - (result.nbytes_after - result.nbytes_before)) <= 4

@@ -29,7 +29,7 @@ def _outputs(model: ModelProto, data: Data) -> list[np.ndarray]:
     return Session(model).run(data.feeds[0])
 
 
-LARGE = ("light_densenet121", "light_inception_v2", "light_vgg19")
+LARGE = ("light_densenet121", "light_inception_v1", "light_inception_v2", "light_resnet50", "light_vgg19")
 NETWORKS = [
     pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
     for name in sorted(path.stem for path in LIGHT.glob("*.onnx"))
