@@ -210,8 +210,8 @@ def replayed(
     Raises:
         MixquantError: As `apply_plan`.
     """
-    planned = fit_plan(loaded, plan, config.selection.min_size, config.form, progress)
     job = open_job(loaded, config)
+    planned = fit_plan(job.loaded, plan, config.selection.min_size, job.config.form, progress)
     return planned, execute(planned, job.execution, output, name, progress)
 
 

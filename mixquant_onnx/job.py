@@ -16,11 +16,17 @@ from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.pipeline import Execution
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.digests import digest, digest_of_feeds, digest_of_model, digest_of_source
+from mixquant_onnx.planning.integer_model import IntegerModel, integer_model
 from mixquant_onnx.planning.search import Searched, search
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, WEIGHT_ERROR
 from mixquant_onnx.planning.table_file import TableFile
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
+
+NOT_ON_INTEGERS = (
+    "no layer runs on integers: none is a Conv, MatMul or Gemm of the main graph with a float32 weight; weights alone "
+    "are quantized"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,12 +38,14 @@ class Job:
         config: The options.
         work: The samples, and where results are kept.
         method: The method that the samples allow.
+        integer: The model with rounded activations; None where no layer runs on integers.
     """
 
     loaded: Loaded
     config: Config
     work: Workspace
     method: str
+    integer: IntegerModel | None = None
 
     @property
     def split(self) -> DataSplit | None:
@@ -47,7 +55,13 @@ class Job:
     @property
     def execution(self) -> Execution:
         """How plans of this run are executed."""
-        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks)
+        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks, notes=self._notes)
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        if self.integer is not None:
+            return self.integer.notes
+        return (NOT_ON_INTEGERS,) if self.config.activations.integer else ()
 
     def searched(self, progress: Progress = quiet) -> Searched:
         """Every candidate with its error.
@@ -73,10 +87,12 @@ class Job:
             kept=self.work.root,
             progress=progress,
         )
-        if not needs_torch(self.method):
-            return made
-        learned = {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
-        return replace(made, settings={**made.settings, **learned})
+        settings = dict(made.settings)
+        if self.integer is not None:
+            settings |= {"activations": 8, "activation_ranges": self.integer.ranges, "cpu": config.activations.cpu}
+        if needs_torch(self.method):
+            settings |= {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
+        return replace(made, settings=settings)
 
 
 def open_job(loaded: Loaded, config: Config) -> Job:
@@ -95,15 +111,22 @@ def open_job(loaded: Loaded, config: Config) -> Job:
     split = prepare(
         loaded.model,
         config.data,
-        selects=not config.by_layer and config.budget.cost != WEIGHT_ERROR,
+        selects=(not config.by_layer and config.budget.cost != WEIGHT_ERROR) or config.activations.integer,
         judges=config.accuracy.judged_by_data,
         stands_in=_needs_rows(config),
     )
+    integer = None
+    if config.activations.integer and split is not None:
+        integer = integer_model(loaded, config.selection, config.activations, split)
+    if integer is not None:
+        loaded = integer.loaded
+        config = replace(config, form=replace(config.form, integer=config.activations.cpu))
     method = _method(config, split)
     cost = config.budget.cost
     if cost != "auto" and SENSITIVITIES[cost].needs_rows and not _calibrates(split):
         raise DataError(f"--cost {cost} needs --data: what this model reads is not known, or it does not run")
-    return Job(loaded=loaded, config=config, work=_workspace(loaded, config, split, method), method=method)
+    work = _workspace(loaded, config, split, method)
+    return Job(loaded=loaded, config=config, work=work, method=method, integer=integer)
 
 
 def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: str) -> Workspace:
@@ -124,7 +147,11 @@ def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: 
 
 def _made_of(loaded: Loaded, config: Config, method: str) -> dict[str, str]:
     """Digests of what all entries of a table depend on, by what messages call it."""
-    options = {**asdict(replace(config.search, method=method)), **asdict(config.selection)}
+    options = {
+        **asdict(replace(config.search, method=method)),
+        **asdict(config.selection),
+        **asdict(config.activations),
+    }
     settings = json.dumps([options, config.form.native_types, config.data.data_free], default=str, sort_keys=True)
     return {
         "model": digest_of_model(loaded),

@@ -71,11 +71,13 @@ class Execution:
         split: The rows to fit to and to judge by; None where there are none.
         rounding: How weights are rounded.
         checks: What is checked.
+        notes: Remarks for the user.
     """
 
     split: DataSplit | None = None
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
     checks: CheckOptions = field(default_factory=CheckOptions)
+    notes: tuple[str, ...] = ()
 
 
 def execute(
@@ -101,6 +103,7 @@ def execute(
     _check_methods(planned.plan, execution.split)
     wanted = len(planned.plan.sites)
     planned, layers = _quantized(planned, execution, progress)
+    layers = replace(layers, notes=(*execution.notes, *layers.notes))
     if wanted and not layers.quantized:
         return execute(planned, execution, output, name, progress)
     model, rewritten = rewritten_copy(planned.loaded.model, planned.sites, layers.quantized, planned.form)
@@ -201,7 +204,7 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
     def check(source: ModelProto | Path) -> Verification:
         saved = model_io.load(source).model if isinstance(source, Path) else source
         return verify(
-            planned.loaded.model, saved, planned.sites, quantized, made.rewritten, source,
+            planned.loaded, saved, planned.sites, quantized, made.rewritten, source,
             None if split is None else split.evaluation, refusal, progress,
             in_sample=split is not None and split.in_sample, optimism_db=optimism,
         )  # fmt: skip
@@ -214,7 +217,7 @@ def _refusal(loaded: model_io.Loaded, split: DataSplit | None) -> str | None:
     if split is not None and split.fitting.origin != "user":
         return None
     try:
-        Session(loaded.model)
+        Session(loaded.float_model)
     except RuntimeFailure as failure:
         return str(failure)
     return None

@@ -159,7 +159,7 @@ def _table(priced: Priced, work: Workspace, progress: Progress) -> _Table | None
         return None
     model = searched.loaded.model
     try:
-        session = Session(model)
+        session = Session(searched.loaded.float_model)
         solved = solve_table(searched.table, model, searched.sites, split.calibration, work, progress)
     except RuntimeFailure:
         return None

@@ -55,12 +55,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-LONG = ("budget", "adaround")
-"""Of one model these tell as much as of two; they are run for both with the slow tests."""
+LONG = ("promise", "adaround")
+"""Commands that take seconds; their parts have tests of their own."""
 
 CASES = [
     pytest.param(model, name, marks=pytest.mark.slow)
-    if name == "promise" or (name in LONG and model == "digits_cnn")
+    if name in LONG or (name == "budget" and model == "digits_cnn")
     else (model, name)
     for model in ("digits_cnn", "digits_transformer")
     for name in COMMANDS

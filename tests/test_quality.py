@@ -434,7 +434,7 @@ def test_figures_in_sample_are_called_so() -> None:
     result = mq.quantize(classifier())
     data = Data(feeds=({"x": normal(30, 64)},), labels=None)
     proof = verify(
-        planned.loaded.model, planned.loaded.model, {}, {}, result.rewritten, planned.loaded.model, data,
+        planned.loaded, planned.loaded.model, {}, {}, result.rewritten, planned.loaded.model, data,
         in_sample=True, optimism_db=6.25,
     )  # fmt: skip
     summary = summarize(Run(planned=planned, result=replace(result, verification=proof)))["verification"]

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 import mixquant_onnx as mq
 from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.model.files import as_loaded
 from mixquant_onnx.verification.divergence import first_divergence
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.verify import verify
@@ -24,7 +25,7 @@ def verified(data: Data | None, refusal: str | None = None, **given: Any) -> Ver
     """`verify` of a model that is written as it is, without quantized weights."""
     model = classifier()
     rewritten = mq.quantize(model).rewritten
-    return verify(model, model, {}, {}, rewritten, model, data, refusal, **given)
+    return verify(as_loaded(model), model, {}, {}, rewritten, model, data, refusal, **given)
 
 
 def test_without_rows_the_outputs_are_not_compared_and_a_note_says_so() -> None:

@@ -142,11 +142,11 @@ def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSpl
 def _check_agreement(loaded: model_io.Loaded, data: Data) -> None:
     """Raise DataError where the model has no classes; runs its first batch."""
     try:
-        session = Session(loaded.model)
+        session = Session(loaded.float_model)
     except RuntimeFailure:
         return
     first = replace(data, feeds=data.feeds[:1], labels=None)
-    check_classes(loaded.model, reference_outputs(session, first), session.outputs)
+    check_classes(loaded.float_model, reference_outputs(session, first), session.outputs)
 
 
 def least_bits(priced: Priced) -> float:
@@ -206,7 +206,7 @@ def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path
         return None
     path = loaded.path
     if path is None:
-        path = model_io.save(loaded.model, folder / "float.onnx", False, "float.onnx.data")[0]
+        path = model_io.save(loaded.float_model, folder / "float.onnx", False, "float.onnx.data")[0]
     figure = figure_of(path, target)
     if figure == 0 and target.max_drop and not target.lower_is_better:
         raise MetricError("the float model's value is 0, of which there is no share to lose; check the metric")

@@ -70,7 +70,7 @@ class Strategy:
         """Bits at which a finished file is believed to meet the target, by plans put together from the table."""
         assert self.work.split is not None
         judge = Judge(priced, self.work, self.progress)
-        drafts = Drafts(priced.searched.loaded.model, self.target, judge.solved, self.work.split.evaluation)
+        drafts = Drafts(priced.searched.loaded.float_model, self.target, judge.solved, self.work.split.evaluation)
         safe = _fewest(priced, drafts, least)
         return None if safe is None else _translated(priced, judge, safe, least)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mixquant_onnx.config.activations import INTEGER_FROM_ORT, ActivationOptions
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.config.stages import (
     AccuracyOptions,
@@ -30,6 +31,7 @@ class Config:
         search: Candidates of each tensor.
         selection: Tensors to quantize.
         accuracy: The accuracy target.
+        activations: Whether layers run on integers.
         form: Form of the file.
         data: Where samples are read from.
         rounding: How weights are rounded.
@@ -44,6 +46,7 @@ class Config:
     search: SearchOptions = field(default_factory=SearchOptions)
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     accuracy: AccuracyOptions = field(default_factory=AccuracyOptions)
+    activations: ActivationOptions = field(default_factory=ActivationOptions)
     form: FormOptions = field(default_factory=FormOptions)
     data: DataOptions = field(default_factory=DataOptions)
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
@@ -59,6 +62,20 @@ class Config:
         if self.form.native_types and not set(self.search.bits) & {2, 4, 8}:
             raise OptionError("--native-types leaves no width: allow 4 or 8 with --bits")
 
+        self._check_activations()
+
+    def _check_activations(self) -> None:
+        if not self.activations.integer:
+            return
+        if min(self.search.bits) > 7 and self.activations.cpu == "any":
+            raise OptionError("--activations 8 takes weights of at most 7 bits; allow them, or give --cpu vnni")
+        if self.data.data is None:
+            raise OptionError("--activations 8 needs --data, rows from which the ranges of activations are known")
+        if self.form.min_ort < INTEGER_FROM_ORT:
+            raise OptionError("--activations 8 needs onnxruntime 1.25 or later; leave --min-ort out")
+        if any(grid.block is not None for grid in self.search.grids):
+            raise OptionError("--activations 8 takes one scale for each channel or tensor; leave --granularity out")
+
     @property
     def by_layer(self) -> bool:
         """Whether the rule decides layer by layer, without a budget over the whole model."""
@@ -70,6 +87,7 @@ STAGES: Mapping[str, tuple[str, Any]] = {
     "search": ("Candidates", SearchOptions),
     "selection": ("Which tensors", SelectionOptions),
     "accuracy": ("Accuracy target (instead of --qem; the smallest file that reaches it)", AccuracyOptions),
+    "activations": ("Integer execution", ActivationOptions),
     "form": ("Form of the file", FormOptions),
     "data": ("Data", DataOptions),
     "rounding": ("Rounding", RoundingOptions),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixquant_onnx.config import parsing
+from mixquant_onnx.config.activations import Cpu
 from mixquant_onnx.config.option import option
 from mixquant_onnx.config.parsing import Rows
 from mixquant_onnx.errors import OptionError
@@ -225,6 +226,7 @@ class FormOptions:
     `fused` selects the large MatMul and Gemm weights that run on the runtime's low-bit kernels. `auto`: those that see
     one row by the model's declared shapes, where the kernels are faster on every processor tested; `always`: all of
     them, which is faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: none.
+    `integer`: the processors for which layers with rounded inputs run on integers; None where none do.
     """
 
     target: str = option(
@@ -242,6 +244,7 @@ class FormOptions:
         parsing.FUSED_PAYS_FROM, "the oldest onnxruntime that must load the file and not be slower than float",
         accepts="str | tuple[int, int]", shown="1.25", metavar="X.Y", convert=parsing.release,
     )  # fmt: skip
+    integer: Cpu | None = None
 
     def __post_init__(self) -> None:
         if self.exact and self.target == "qdq":

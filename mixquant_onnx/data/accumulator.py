@@ -98,6 +98,10 @@ class _Sums:
         rows = _joined([rows for rows, _ in self._waiting])
         references = [reference for _, reference in self._waiting if reference is not None]
         self._waiting = []
+        with np.errstate(invalid="ignore", over="ignore"):  # sums that are not finite are not used
+            self._sum(rows, references)
+
+    def _sum(self, rows: Matrices, references: list[Matrices]) -> None:
         square = _products(rows, rows) if self._full else np.einsum("gnk,gnk->gk", rows, rows)
         if not self._full:
             low, high = self._ends or (np.float32(np.inf), np.float32(-np.inf))

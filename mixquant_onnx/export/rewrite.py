@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, helper
 
 from mixquant_onnx.config.stages import FormOptions
@@ -14,22 +13,15 @@ from mixquant_onnx.errors import ModelError
 from mixquant_onnx.export.encode import encode
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
+from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.file_sizes import FileSizes
+from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedWeight, Reader, located_in
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
-
-FUNCTIONS_FROM_IR = 8
-"""The first IR version with model-local functions (onnx.proto, IR_VERSION)."""
-
-FOUR_BITS_FROM_IR = 10
-"""The first IR version with UINT4, which opset 21 has."""
-
-INPUTS_ARE_FREE_FROM_IR = 4
-"""The first IR version whose initializers need not be inputs of the graph."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +115,7 @@ def _put_into(
     calling = [sites[name].source.scope for name, made in encoded.items() if made.functions]
     if calling:
         _import_domain(model, calling)
-    _raise_ir(model, bool(calling), notes)
+    notes += raise_ir(model, with_functions=bool(calling))
 
 
 def _encode(
@@ -132,7 +124,8 @@ def _encode(
     """One weight, not yet put in place; its functions are put into `model`, and its Gemms made MatMuls."""
     encoded = encode(located, q, storage, opset, fresh)
     if storage.fused:
-        _gemms_to_matmuls(located, encoded.nodes[-1].output[0], fresh)
+        adds = "Sum" if isinstance(storage, Int8Kernel) else "Add"
+        _gemms_to_matmuls(located, encoded.nodes[-1].output[0], adds, fresh)
     for function in encoded.functions:
         _add_function(model, function, encoded.nodes)
     return encoded
@@ -172,14 +165,17 @@ def _raise(model: ModelProto, wanted: list[int], fresh: FreshName, notes: list[s
         return
 
 
-def _gemms_to_matmuls(located: LocatedWeight, weight: str, fresh: FreshName) -> None:
+def _gemms_to_matmuls(located: LocatedWeight, weight: str, adds: str, fresh: FreshName) -> None:
     for reader in located.readers:
         if reader.node.op_type == "Gemm":
-            _gemm_to_matmul(reader, weight, fresh)
+            _gemm_to_matmul(reader, weight, adds, fresh)
 
 
-def _gemm_to_matmul(reader: Reader, weight: str, fresh: FreshName) -> None:
-    """Gemm(x, w, c) as MatMul(x, weight) + c; the output keeps its name, the MatMul the node's."""
+def _gemm_to_matmul(reader: Reader, weight: str, adds: str, fresh: FreshName) -> None:
+    """Gemm(x, w, c) as MatMul(x, weight) + c; the output keeps its name, the MatMul the node's.
+
+    ONNX Runtime makes a Gemm of MatMul and Add before it looks for integer kernels, but not of MatMul and Sum.
+    """
     node, body = reader.node, reader.scope.body
     data, bias, output = node.input[0], node.input[2] if len(node.input) > 2 else "", node.output[0]
     node.op_type = "MatMul"
@@ -189,7 +185,7 @@ def _gemm_to_matmul(reader: Reader, weight: str, fresh: FreshName) -> None:
     if bias:
         node.output[0] = fresh(f"{output}.product")
         position = next(i for i, n in enumerate(body.node) if n.output[:] == node.output[:])
-        add = helper.make_node("Add", [node.output[0], bias], [output], name=fresh(f"{output}.bias"))
+        add = helper.make_node(adds, [node.output[0], bias], [output], name=fresh(f"{output}.bias"))
         body.node.insert(position + 1, add)
 
 
@@ -204,27 +200,3 @@ def _import_domain(model: ModelProto, scopes: list[Scope]) -> None:
     for body in bodies:
         if not any(o.domain == functions.DOMAIN for o in body.opset_import):
             body.opset_import.append(helper.make_opsetid(functions.DOMAIN, functions.DOMAIN_VERSION))
-
-
-def _raise_ir(model: ModelProto, with_functions: bool, notes: list[str]) -> None:
-    """Raise the IR version to what functions, types and opsets of the model need."""
-    needed = FUNCTIONS_FROM_IR if with_functions else 0
-    if opset_of(model) >= 21:
-        needed = FOUR_BITS_FROM_IR
-    needed = max(needed, onnx.helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True))
-    before = model.ir_version
-    if before >= needed:
-        return
-    model.ir_version = needed
-    if before < INPUTS_ARE_FREE_FROM_IR:
-        _drop_inputs_of_initializers(model)
-        notes.append(f"IR version {before} raised to {needed}: initializers are no longer listed as inputs")
-
-
-def _drop_inputs_of_initializers(model: ModelProto) -> None:
-    """In IR 3 every initializer is listed as an input; from IR 4 on that would let the caller replace it."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    computed = {name for node in model.graph.node for name in node.output}
-    kept = [value for value in model.graph.input if value.name not in stored | computed]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)

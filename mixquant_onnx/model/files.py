@@ -35,6 +35,7 @@ class Loaded:
         external: Whether it has external data.
         files: The external data files.
         path: The file that it was read from; None for a model given in memory.
+        original: The float model as it was read, where `model` rounds activations; None where `model` is it.
     """
 
     model: ModelProto
@@ -42,6 +43,12 @@ class Loaded:
     external: bool
     files: tuple[Path, ...] = ()
     path: Path | None = None
+    original: ModelProto | None = None
+
+    @property
+    def float_model(self) -> ModelProto:
+        """The model as it was read."""
+        return self.model if self.original is None else self.original
 
 
 def _external_tensors(model: ModelProto) -> list[TensorProto]:
@@ -193,7 +200,7 @@ def save_copy(loaded: Loaded, path: Path, data_name: str) -> list[Path]:
         OutputError: A file cannot be written.
     """
     if loaded.path is None or loaded.external:
-        return save(loaded.model, path, loaded.external, data_name)
+        return save(loaded.float_model, path, loaded.external, data_name)
     with writing(path):
         path.write_bytes(loaded.path.read_bytes())
     return [path]

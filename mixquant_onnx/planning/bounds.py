@@ -9,6 +9,7 @@ import numpy as np
 from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.activations import without_roundings
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration, limit_of
 from mixquant_onnx.planning.planned import Planned
@@ -72,6 +73,7 @@ def quantize_plan(
         compensated=compensated,
         sample_weights=sample_weights or {},
         quick=quick,
+        reference=None if planned.loaded.original is None else without_roundings(planned.loaded.model),
     )
     return quantize_layers(task, data, settings, progress)
 

@@ -36,7 +36,7 @@ def optimism_db(
     if parts is None:
         return None
     try:
-        float_session = Session(planned.loaded.model)
+        float_session = Session(planned.loaded.float_model)
         own = noise_with(planned, quantized, split.evaluation, run_all(float_session, split.evaluation))
         others = [
             noise_with(planned, surrogates_of(planned, fit, compensated).quantized, held, run_all(float_session, held))

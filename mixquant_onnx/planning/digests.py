@@ -70,7 +70,7 @@ def digest_of_model(loaded: Loaded) -> str:
         64 hexadecimal digits.
     """
     if loaded.path is None:
-        return digest(loaded.model.SerializeToString(deterministic=True))
+        return digest(loaded.float_model.SerializeToString(deterministic=True))
     return digest_of_files([loaded.path, *loaded.files])
 
 

@@ -48,7 +48,7 @@ def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requa
         the most bits.
     """
     try:
-        reference = run_all(Session(planned.loaded.model), judged)
+        reference = run_all(Session(planned.loaded.float_model), judged)
     except RuntimeFailure:
         return planned, layers
     first = noise = noise_with(planned, layers.quantized, judged, reference)

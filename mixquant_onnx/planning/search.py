@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.encodings.native_types import NATIVE_WIDTHS
+from mixquant_onnx.export.integer_kernels import dequantized_values
+from mixquant_onnx.export.targets.integer_kernels import on_integers
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, row_from_json, row_to_json, site_errors
+from mixquant_onnx.planning.integer_candidates import integer_errors
 from mixquant_onnx.planning.select_weights import float_values, select, unusable
 from mixquant_onnx.planning.table_file import TableFile
+
+_RowOf = Callable[[LocatedWeight, NDArray[np.float32]], ErrorRow]
+"""A weight and its values -> the errors of its candidates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,7 +69,14 @@ def search(
     bits = tuple(b for b in options.bits if b in NATIVE_WIDTHS) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
     kept = TableFile() if kept is None else kept.section("estimated" if estimate else "exact")
-    table, refused = _measured(sites, wanted, estimate, kept, progress)
+    dequantized = dequantized_values(loaded.model, ()) if form.integer else frozenset[str]()
+
+    def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
+        if form.integer is None or not on_integers(located, dequantized):
+            return site_errors(located.site, values, wanted, estimate)
+        return integer_errors(located.site, values, wanted, form.integer, estimate)
+
+    table, refused = _measured(sites, row_of, kept, progress)
     settings = {
         "bits": widths(table),
         "granularity": str(options.grids[0]) if len(options.grids) == 1 else "auto",
@@ -75,7 +91,7 @@ def search(
 
 
 def _measured(
-    sites: Mapping[str, LocatedWeight], options: SearchOptions, estimate: bool, kept: TableFile, progress: Progress
+    sites: Mapping[str, LocatedWeight], row_of: _RowOf, kept: TableFile, progress: Progress
 ) -> tuple[dict[str, ErrorRow], dict[str, str]]:
     """The errors of each weight, and why others cannot be quantized. Each is decoded once, and not kept.
 
@@ -88,7 +104,7 @@ def _measured(
         if entry is None:
             values = float_values(located)
             reason = unusable(values)
-            entry = reason or row_to_json(site_errors(located.site, values, options, estimate))
+            entry = reason or row_to_json(row_of(located, values))
             kept.put_json("errors", name, entry)
         if isinstance(entry, str):
             refused[name] = entry

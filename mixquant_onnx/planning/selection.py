@@ -168,7 +168,7 @@ class Judge:
         model, sites, fit = searched.loaded.model, searched.sites, work.split.calibration
         most = _MOST_ROWS[_products(model, work.split) > _LARGE]
         self._work, self._fit, self._rows = work, fit, single_rows(work.split, most)
-        self._reference = run_all(Session(model), self._rows)
+        self._reference = run_all(Session(searched.loaded.float_model), self._rows)
         self.solved: SolvedTable = solve_table(searched.table, model, sites, fit, work, progress)
 
     def from_table(self, planned: Planned) -> float:

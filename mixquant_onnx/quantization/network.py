@@ -59,7 +59,8 @@ class NetworkTask:
     """What is to be quantized.
 
     Args:
-        model: The float model; not changed.
+        model: The model with float weights; not changed.
+        reference: The model whose outputs are wanted, with the same names of values; None where it is `model`.
         weights: All weights of `model` by name: where blocks end depends on those that stay float too.
         schemes: How each weight to quantize is quantized, by name.
         bounds: The error bound of each of these; without one there is none.
@@ -76,6 +77,7 @@ class NetworkTask:
     compensated: bool = True
     sample_weights: Mapping[str, float] = field(default_factory=dict)
     quick: bool = False
+    reference: ModelProto | None = None
 
     @property
     def chosen(self) -> dict[str, LocatedWeight]:
@@ -154,12 +156,17 @@ class _InOrder:
         by_blocks = any(needs_torch(s.method) for s in task.schemes.values())
         self._calibration = Calibration(task.model, task.chosen, data, hold_back=by_blocks)
         current, self._replaced = editable_copy(task.model, task.weights)
-        self._float, self._current = self._calibration.float_stream(), self._calibration.stream(current)
+        self._float, self._current = self._reference(), self._calibration.stream(current)
         self._stages = self._calibration.stages()
         self._blocks = blockwise(task.model, current, task.weights, task.schemes, self._calibration, settings)
         self._quantized: dict[str, QuantizedTensor] = {}
         self._qe: dict[str, float] = {}
         self._short: list[str] = []
+
+    def _reference(self) -> ActivationStream:
+        if self._task.reference is None:
+            return self._calibration.float_stream()
+        return self._calibration.stream(self._task.reference, changes=False)
 
     def run(self, progress: Progress) -> Layers:
         """Stage by stage; a stage is the weights that read the same value."""

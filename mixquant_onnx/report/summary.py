@@ -10,6 +10,7 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.sections import Part
 from mixquant_onnx.report.sections.blocks import BlockData
 from mixquant_onnx.report.sections.compatibility import Opset, Releases
+from mixquant_onnx.report.sections.integers import IntegerData
 from mixquant_onnx.report.sections.left_float import LeftFloatShare, SkippedTensor
 from mixquant_onnx.report.sections.verification import VerificationData
 from mixquant_onnx.report.sections.weights import TensorData
@@ -32,9 +33,14 @@ class PlanSummary(TypedDict):
 
 
 class Summary(PlanSummary, total=False):
-    """The schema of --json. The further keys are present only for a run; `blocks` only for `inspect --blocks`."""
+    """The schema of --json.
+
+    The further keys are present only for a run, `integers` only with layers on integers; `blocks` only for
+    `inspect --blocks`.
+    """
 
     nbytes_after: int
+    integers: IntegerData
     opset: Opset
     files: list[str]
     releases: Releases

@@ -17,6 +17,7 @@ from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
+from mixquant_onnx.verification.segments import least_agreement
 
 Ratio = Callable[[Outputs, Outputs], float]
 """Lowest SQNR over the outputs, in dB."""
@@ -48,11 +49,15 @@ def agree_as_written(
         ratio: Lowest SQNR in dB of two lists of outputs.
 
     Returns:
-        SQNR in dB; None where it is below `limit`, or where the reference is less sensitive than `optimized` requires.
+        SQNR in dB of the outputs, or else the least of the pieces between roundings; None where it is below `limit`, or
+        where the reference is less sensitive than `optimized` requires.
     """
     try:
         plain = _outputs(reference, feeds)
         found = ratio(plain, _outputs(saved, feeds))
+        if not found >= limit:
+            piece = least_agreement(reference, saved, feeds)
+            found = -float("inf") if piece is None else piece.before
         if not found >= limit:
             return None
         own = min(

@@ -26,6 +26,7 @@ class Verification:
         notes: Remarks on what was not checked, and why.
         warnings: Where quality is at risk, each with what to do.
         in_sample: Whether the weights were fitted to these samples.
+        overflowing: Integer layers whose results may differ between processors with and without VNNI.
         optimism_db: By how many dB the metrics are better than on other samples, where that is known.
     """
 
@@ -41,6 +42,7 @@ class Verification:
     warnings: tuple[str, ...] = ()
     in_sample: bool = False
     optimism_db: float | None = None
+    overflowing: tuple[str, ...] = ()
 
     @property
     def synthetic(self) -> bool:

@@ -13,6 +13,7 @@ from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.rewrite import Rewritten
+from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
@@ -22,6 +23,7 @@ from mixquant_onnx.verification.equivalence import check_equivalence, dequantize
 from mixquant_onnx.verification.labels import float_accuracy
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
+from mixquant_onnx.verification.saturation import overflowing
 from mixquant_onnx.verification.statistics import Share
 from mixquant_onnx.verification.warnings import warnings_of
 
@@ -30,7 +32,7 @@ _STEPS = 4
 
 
 def verify(
-    original: ModelProto,
+    loaded: Loaded,
     saved: ModelProto,
     sites: Mapping[str, LocatedWeight],
     quantized: Mapping[str, QuantizedTensor],
@@ -48,9 +50,10 @@ def verify(
     More than 40 lines because of its arguments; the code itself is 27.
 
     Args:
-        original: The float model; its weights are replaced during the check and restored.
+        loaded: The float model, and the one whose weights were quantized; these are replaced during the check and
+            restored.
         saved: The written model, as loaded from its file.
-        sites: Weights of `original`, by name.
+        sites: Weights of `loaded.model`, by name.
         quantized: The quantized weights, by name.
         rewritten: What the rewrite did to each weight.
         source: What ONNX Runtime loads: the written file, or the model where there is no file.
@@ -74,7 +77,7 @@ def verify(
     progress("verify", 2, _STEPS)
     outputs = _NOT_COMPARED
     if sessions and data is not None:
-        outputs = _compared(original, saved, sites, quantized, sessions, data, progress)
+        outputs = _compared(loaded, saved, sites, quantized, sessions, data, progress)
     progress("verify", 4, _STEPS)
     return Verification(
         codes=len(quantized),
@@ -89,6 +92,7 @@ def verify(
         warnings=warnings_of(outputs.quality, outputs.float_accuracy, None if data is None else data.origin),
         in_sample=in_sample,
         optimism_db=optimism_db,
+        overflowing=overflowing(quantized, rewritten.storages),
     )
 
 
@@ -116,18 +120,19 @@ def _sessions(source: ModelProto | Path) -> list[Session]:
 
 
 def _compared(
-    original: ModelProto, saved: ModelProto, sites: Mapping[str, LocatedWeight],
+    loaded: Loaded, saved: ModelProto, sites: Mapping[str, LocatedWeight],
     quantized: Mapping[str, QuantizedTensor],
     sessions: list[Session], data: Data, progress: Progress,
 ) -> _Outputs:  # fmt: skip
     """Compare outputs with the reference with the same weights, then with the float model's."""
+    original = loaded.float_model
     session = Session(original)
     wanted = reference_outputs(session, data)
     axes = class_axes(original, wanted, session.outputs)
     accuracy = float_accuracy(wanted, data, session.outputs, axes)
     progress("verify", 3, _STEPS)
     with dequantized_weights(sites, quantized):
-        ratio = check_equivalence(saved, original, sessions[0], data, {q.dtype for q in quantized.values()})
+        ratio = check_equivalence(saved, loaded.model, sessions[0], data, {q.dtype for q in quantized.values()})
     quality = tuple(session_quality(wanted, one, data, axes) for one in sessions)
     return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy)
 

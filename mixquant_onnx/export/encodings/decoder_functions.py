@@ -21,7 +21,7 @@ DOMAIN = "mixquant"
 DOMAIN_VERSION = 1
 """Version of the domain in opset imports; functions do not depend on it."""
 
-Form = Literal["fold", "blocks", "ragged", "matmul8", "matmul4", "codes"]
+Form = Literal["fold", "blocks", "ragged", "matmul8", "matmul4", "int8", "codes"]
 """The result of a function; see `Variant`."""
 
 _SUFFIX: dict[Form, str] = {
@@ -30,6 +30,7 @@ _SUFFIX: dict[Form, str] = {
     "ragged": "RaggedBlocks",
     "matmul8": "MatMul8",
     "matmul4": "MatMul4",
+    "int8": "Int8",
 }
 
 
@@ -58,7 +59,8 @@ class Variant:
         bits: Width of the codes.
         form: `fold` gives (codes - zero point) x scale, zero point and scale broadcast; `blocks` and `ragged` the same
             with one scale per block, the last block of a row whole or short; `matmul8` and `matmul4` a blocked
-            DequantizeLinear on uint8 and uint4, which ONNX Runtime fuses with MatMul; `codes` the codes alone.
+            DequantizeLinear on uint8 and uint4, which ONNX Runtime fuses with MatMul; `int8` a DequantizeLinear on int8
+            with zero point 0, which it fuses with an operator on 8-bit activations; `codes` the codes alone.
         tail: Whether codes are padded, and the padding must be dropped.
         opset: Opset of the body.
         small_ints: Whether 8-bit integers may be added and subtracted.
@@ -98,7 +100,7 @@ class Variant:
             names.append("view")
         if self.form == "ragged" and not self.counts_blocks:
             names.append("block_of")
-        if self.form != "fold" or self.bits < 8:
+        if self.form not in ("fold", "int8") or self.bits < 8:
             names.append("shape")
         if self.form in ("matmul8", "matmul4"):
             names.append("scale_shape")
@@ -224,6 +226,22 @@ def _blocked_dequantize(body: Body, variant: Variant) -> None:
     body.nodes.append(node)
 
 
+def _int8_dequantize(body: Body, variant: Variant) -> None:
+    """Codes minus their zero points, which are levels from -128 to 127."""
+    if variant.narrow:
+        level = body.add(
+            "Sub", _codes(body, variant, "shape", np.int8), body.add("Cast", "zero_point", to=TensorProto.INT8)
+        )
+    else:
+        codes = body.add("Cast", _codes(body, variant, "shape", np.float32), to=TensorProto.FLOAT)
+        level = body.add("Sub", codes, body.add("Cast", "zero_point", to=TensorProto.FLOAT))
+        level = body.add("Cast", level, to=TensorProto.INT8)
+    scale = body.add("Cast", "scale", to=TensorProto.FLOAT)
+    node = helper.make_node("DequantizeLinear", [level, scale], ["weight"])
+    node.attribute.append(reference("axis"))
+    body.nodes.append(node)
+
+
 def reference(
     of_function: str, of_node: str | None = None, kind: AttributeProto.AttributeType = AttributeProto.INT
 ) -> AttributeProto:
@@ -263,6 +281,9 @@ def build(variant: Variant) -> FunctionProto:
     elif variant.form in ("matmul8", "matmul4"):
         attributes = ["block_size"]
         _blocked_dequantize(body, variant)
+    elif variant.form == "int8":
+        attributes = ["axis"]
+        _int8_dequantize(body, variant)
     else:
         output = _small_codes(body, variant)
     if variant.tail and variant.opset < 10:

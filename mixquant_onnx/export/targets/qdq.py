@@ -8,6 +8,7 @@ from dataclasses import replace
 from mixquant_onnx.export.encodings import folded
 from mixquant_onnx.export.encodings.dequantize_linear import DequantizeLinear, least_opset, opset_for
 from mixquant_onnx.export.encodings.storage import NEVER, Storage
+from mixquant_onnx.export.targets import integer_kernels
 from mixquant_onnx.export.targets.releases import Releases, releases_of
 from mixquant_onnx.export.targets.target import Offer, best_opsets, offered
 from mixquant_onnx.export.weight_in_model import WeightInModel, matmul_shape
@@ -33,7 +34,7 @@ def dequantize_linear(weight: WeightInModel) -> DequantizeLinear:
     )
 
 
-ENCODINGS: tuple[Offer, ...] = (dequantize_linear, folded.offer)
+ENCODINGS: tuple[Offer, ...] = (integer_kernels.offer, dequantize_linear, folded.offer)
 """The encodings of this target, the best first, one row each."""
 
 

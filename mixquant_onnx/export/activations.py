@@ -1,0 +1,134 @@
+"""Put QuantizeLinear and DequantizeLinear around values of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from mixquant_onnx.errors import ModelError
+from mixquant_onnx.export.encodings.builder import FreshName
+from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
+from mixquant_onnx.model.scopes import fresh_names
+from mixquant_onnx.quantization.activations.placement import RoundedValue
+from mixquant_onnx.quantization.activations.ranges import ActivationGrid
+
+PER_CHANNEL_FROM_OPSET = 13
+"""The first opset whose DequantizeLinear has a scale for each channel."""
+
+
+def at_integer_opset(model: ModelProto) -> ModelProto:
+    """A copy of a model at an opset whose integer operators have all that is needed.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ModelError: The model cannot be converted.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    try:
+        raise_opset(copy, PER_CHANNEL_FROM_OPSET, fresh_names(copy))
+    except CannotConvert as reason:
+        raise ModelError(
+            f"--activations 8 needs opset {PER_CHANNEL_FROM_OPSET}, and opset {opset_of(model)} of this model cannot "
+            f"be converted: {reason}"
+        ) from reason
+    return copy
+
+
+def round_values(model: ModelProto, values: Collection[RoundedValue], grids: Mapping[str, ActivationGrid]) -> None:
+    """Round values of the main graph to 8 bits.
+
+    Args:
+        model: The model, of opset 10 or later; it is changed.
+        values: The values, in the order of the graph.
+        grids: A grid for each `RoundedValue.grid`.
+
+    Source:
+        ONNX QuantizeLinear-10 and DequantizeLinear-10.
+    """
+    graph, fresh = model.graph, fresh_names(model)
+    parameters: dict[str, list[str]] = {}
+    producers = {name: node for node in graph.node for name in node.output}
+    pairs: dict[str, list[NodeProto]] = {}
+    for value in values:
+        if value.grid not in parameters:
+            parameters[value.grid] = _stored(graph, value.grid, grids[value.grid], fresh)
+        source, rounded = value.name, fresh(f"{value.name}.dq")
+        if value.readers is None:
+            source, rounded = fresh(f"{value.name}.float"), value.name
+            producer = producers[value.name]
+            producer.output[list(producer.output).index(value.name)] = source
+        codes = fresh(f"{value.name}.q")
+        pairs[source] = [
+            helper.make_node("QuantizeLinear", [source, *parameters[value.grid]], [codes]),
+            helper.make_node("DequantizeLinear", [codes, *parameters[value.grid]], [rounded]),
+        ]
+        for node in graph.node:
+            if value.readers is not None and node.output and node.output[0] in value.readers:
+                _read_instead(node, value.name, rounded)
+    _insert(graph, pairs)
+
+
+def _stored(graph: GraphProto, name: str, grid: ActivationGrid, fresh: FreshName) -> list[str]:
+    scale, zero = fresh(f"{name}.scale"), fresh(f"{name}.zero")
+    graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), scale))
+    graph.initializer.append(numpy_helper.from_array(np.array(grid.zero_point, np.uint8), zero))
+    return [scale, zero]
+
+
+def _read_instead(node: NodeProto, old: str, new: str) -> None:
+    for index, name in enumerate(node.input):
+        if name == old:
+            node.input[index] = new
+
+
+def _insert(graph: GraphProto, pairs: Mapping[str, list[NodeProto]]) -> None:
+    """Each pair behind the node that gives its value, those of inputs and constants first."""
+    computed = {name for node in graph.node for name in node.output}
+    ordered = [node for name, pair in pairs.items() if name not in computed for node in pair]
+    for node in graph.node:
+        ordered.append(node)
+        for name in node.output:
+            ordered += pairs.get(name, [])
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def without_roundings(model: ModelProto) -> ModelProto:
+    """A copy whose values have the same names, and are not rounded.
+
+    Args:
+        model: A model that `round_values` changed.
+
+    Returns:
+        The copy, with Identity in place of QuantizeLinear and of the DequantizeLinear behind it.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    codes = {node.output[0] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+    for node in copy.graph.node:
+        if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] in codes):
+            node.op_type = "Identity"
+            del node.input[1:]
+    return copy
+
+
+def rounds_activations(model: ModelProto) -> bool:
+    """Whether a model has activations on integers already: a QuantizeLinear, or an integer operator.
+
+    Args:
+        model: The model.
+
+    Returns:
+        True where it does.
+    """
+    integer = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger", "ConvInteger")
+    return any(node.op_type == "QuantizeLinear" or node.op_type.startswith(integer) for node in model.graph.node)

@@ -1,0 +1,65 @@
+"""Selection of the weights that run on ONNX Runtime's integer kernels: those whose input is rounded to 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from mixquant_onnx.config.activations import Cpu
+from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
+from mixquant_onnx.export.weight_in_model import WeightInModel
+from mixquant_onnx.model.operators import attributes
+from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.rows import effective_grid
+
+WIDEST: dict[Cpu, int] = {"any": 7, "vnni": 8}
+"""Most bits of a weight. Kernels without VNNI add pairs of products of uint8 by int8 in 16 bits: 255 x (64 + 64) fits,
+and 255 x (127 + 127) does not."""
+
+FIRST_SYMMETRIC = 7
+"""The least width whose zero point must be the middle code: codes of 7 bits minus any zero point reach 127, and of 8
+bits 255."""
+
+
+def offer(weight: WeightInModel) -> Int8Kernel | None:
+    """The integer kernel that runs a weight.
+
+    Args:
+        weight: The weight.
+
+    Returns:
+        Its storage; None where its layer does not run on integers, or its codes are not suitable.
+    """
+    site, scheme, cpu = weight.site, weight.scheme, weight.options.integer
+    if not cpu or not on_integers(weight.located, weight.facts.dequantized):
+        return None
+    grid = effective_grid(site.shape, site.layout, scheme.grid)
+    if grid.block is not None or scheme.bits > WIDEST[cpu] or (scheme.bits >= FIRST_SYMMETRIC and not scheme.symmetric):
+        return None
+    layout = site.layout
+    if layout.p + layout.q != 1 and grid.per != "tensor":
+        return None
+    transposes = {bool(attributes(r.node).get("transB", 0)) for r in weight.located.readers if r.node.op_type == "Gemm"}
+    if len(transposes) > 1:
+        return None
+    transpose = transposes == {True}
+    axis = 0 if layout.p else layout.r
+    return Int8Kernel(bits=scheme.bits, axis=1 - axis if transpose else axis, transpose=transpose)
+
+
+def on_integers(located: LocatedWeight, dequantized: Collection[str]) -> bool:
+    """Whether all layers of a weight read an input that is rounded to 8 bits.
+
+    Args:
+        located: The weight.
+        dequantized: Names of the values that come from a DequantizeLinear.
+
+    Returns:
+        False where any reader is no Conv, MatMul or Gemm.
+    """
+    return bool(located.readers) and all(
+        reader.node.op_type in ("Conv", "MatMul", "Gemm")
+        and reader.index == 1
+        and not reader.steps
+        and reader.node.input[0] in dequantized
+        for reader in located.readers
+    )

@@ -1,0 +1,202 @@
+"""The values that are rounded to 8 bits, so that ONNX Runtime runs the nodes around them on integer kernels.
+
+ONNX Runtime replaces DequantizeLinear -> operator -> QuantizeLinear by an integer operator. A value that only one side
+of which is integer costs a conversion and gains nothing; such values are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from onnx import GraphProto, ModelProto, NodeProto
+
+from mixquant_onnx.model.operators import domain_of
+from mixquant_onnx.model.scopes import subgraphs
+from mixquant_onnx.model.weights import LocatedWeight, Reader
+
+_CLIPS = frozenset({"Relu", "Clip"})
+"""Operators that ONNX Runtime removes where the range of the following QuantizeLinear implies them."""
+
+_KEEP_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+"""Operators whose results are some of their first input's values, which ONNX Runtime runs on codes as they are."""
+
+_OF_ALL_INPUTS = frozenset({"Add", "Mul", "Concat"})
+"""Operators with an integer kernel (QLinearAdd, QLinearMul, QLinearConcat) where all inputs are activations."""
+
+_OWN_GRID = frozenset({"GlobalAveragePool", "AveragePool"})
+"""Operators of one input with an integer kernel whose result has another range."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundedValue:
+    """A value that is rounded to 8 bits.
+
+    Attributes:
+        name: Its name in the main graph.
+        grid: The value whose grid it has; its own name, or that of a value it is a part of.
+        readers: First outputs of the nodes that read it rounded; None for all of them, and for a graph output too.
+    """
+
+    name: str
+    grid: str
+    readers: frozenset[str] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where a model is rounded.
+
+    Attributes:
+        values: The rounded values, in the order of the graph.
+        layers: Names of the weights whose layers run on integers, by the first output of their nodes.
+    """
+
+    values: tuple[RoundedValue, ...] = ()
+    layers: Mapping[str, str]
+
+
+class _Graph:
+    """Readers and producers of the values of a main graph."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.nodes = list(graph.node)
+        self.outputs = {value.name for value in graph.output}
+        self.constants = {tensor.name for tensor in graph.initializer}
+        self.constants.update(o for n in self.nodes if n.op_type == "Constant" for o in n.output)
+        self.readers: dict[str, list[NodeProto]] = {}
+        self.captured: set[str] = set()
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(node)
+            for _, inner in subgraphs(node):
+                self.captured |= _names_read(inner)
+
+    def result(self, node: NodeProto) -> str:
+        """The value that a node gives, behind the Relu or Clip that alone reads it."""
+        name = node.output[0]
+        behind = self.readers.get(name, [])
+        alone = len(behind) == 1 and name not in self.outputs | self.captured
+        if alone and behind[0].op_type in _CLIPS and domain_of(behind[0]) == "" and behind[0].input[0] == name:
+            name = behind[0].output[0]
+        return str(name)
+
+
+def _names_read(graph: GraphProto) -> set[str]:
+    found = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in graph.node:
+        for _, inner in subgraphs(node):
+            found |= _names_read(inner)
+    return found
+
+
+def place(model: ModelProto, weights: Mapping[str, LocatedWeight], excluded: Collection[str] = ()) -> Placement:
+    """Choose the values to round.
+
+    Args:
+        model: The float model.
+        weights: Its weights that are quantized, by name.
+        excluded: Names of weights whose layers stay in float.
+
+    Returns:
+        The placement; without values where no layer can run on integers.
+    """
+    graph = _Graph(model.graph)
+    layers: dict[str, str] = {}
+    for name, located in weights.items():
+        suitable = name not in excluded and located.site.dtype == "float32"
+        if suitable and all(_integer(reader, graph) for reader in located.readers):
+            layers.update((reader.node.output[0], name) for reader in located.readers)
+    rounded = _rounded(graph, layers)
+    joined = _joined(graph, layers, rounded)
+    return Placement(values=_values(graph, layers, joined), layers=layers)
+
+
+def _integer(reader: Reader, graph: _Graph) -> bool:
+    """Whether a node that reads a weight has an integer kernel: the weight is its second input, as it is stored."""
+    node = reader.node
+    if reader.scope.parent is not None or reader.scope.is_function or reader.steps or reader.index != 1:
+        return False
+    if node.op_type not in ("Conv", "MatMul", "Gemm") or domain_of(node) or node.input[0] in graph.constants:
+        return False
+    return node.op_type != "Gemm" or _is_plain(node)
+
+
+def _is_plain(gemm: NodeProto) -> bool:
+    """Whether a Gemm is MatMul + Add."""
+    given = {a.name: a for a in gemm.attribute}
+    factors = all(given[key].f == 1.0 for key in ("alpha", "beta") if key in given)
+    return factors and not ("transA" in given and given["transA"].i)
+
+
+def _rounded(graph: _Graph, layers: Mapping[str, str]) -> set[str]:
+    """The inputs of integer layers, and the outputs of those whose kernel gives codes."""
+    found = set[str]()
+    for node in graph.nodes:
+        if node.output and node.output[0] in layers:
+            found.add(node.input[0])
+            if node.op_type == "Conv":
+                found.add(graph.result(node))
+    return found
+
+
+def _joined(graph: _Graph, layers: Mapping[str, str], rounded: set[str]) -> dict[str, NodeProto]:
+    """Other nodes that run on integers, by first output: all they read is rounded, and so is what they are read for."""
+    known, joined = set(rounded), dict[str, NodeProto]()
+    for node in graph.nodes:
+        if node.output and node.output[0] not in layers and _joins(node, graph, known):
+            joined[node.output[0]] = node
+            known.add(graph.result(node))
+    while True:
+        made = _made(graph, layers, joined)
+        idle = [name for name, node in joined.items() if not _is_of_use(node, graph, made, rounded, joined)]
+        if not idle:
+            return joined
+        for name in idle:
+            del joined[name]
+
+
+def _made(graph: _Graph, layers: Mapping[str, str], joined: Mapping[str, NodeProto]) -> dict[str, NodeProto]:
+    """The values that integer nodes give as codes, in the order of the graph."""
+    nodes = (node for node in graph.nodes if node.output)
+    integer = (n for n in nodes if n.output[0] in joined or (n.output[0] in layers and n.op_type == "Conv"))
+    return {graph.result(node): node for node in integer}
+
+
+def _joins(node: NodeProto, graph: _Graph, known: Collection[str]) -> bool:
+    if domain_of(node):
+        return False
+    if node.op_type in _OF_ALL_INPUTS:
+        return all(name in known for name in node.input)
+    return node.op_type in _KEEP_GRID | _OWN_GRID and len(node.output) == 1 and node.input[0] in known
+
+
+def _is_of_use(
+    node: NodeProto,
+    graph: _Graph,
+    made: Collection[str],
+    rounded: Collection[str],
+    joined: Collection[str],
+) -> bool:
+    """Whether a node reads codes and gives codes that are read: it saves conversions on both sides."""
+    result = graph.result(node)
+    after = (reader.output[0] for reader in graph.readers.get(result, []) if reader.output)
+    return any(name in made for name in node.input) and (result in rounded or any(name in joined for name in after))
+
+
+def _values(graph: _Graph, layers: Mapping[str, str], joined: Mapping[str, NodeProto]) -> tuple[RoundedValue, ...]:
+    """The rounded values: what integer nodes read, and what those that give codes write."""
+    made, grids, read = _made(graph, layers, joined), dict[str, str](), dict[str, set[str]]()
+    for name, node in made.items():
+        kept = node.op_type in _KEEP_GRID and name == node.output[0]
+        grids[name] = grids.get(node.input[0], node.input[0]) if kept else name
+    for node in graph.nodes:
+        if node.output and node.output[0] in {**layers, **joined}:
+            for name in node.input if node.op_type in _OF_ALL_INPUTS else node.input[:1]:
+                read.setdefault(name, set()).add(node.output[0])
+    computed = [name for node in graph.nodes for name in node.output if name in made or name in read]
+    given = sorted(set(read) - set(computed))
+    return tuple(
+        RoundedValue(name=n, grid=grids.get(n, n), readers=None if n in made else frozenset(read[n]))
+        for n in [*given, *computed]
+    )

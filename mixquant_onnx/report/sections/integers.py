@@ -1,0 +1,56 @@
+"""Section: the layers that run on integers."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from rich.console import Console
+
+from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
+from mixquant_onnx.report.inputs import Run
+
+
+class IntegerData(TypedDict):
+    """Layers on integer kernels.
+
+    `layers` of `weights` weights; how `ranges` of activations were found; `overflowing`: layers whose results may
+    differ on processors without VNNI, None where that was not checked.
+    """
+
+    layers: int
+    weights: int
+    ranges: str
+    overflowing: list[str] | None
+
+
+class Integers(TypedDict):
+    """The key of this section."""
+
+    integers: IntegerData
+
+
+def data(run: Run) -> Integers | None:
+    """The integer layers of the written model; None without any."""
+    result = run.result
+    if result is None or result.form.integer is None:
+        return None
+    proof, storages = result.verification, result.rewritten.storages
+    return {
+        "integers": {
+            "layers": sum(isinstance(storage, Int8Kernel) for storage in storages.values()),
+            "weights": len(storages),
+            "ranges": str(result.plan.settings.get("activation_ranges", "")),
+            "overflowing": None if proof is None else list(proof.overflowing),
+        }
+    }
+
+
+def render(console: Console, data: Integers) -> None:
+    """Print one line."""
+    found = data["integers"]
+    line = f"on 8-bit integers: {found['layers']} of {found['weights']} weights, ranges by {found['ranges']}"
+    if found["overflowing"]:
+        line += f"; {len(found['overflowing'])} of them are right on processors with VNNI alone (--cpu any is for all)"
+    elif found["overflowing"] is not None:
+        line += "; the same results with VNNI and without"
+    console.print(line)

@@ -1,0 +1,91 @@
+"""The values that are rounded so that layers run on integers."""
+
+from __future__ import annotations
+
+from cases import put, text, weight
+from onnx import ModelProto
+
+from mixquant_onnx.model.weights import find
+from mixquant_onnx.quantization.activations.placement import Placement, place
+
+
+def placed(model: ModelProto, *excluded: str) -> Placement:
+    return place(model, find(model, 1).sites, excluded)
+
+
+def names(placement: Placement) -> list[str]:
+    return [value.name for value in placement.values]
+
+
+CONV = "float[1,8,6,6]"
+KERNEL = "float[8,8,3,3]"
+
+
+def net(body: str, *weights: str, result: str = "y") -> ModelProto:
+    declared = ", ".join(f"{KERNEL} {name}" for name in weights)
+    model = text(f"g ({CONV} x, {declared}) => ({CONV} {result}) {{ {body} }}")
+    for seed, name in enumerate(weights):
+        put(model, name, weight(8, 8, 3, 3, seed=seed))
+    return model
+
+
+PADDED = "<pads=[1,1,1,1]>"
+
+
+def test_a_relu_is_within_the_range_of_the_layer_before_it() -> None:
+    model = net(f"a = Conv {PADDED} (x, w) r = Relu (a) y = Conv {PADDED} (r, v)", "w", "v")
+    made = placed(model)
+    assert names(made) == ["x", "r", "y"]
+    assert [value.readers for value in made.values] == [frozenset({"a"}), None, None]
+    assert made.layers == {"a": "w", "y": "v"}
+
+
+def test_a_relu_of_a_value_that_is_read_elsewhere_stays_behind_the_rounding() -> None:
+    model = net(f"a = Conv {PADDED} (x, w) r = Relu (a) b = Conv {PADDED} (r, v) y = Add (a, b)", "w", "v")
+    assert names(placed(model)) == ["x", "a", "r", "b"]
+
+
+def test_a_sum_of_two_rounded_values_that_a_layer_reads_is_rounded() -> None:
+    model = net(
+        f"a = Conv {PADDED} (x, w) b = Conv {PADDED} (a, v) s = Add (a, b) r = Relu (s) y = Conv {PADDED} (r, u)",
+        "w", "v", "u",
+    )  # fmt: skip
+    assert names(placed(model)) == ["x", "a", "b", "r", "y"]
+
+
+def test_a_sum_that_no_layer_reads_is_not() -> None:
+    model = net(f"a = Conv {PADDED} (x, w) b = Conv {PADDED} (a, v) y = Add (a, b)", "w", "v")
+    assert names(placed(model)) == ["x", "a", "b"]
+
+
+def test_pooling_and_reshape_keep_the_grid() -> None:
+    model = text(
+        """g (float[1,8,6,6] x, float[8,8,3,3] w, float[128,10] v) => (float[1,10] y) { a = Conv <pads=[1,1,1,1]> (x, w)
+        m = MaxPool <kernel_shape=[2,2], strides=[2,2]> (a) f = Flatten (m) n = Slice (f, s, e) y = MatMul (f, v) }""",
+        w=weight(8, 8, 3, 3), v=weight(128, 10),
+    )  # fmt: skip
+    made = {value.name: value.grid for value in placed(model).values}
+    assert made == {"x": "x", "a": "a", "m": "a", "f": "a"}
+
+
+def test_a_product_gives_float_values() -> None:
+    model = text(
+        "g (float[N,64] x, float[64,32] w, float[32,10] v) => (float[N,10] y) { h = MatMul (x, w) y = MatMul (h, v) }",
+        w=weight(64, 32), v=weight(32, 10),
+    )  # fmt: skip
+    made = placed(model)
+    assert [(value.name, value.readers) for value in made.values] == [("x", frozenset({"h"})), ("h", frozenset({"y"}))]
+
+
+def test_layers_that_cannot_run_on_integers_are_left_out() -> None:
+    model = text(
+        """g (float[N,64] x, float[64,64] w, float[64,64] v, float[64,64] u, bool c) => (float[N,64] y) {
+        a = MatMul (w, k) b = Gemm <alpha=2.0> (x, v) i = If (c) <
+          then_branch = t () => (float[N,64] p) { p = MatMul (b, u) },
+          else_branch = e () => (float[N,64] q) { q = Identity (b) }> y = Add (i, a) }""",
+        w=weight(64, 64), v=weight(64, 64, seed=1), u=weight(64, 64, seed=2),
+    )  # fmt: skip
+    assert not placed(model).layers and not placed(model).values
+    two = net(f"a = Conv {PADDED} (x, w) y = Conv {PADDED} (a, v)", "w", "v")
+    assert names(placed(two, "w")) == ["a", "y"]
+    assert not placed(two, "w", "v").values
