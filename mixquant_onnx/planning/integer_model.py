@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from mixquant_onnx.config.activations import ActivationOptions, RangeMethod
 from mixquant_onnx.config.stages import SelectionOptions
@@ -14,22 +14,22 @@ from mixquant_onnx.data.dataset import Data, DataSplit, batched, thinned
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.errors import DataError, OptionError
 from mixquant_onnx.export.activations import at_integer_opset, round_values, rounds_activations
+from mixquant_onnx.export.equalize import equalized
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.model.weights import find
+from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.planning.select_weights import select
+from mixquant_onnx.quantization.activations.equalization import STRENGTHS, all_factors, equalizable
 from mixquant_onnx.quantization.activations.histogram import Histogram
+from mixquant_onnx.quantization.activations.observers import Observed, observe
 from mixquant_onnx.quantization.activations.placement import Placement, place
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid, activation_grid
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
-_MOST_ROWS = 512
-"""Most samples whose values are counted, in evenly spaced batches: bounds the time."""
-
 _MOST_JUDGED = 32
-"""Most samples on which ways to find a range are compared: bounds the time."""
-
+"""Most samples on which ways to round are compared: bounds the time."""
 
 _COMPARED: tuple[RangeMethod, ...] = ("minmax", "percentile", "mse")
 """Ways that `auto` chooses from: entropy was best on none of six models (docs/activations.md)."""
@@ -44,6 +44,7 @@ class IntegerModel:
         placement: Where it is rounded.
         grids: The grids of its values.
         ranges: How their ranges were found.
+        balance: Strength of the equalization of channels; 0 for none.
         notes: Layers that stay in float, and why.
     """
 
@@ -51,7 +52,27 @@ class IntegerModel:
     placement: Placement
     grids: Mapping[str, ActivationGrid]
     ranges: RangeMethod
+    balance: float
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Candidate:
+    """A float model, where it is to be rounded, and what was seen of its values on each part of the data."""
+
+    model: ModelProto
+    placement: Placement
+    calibration: Mapping[str, Observed]
+    selection: Mapping[str, Observed]
+    balance: float
+
+    def rounded(self, method: RangeMethod) -> ModelProto:
+        """A copy with ranges of the calibration rows; values that have none stay float."""
+        copy = ModelProto()
+        copy.CopyFrom(self.model)
+        grids = _grids(self.placement, self.calibration, method)
+        round_values(copy, [value for value in self.placement.values if value.grid in grids], grids)
+        return copy
 
 
 def integer_model(
@@ -77,78 +98,81 @@ def integer_model(
         raise OptionError("--activations 8: this model has activations on integers already; leave it out")
     model = at_integer_opset(loaded.model)
     raise_ir(model)
-    sites, _ = select(find(model, selection.min_size), selection)
-    placement = place(model, sites)
-    names = [value.name for value in placement.values]
-    first = _observed(model, names, split.calibration)
-    second = first if split.selection is split.calibration else _observed(model, names, split.selection)
-    ranges = _ranges(model, sites_placed=placement, histograms=first, options=options, split=split)
-    if second is not first:
-        for name in names:
-            first[name].merge(second[name])
-    dead = {name for name, found in first.items() if activation_grid(found, ranges) is None}
+    chosen, ranges = _chosen(model, selection, options, split)
+    for name, seen in chosen.calibration.items():
+        if chosen.selection is not chosen.calibration:
+            seen.merge(chosen.selection[name])
+    dead = {name for name, seen in chosen.calibration.items() if activation_grid(seen.histogram, ranges) is None}
+    placement = chosen.placement
     if dead:
-        placement = place(model, sites, _reading(model, placement, dead))
+        sites = _sites(chosen.model, selection)
+        placement = place(chosen.model, sites, _reading(chosen.model, placement, dead))
     if not placement.values:
         return None
-    grids = _grids(placement, first, ranges)
-    round_values(model, placement.values, grids)
-    made = replace(loaded, model=model, original=loaded.model)
-    notes = tuple(_why(name, first[name]) for name in sorted(dead))
-    return IntegerModel(loaded=made, placement=placement, grids=grids, ranges=ranges, notes=notes)
+    grids = _grids(placement, chosen.calibration, ranges)
+    round_values(chosen.model, placement.values, grids)
+    return IntegerModel(
+        loaded=replace(loaded, model=chosen.model, original=loaded.model),
+        placement=placement,
+        grids=grids,
+        ranges=ranges,
+        balance=chosen.balance,
+        notes=tuple(_why(name, chosen.calibration[name].histogram) for name in sorted(dead)),
+    )
 
 
-def _grids(placement: Placement, histograms: Mapping[str, Histogram], ranges: RangeMethod) -> dict[str, ActivationGrid]:
-    found = {value.grid: activation_grid(histograms[value.grid], ranges) for value in placement.values}
-    return {name: grid for name, grid in found.items() if grid is not None}
+def _sites(model: ModelProto, selection: SelectionOptions) -> dict[str, LocatedWeight]:
+    return select(find(model, selection.min_size), selection)[0]
 
 
-def _ranges(
-    model: ModelProto,
-    *,
-    sites_placed: Placement,
-    histograms: Mapping[str, Histogram],
-    options: ActivationOptions,
-    split: DataSplit,
-) -> RangeMethod:
-    """The way to find ranges: the one asked for, or that of least noise in the outputs."""
-    if options.ranges != "auto":
-        return options.ranges
+def _chosen(
+    model: ModelProto, selection: SelectionOptions, options: ActivationOptions, split: DataSplit
+) -> tuple[_Candidate, RangeMethod]:
+    """The model as it is or with equalized channels, and the way to find ranges: least noise in the outputs."""
+    sites = _sites(model, selection)
+    placement = place(model, sites)
+    balanced = equalizable(model, sites, placement)
+    plain = _candidate(model, placement, split, {one.value for one in balanced})
+    methods = _COMPARED if options.ranges == "auto" else (options.ranges,)
+    if not placement.values:
+        return plain, methods[0]
+    candidates = [plain]
+    for strength in STRENGTHS if balanced else ():
+        peaks = {one.value: plain.calibration[one.value].peaks for one in balanced}
+        other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
+        candidates.append(_candidate(other, place(other, _sites(other, selection)), split, balance=strength))
+    if len(candidates) == len(methods) == 1:
+        return plain, methods[0]
     rows = thinned(batched(split.selection), _MOST_JUDGED)
-    try:
-        wanted = run_all(Session(model), rows)
-    except RuntimeFailure as failure:
-        raise DataError(f"the float model does not run on this data: {failure}") from failure
-    noises: dict[RangeMethod, float] = {}
-    for method in _COMPARED:
-        copy = ModelProto()
-        copy.CopyFrom(model)
-        grids = _grids(sites_placed, histograms, method)
-        usable = [value for value in sites_placed.values if value.grid in grids]
-        round_values(copy, usable, grids)
-        noise = relative_noise(wanted, run_all(Session(copy, "as_written"), rows))
-        noises[method] = noise if math.isfinite(noise) else math.inf
-    return min(noises, key=noises.__getitem__)
+    wanted = run_all(Session(model), rows)
+    tried = [
+        (_noise(one.rounded(method), wanted, rows), k, method) for k, one in enumerate(candidates) for method in methods
+    ]
+    _, number, method = min(tried)
+    return candidates[number], method
 
 
-def _observed(model: ModelProto, names: Sequence[str], data: Data) -> dict[str, Histogram]:
-    """Histograms of values of the main graph, in one pass."""
-    wider = ModelProto()
-    wider.CopyFrom(model)
-    given = {value.name for value in wider.graph.input}
-    known = {value.name for value in wider.graph.output}
-    inside = [name for name in names if name not in given]
-    wider.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in inside if name not in known)
-    histograms = {name: Histogram() for name in names}
+def _candidate(
+    model: ModelProto, placement: Placement, split: DataSplit, by_channel: Collection[str] = (), balance: float = 0.0
+) -> _Candidate:
+    names = [value.name for value in placement.values]
+    first = observe(model, names, split.calibration, by_channel)
+    same = split.selection is split.calibration
+    second = first if same else observe(model, names, split.selection, by_channel)
+    return _Candidate(model=model, placement=placement, calibration=first, selection=second, balance=balance)
+
+
+def _noise(model: ModelProto, wanted: Outputs, rows: Data) -> float:
     try:
-        session = Session(wider)
-        for feed in thinned(batched(data), _MOST_ROWS).feeds:
-            values = dict(zip(inside, session.run(feed, inside), strict=True)) if inside else {}
-            for name, histogram in histograms.items():
-                histogram.add(values[name] if name in values else feed[name])
+        noise = relative_noise(wanted, run_all(Session(model, "as_written"), rows))
     except RuntimeFailure as failure:
-        raise DataError(f"the float model does not run on this data: {failure}") from failure
-    return histograms
+        raise DataError(f"the model does not run on this data: {failure}") from failure
+    return noise if math.isfinite(noise) else math.inf
+
+
+def _grids(placement: Placement, observed: Mapping[str, Observed], ranges: RangeMethod) -> dict[str, ActivationGrid]:
+    found = {value.grid: activation_grid(observed[value.grid].histogram, ranges) for value in placement.values}
+    return {name: grid for name, grid in found.items() if grid is not None}
 
 
 def _reading(model: ModelProto, placement: Placement, dead: Collection[str]) -> set[str]:

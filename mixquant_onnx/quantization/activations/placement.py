@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from onnx import GraphProto, ModelProto, NodeProto
 
 from mixquant_onnx.model.operators import domain_of
-from mixquant_onnx.model.scopes import subgraphs
+from mixquant_onnx.model.scopes import names_read_inside
 from mixquant_onnx.model.weights import LocatedWeight, Reader
 
 _CLIPS = frozenset({"Relu", "Clip"})
@@ -69,8 +69,7 @@ class _Graph:
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 self.readers.setdefault(name, []).append(node)
-            for _, inner in subgraphs(node):
-                self.captured |= _names_read(inner)
+            self.captured |= names_read_inside(node)
 
     def result(self, node: NodeProto) -> str:
         """The value that a node gives, behind the Relu or Clip that alone reads it."""
@@ -80,14 +79,6 @@ class _Graph:
         if alone and behind[0].op_type in _CLIPS and domain_of(behind[0]) == "" and behind[0].input[0] == name:
             name = behind[0].output[0]
         return str(name)
-
-
-def _names_read(graph: GraphProto) -> set[str]:
-    found = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for node in graph.node:
-        for _, inner in subgraphs(node):
-            found |= _names_read(inner)
-    return found
 
 
 def place(model: ModelProto, weights: Mapping[str, LocatedWeight], excluded: Collection[str] = ()) -> Placement:
