@@ -90,7 +90,8 @@ class Job:
         settings = dict(made.settings)
         if self.integer is not None:
             settings |= {"activations": 8, "activation_ranges": self.integer.ranges}
-            settings |= {"balance": self.integer.balance, "cpu": config.activations.cpu}
+            settings |= {"balance": self.integer.balance, "in_float": list(self.integer.in_float)}
+            settings |= {"cpu": config.activations.cpu}
         if needs_torch(self.method):
             settings |= {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
         return replace(made, settings=settings)

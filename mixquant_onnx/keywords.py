@@ -34,6 +34,7 @@ class Keywords(TypedDict, total=False):
     activations: Literal["float", "8", 8]
     activation_ranges: Literal["auto", "minmax", "percentile", "mse", "entropy"]
     cpu: Literal["any", "vnni"]
+    guard: bool
     target: str
     fused: Literal["auto", "always", "never"]
     exact: bool

@@ -16,7 +16,7 @@ from mixquant_onnx.report import sections
 from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.summary import PlanSummary, Summary
 
-RUN_ONLY = set(Summary.__annotations__) - set(PlanSummary.__annotations__) - {"blocks"}
+RUN_ONLY = set(Summary.__annotations__) - set(PlanSummary.__annotations__) - {"blocks", "integers"}
 
 
 class Widest:

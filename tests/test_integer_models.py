@@ -34,14 +34,14 @@ def pictures(count: int = 40, size: int = 12) -> Array:
 def network(opset: int = 17, ir: int = 8) -> ModelProto:
     """A residual block, depthwise convolution with Clip, pooling, a product and a Gemm."""
     lines = """g (float[N,3,12,12] x, float[16,3,3,3] w, float[16] b, float[16,16,3,3] v, float[16,1,3,3] d,
-        float[24,16,1,1] p, float[864,20] m, float[10,20] q, float[10] c, float low, float high) => (float[N,10] y) {
+        float[24,16,1,1] p, float[864,64] m, float[80,64] q, float[80] c, float low, float high) => (float[N,80] y) {
         a = Conv <pads=[1,1,1,1]> (x, w, b) r = Relu (a) e = Conv <pads=[1,1,1,1]> (r, v) s = Add (e, r) t = Relu (s)
         f = Conv <group=16, pads=[1,1,1,1]> (t, d) k = Clip (f, low, high) h = Conv (k, p)
         n = MaxPool <kernel_shape=[2,2], strides=[2,2]> (h) i = Flatten (n) j = MatMul (i, m) z = Relu (j)
         y = Gemm <transB=1> (z, q, c) }"""
     model = text(
         lines, opset=opset, ir=ir, w=weight(16, 3, 3, 3), b=weight(16), v=weight(16, 16, 3, 3),
-        d=3 * weight(16, 1, 3, 3), p=weight(24, 16, 1, 1), m=weight(864, 20), q=weight(10, 20), c=weight(10),
+        d=3 * weight(16, 1, 3, 3), p=weight(24, 16, 1, 1), m=weight(864, 64), q=weight(80, 64), c=weight(80),
         low=np.array(0, np.float32), high=np.array(6, np.float32),
     )  # fmt: skip
     if ir == 3:

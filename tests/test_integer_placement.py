@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases import put, text, weight
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.quantization.activations.placement import Placement, place
@@ -41,7 +41,7 @@ def test_a_relu_is_within_the_range_of_the_layer_before_it() -> None:
 
 
 def test_a_relu_of_a_value_that_is_read_elsewhere_stays_behind_the_rounding() -> None:
-    model = net(f"a = Conv {PADDED} (x, w) r = Relu (a) b = Conv {PADDED} (r, v) y = Add (a, b)", "w", "v")
+    model = net(f"a = Conv {PADDED} (x, w) r = Relu (a) b = Conv {PADDED} (r, v) y = Sub (a, b)", "w", "v")
     assert names(placed(model)) == ["x", "a", "r", "b"]
 
 
@@ -53,16 +53,30 @@ def test_a_sum_of_two_rounded_values_that_a_layer_reads_is_rounded() -> None:
     assert names(placed(model)) == ["x", "a", "b", "r", "y"]
 
 
-def test_a_sum_that_no_layer_reads_is_not() -> None:
+def test_a_float_operand_of_such_a_sum_is_rounded_for_it_alone() -> None:
+    model = net(
+        f"a = Conv {PADDED} (x, w) f = Sin (x) s = Add (a, f) y = Conv {PADDED} (s, v) z = Exp (f)", "w", "v",
+    )  # fmt: skip
+    made = {value.name: value.readers for value in placed(model).values}
+    assert made == {"x": frozenset({"a"}), "a": None, "f": frozenset({"s"}), "s": None, "y": None}
+    constant = net(f"a = Conv {PADDED} (x, w) s = Add (a, c) y = Conv {PADDED} (s, v)", "w", "v")
+    constant.graph.initializer.append(numpy_helper.from_array(weight(1, 8, 1, 1), "c"))
+    assert names(placed(constant)) == ["x", "a", "s", "y"]
+    assert {value.name: value.readers for value in placed(constant).values}["s"] == frozenset({"y"})
+
+
+def test_a_sum_that_no_layer_reads_is_rounded_only_if_it_is_of_codes() -> None:
     model = net(f"a = Conv {PADDED} (x, w) b = Conv {PADDED} (a, v) y = Add (a, b)", "w", "v")
-    assert names(placed(model)) == ["x", "a", "b"]
+    assert names(placed(model)) == ["x", "a", "b", "y"]
+    model = net(f"a = Conv {PADDED} (x, w) y = Add (a, x)", "w")
+    assert names(placed(model)) == ["x", "a"]
 
 
 def test_pooling_and_reshape_keep_the_grid() -> None:
     model = text(
-        """g (float[1,8,6,6] x, float[8,8,3,3] w, float[128,10] v) => (float[1,10] y) { a = Conv <pads=[1,1,1,1]> (x, w)
+        """g (float[1,8,6,6] x, float[8,8,3,3] w, float[128,40] v) => (float[1,40] y) { a = Conv <pads=[1,1,1,1]> (x, w)
         m = MaxPool <kernel_shape=[2,2], strides=[2,2]> (a) f = Flatten (m) n = Slice (f, s, e) y = MatMul (f, v) }""",
-        w=weight(8, 8, 3, 3), v=weight(128, 10),
+        w=weight(8, 8, 3, 3), v=weight(128, 40),
     )  # fmt: skip
     made = {value.name: value.grid for value in placed(model).values}
     assert made == {"x": "x", "a": "a", "m": "a", "f": "a"}
@@ -70,11 +84,27 @@ def test_pooling_and_reshape_keep_the_grid() -> None:
 
 def test_a_product_gives_float_values() -> None:
     model = text(
-        "g (float[N,64] x, float[64,32] w, float[32,10] v) => (float[N,10] y) { h = MatMul (x, w) y = MatMul (h, v) }",
-        w=weight(64, 32), v=weight(32, 10),
+        "g (float[N,64] x, float[64,80] w, float[80,60] v) => (float[N,60] y) { h = MatMul (x, w) y = MatMul (h, v) }",
+        w=weight(64, 80), v=weight(80, 60),
     )  # fmt: skip
     made = placed(model)
     assert [(value.name, value.readers) for value in made.values] == [("x", frozenset({"h"})), ("h", frozenset({"y"}))]
+
+
+def test_small_products_stay_float() -> None:
+    model = text("g (float[N,63] x, float[63,64] w) => (float[N,64] y) { y = MatMul (x, w) }", w=weight(63, 64))
+    assert not placed(model).layers
+    model = text("g (float[N,64] x, float[64,64] w) => (float[N,64] y) { y = MatMul (x, w) }", w=weight(64, 64))
+    assert placed(model).layers == {"y": "w"}
+
+
+def test_a_product_whose_relu_is_not_rounded_has_no_integer_kernel() -> None:
+    model = text(
+        "g (float[N,64] x, float[64,64] w, float[64,64] v) => (float[N,64] y) "
+        "{ h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) q = Relu (z) y = Sin (q) }",
+        w=weight(64, 64), v=weight(64, 64, seed=1),
+    )  # fmt: skip
+    assert not placed(model).layers  # without the second product the first one's Relu is not rounded either
 
 
 def test_layers_that_cannot_run_on_integers_are_left_out() -> None:

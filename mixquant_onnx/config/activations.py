@@ -48,6 +48,10 @@ class ActivationOptions:
         accepts='Literal["any", "vnni"]', choices=("any", "vnni"),
     )  # fmt: skip
 
+    guard: bool = option(
+        True, "no layer is kept in float for the accuracy of outputs", flag="--no-guard", accepts="bool", kind="off",
+    )  # fmt: skip
+
     @property
     def integer(self) -> bool:
         """Whether layers run on integer kernels."""

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.command import run
 
-NAMES = ("search", "kernels", "load", "models", "releases", "accuracy", "choices", "data_free", "told", "time")
+NAMES = ("search", "kernels", "load", "models", "releases", "accuracy", "choices", "data_free", "told", "time", "speed")
 MODULES = {"time": "time_runs"}
 
 if __name__ == "__main__":

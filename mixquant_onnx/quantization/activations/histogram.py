@@ -70,6 +70,11 @@ class Histogram:
         middles, counts = other.counts()
         np.add.at(self._counts, self._places(middles), counts)
 
+    @property
+    def total(self) -> int:
+        """Number of values."""
+        return int(self._counts.sum())
+
     def counts(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The bins that hold values.
 

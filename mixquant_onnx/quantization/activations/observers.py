@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from mixquant_onnx.data.dataset import Data, batched, thinned
+from mixquant_onnx.data.dataset import Data, batched, rows_of, thinned
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
@@ -24,10 +24,12 @@ class Observed:
 
     Attributes:
         histogram: All its elements.
+        samples: On how many samples.
         peaks: The largest magnitude in each channel of its last axis; None where that was not asked for.
     """
 
     histogram: Histogram
+    samples: int = 0
     peaks: NDArray[np.float32] | None = None
 
     def merge(self, other: Observed) -> None:
@@ -37,6 +39,7 @@ class Observed:
             other: Of the same value.
         """
         self.histogram.merge(other.histogram)
+        self.samples += other.samples
         if self.peaks is not None and other.peaks is not None:
             self.peaks = np.maximum(self.peaks, other.peaks)
 
@@ -68,10 +71,12 @@ def observe(
     try:
         session = Session(wider)
         for feed in thinned(batched(data), _MOST_ROWS).feeds:
+            rows = rows_of(feed, data.axes)
             values = dict(zip(inside, session.run(feed, inside), strict=True)) if inside else {}
             for name, one in found.items():
                 value = np.asarray(values[name] if name in values else feed[name])
                 one.histogram.add(value)
+                one.samples += rows
                 if name in by_channel and value.size:
                     peaks = np.abs(value.reshape(-1, value.shape[-1])).max(axis=0).astype(np.float32)
                     one.peaks = peaks if one.peaks is None else np.maximum(one.peaks, peaks)

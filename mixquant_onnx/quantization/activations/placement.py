@@ -28,6 +28,10 @@ _OWN_GRID = frozenset({"GlobalAveragePool", "AveragePool"})
 """Operators of one input with an integer kernel whose result has another range."""
 
 
+_SMALLEST_PRODUCT = 4096
+"""Weights of a product below which float is faster: rounding its input takes longer than the product (measured)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundedValue:
     """A value that is rounded to 8 bits.
@@ -64,6 +68,7 @@ class _Graph:
         self.outputs = {value.name for value in graph.output}
         self.constants = {tensor.name for tensor in graph.initializer}
         self.constants.update(o for n in self.nodes if n.op_type == "Constant" for o in n.output)
+        self.maker = {name: node for node in self.nodes for name in node.output}
         self.readers: dict[str, list[NodeProto]] = {}
         self.captured: set[str] = set()
         for node in self.nodes:
@@ -96,21 +101,53 @@ def place(model: ModelProto, weights: Mapping[str, LocatedWeight], excluded: Col
     layers: dict[str, str] = {}
     for name, located in weights.items():
         suitable = name not in excluded and located.site.dtype == "float32"
-        if suitable and all(_integer(reader, graph) for reader in located.readers):
+        if suitable and all(_integer(reader, located.site.elements, graph) for reader in located.readers):
             layers.update((reader.node.output[0], name) for reader in located.readers)
     rounded = _rounded(graph, layers)
+    while stuck := [name for name in layers if _is_stuck(graph.maker[name], graph, rounded)]:
+        layers = {name: weight for name, weight in layers.items() if name not in stuck}
+        rounded = _rounded(graph, layers)
     joined = _joined(graph, layers, rounded)
     return Placement(values=_values(graph, layers, joined), layers=layers)
 
 
-def _integer(reader: Reader, graph: _Graph) -> bool:
+def layers_at(model: ModelProto, placement: Placement, values: Collection[str]) -> set[str]:
+    """The layers around values.
+
+    Args:
+        model: The float model.
+        placement: Where it is rounded.
+        values: Names of rounded values.
+
+    Returns:
+        Weights whose layers read one of the values, or give it, perhaps through another node.
+    """
+    near, layers = set(values), set[str]()
+    for node in model.graph.node:
+        if near & set(node.output):
+            near.update(node.input)
+    for node in model.graph.node:
+        if node.output and node.output[0] in placement.layers and near & {node.output[0], node.input[0]}:
+            layers.add(placement.layers[node.output[0]])
+    return layers
+
+
+def _integer(reader: Reader, elements: int, graph: _Graph) -> bool:
     """Whether a node that reads a weight has an integer kernel: the weight is its second input, as it is stored."""
     node = reader.node
     if reader.scope.parent is not None or reader.scope.is_function or reader.steps or reader.index != 1:
         return False
     if node.op_type not in ("Conv", "MatMul", "Gemm") or domain_of(node) or node.input[0] in graph.constants:
         return False
+    if node.op_type != "Conv" and elements < _SMALLEST_PRODUCT:
+        return False
     return node.op_type != "Gemm" or _is_plain(node)
+
+
+def _is_stuck(node: NodeProto, graph: _Graph, rounded: Collection[str]) -> bool:
+    """Whether ONNX Runtime finds no integer kernel for a product: its Relu is not rounded at once."""
+    result = graph.result(node)
+    return node.op_type != "Conv" and result != node.output[0] and result not in rounded
 
 
 def _is_plain(gemm: NodeProto) -> bool:
@@ -135,7 +172,7 @@ def _joined(graph: _Graph, layers: Mapping[str, str], rounded: set[str]) -> dict
     """Other nodes that run on integers, by first output: all they read is rounded, and so is what they are read for."""
     known, joined = set(rounded), dict[str, NodeProto]()
     for node in graph.nodes:
-        if node.output and node.output[0] not in layers and _joins(node, graph, known):
+        if node.output and node.output[0] not in layers and _joins(node, graph, known, rounded):
             joined[node.output[0]] = node
             known.add(graph.result(node))
     while True:
@@ -154,9 +191,12 @@ def _made(graph: _Graph, layers: Mapping[str, str], joined: Mapping[str, NodePro
     return {graph.result(node): node for node in integer}
 
 
-def _joins(node: NodeProto, graph: _Graph, known: Collection[str]) -> bool:
+def _joins(node: NodeProto, graph: _Graph, known: Collection[str], rounded: Collection[str]) -> bool:
+    """Whether a node can run on integers; a sum that a layer reads is worth rounding one of its operands for."""
     if domain_of(node):
         return False
+    if node.op_type in ("Add", "Concat") and graph.result(node) in rounded:
+        return any(name in known for name in node.input) and not set(node.input) & graph.constants
     if node.op_type in _OF_ALL_INPUTS:
         return all(name in known for name in node.input)
     return node.op_type in _KEEP_GRID | _OWN_GRID and len(node.output) == 1 and node.input[0] in known
@@ -169,8 +209,10 @@ def _is_of_use(
     rounded: Collection[str],
     joined: Collection[str],
 ) -> bool:
-    """Whether a node reads codes and gives codes that are read: it saves conversions on both sides."""
+    """Whether a node saves conversions: it reads codes and gives codes that are read, or is a sum of codes alone."""
     result = graph.result(node)
+    if node.op_type == "Add" and all(name in made for name in node.input):
+        return True
     after = (reader.output[0] for reader in graph.readers.get(result, []) if reader.output)
     return any(name in made for name in node.input) and (result in rounded or any(name in joined for name in after))
 

@@ -13,13 +13,16 @@ from mixquant_onnx.report.inputs import Run
 class IntegerData(TypedDict):
     """Layers on integer kernels.
 
-    `layers` of `weights` weights; how `ranges` of activations were found; `overflowing`: layers whose results may
-    differ on processors without VNNI, None where that was not checked.
+    `layers` of `weights` weights; how `ranges` of activations were found; the strength by which channels are equalized
+    (`balance`, 0 for none); `in_float`: layers that stay in float because rounding around them costs most;
+    `overflowing`: layers whose results may differ on processors without VNNI, None where that was not checked.
     """
 
     layers: int
     weights: int
     ranges: str
+    balance: float
+    in_float: list[str]
     overflowing: list[str] | None
 
 
@@ -40,6 +43,8 @@ def data(run: Run) -> Integers | None:
             "layers": sum(isinstance(storage, Int8Kernel) for storage in storages.values()),
             "weights": len(storages),
             "ranges": str(result.plan.settings.get("activation_ranges", "")),
+            "balance": float(result.plan.settings.get("balance", 0.0)),
+            "in_float": list(result.plan.settings.get("in_float", ())),
             "overflowing": None if proof is None else list(proof.overflowing),
         }
     }
@@ -49,6 +54,10 @@ def render(console: Console, data: Integers) -> None:
     """Print one line."""
     found = data["integers"]
     line = f"on 8-bit integers: {found['layers']} of {found['weights']} weights, ranges by {found['ranges']}"
+    if found["balance"]:
+        line += f", channels equalized ({found['balance']:g})"
+    if found["in_float"]:
+        line += f", {len(found['in_float'])} kept in float for accuracy (--no-guard to round all)"
     if found["overflowing"]:
         line += f"; {len(found['overflowing'])} of them are right on processors with VNNI alone (--cpu any is for all)"
     elif found["overflowing"] is not None:

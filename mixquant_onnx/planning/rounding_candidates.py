@@ -1,0 +1,168 @@
+"""The ways to round the activations of a model, and which of them costs least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from onnx import ModelProto
+
+from mixquant_onnx.config.activations import ActivationOptions, RangeMethod
+from mixquant_onnx.config.stages import SelectionOptions
+from mixquant_onnx.data.dataset import Data, DataSplit, batched, thinned
+from mixquant_onnx.data.outputs import run_all
+from mixquant_onnx.errors import DataError
+from mixquant_onnx.export.activations import round_values
+from mixquant_onnx.export.equalize import equalized
+from mixquant_onnx.model.weights import LocatedWeight, find
+from mixquant_onnx.numerics.metrics import relative_noise
+from mixquant_onnx.numerics.outputs import Outputs
+from mixquant_onnx.planning.select_weights import select
+from mixquant_onnx.quantization.activations.equalization import STRENGTHS, all_factors, equalizable
+from mixquant_onnx.quantization.activations.observers import Observed, observe
+from mixquant_onnx.quantization.activations.placement import Placement, place
+from mixquant_onnx.quantization.activations.ranges import ActivationGrid, activation_grid
+from mixquant_onnx.runtime.session import RuntimeFailure, Session
+
+_MOST_JUDGED = 32
+"""Most samples on which ways to round are compared: bounds the time."""
+
+_LEAST_GAIN = 0.1
+"""Share of the noise that equalized channels must save: they take a product with a constant at every run."""
+
+_COMPARED: tuple[RangeMethod, ...] = ("minmax", "percentile", "mse")
+"""Ways that `auto` chooses from: entropy was best on none of six models (docs/activations.md)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RoundingCandidate:
+    """A float model, where it is to be rounded, and what was seen of its values.
+
+    Attributes:
+        model: The model; its channels may be equalized.
+        placement: Where it is rounded.
+        calibration: Statistics of the values on the rows for calibration.
+        selection: The same on the rows for selection.
+        balance: Strength of the equalization; 0 for none.
+    """
+
+    model: ModelProto
+    placement: Placement
+    calibration: Mapping[str, Observed]
+    selection: Mapping[str, Observed]
+    balance: float
+
+    def rounded(self, method: RangeMethod) -> ModelProto:
+        """A copy with ranges of the calibration rows; values that have none stay float.
+
+        Args:
+            method: How ranges are found.
+
+        Returns:
+            The rounded model.
+        """
+        copy = ModelProto()
+        copy.CopyFrom(self.model)
+        grids = grids_of(self.placement, self.calibration, method)
+        round_values(copy, [value for value in self.placement.values if value.grid in grids], grids)
+        return copy
+
+
+def selected_weights(model: ModelProto, selection: SelectionOptions) -> dict[str, LocatedWeight]:
+    """The weights of a model that are quantized.
+
+    Args:
+        model: The model.
+        selection: Which of its weights.
+
+    Returns:
+        Weights by name.
+    """
+    return select(find(model, selection.min_size), selection)[0]
+
+
+def best_rounding(
+    model: ModelProto, selection: SelectionOptions, options: ActivationOptions, split: DataSplit
+) -> tuple[RoundingCandidate, RangeMethod]:
+    """The model as it is or with equalized channels, and the way to find ranges: least noise in the outputs.
+
+    Args:
+        model: The float model, of an opset that has what is needed.
+        selection: Which weights are quantized.
+        options: How ranges are found.
+        split: Samples of the model's inputs.
+
+    Returns:
+        The candidate and the way.
+
+    Raises:
+        DataError: The model does not run on the samples.
+    """
+    sites = selected_weights(model, selection)
+    placement = place(model, sites)
+    balanced = equalizable(model, sites, placement)
+    plain = _candidate(model, placement, split, {one.value for one in balanced})
+    methods = _COMPARED if options.ranges == "auto" else (options.ranges,)
+    if not placement.values:
+        return plain, methods[0]
+    candidates = [plain]
+    for strength in STRENGTHS if balanced else ():
+        peaks = {one.value: plain.calibration[one.value].peaks for one in balanced}
+        other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
+        candidates.append(_candidate(other, place(other, selected_weights(other, selection)), split, balance=strength))
+    if len(candidates) == len(methods) == 1:
+        return plain, methods[0]
+    rows = thinned(batched(split.selection), _MOST_JUDGED)
+    wanted = run_all(Session(model), rows)
+    each = product(range(len(candidates)), methods)
+    noises = {(k, method): noise_of(candidates[k].rounded(method), wanted, rows) for k, method in each}
+    number, best = min(noises, key=lambda one: noises[one] * (1 if one[0] == 0 else 1 + _LEAST_GAIN))
+    return candidates[number], best
+
+
+def _candidate(
+    model: ModelProto, placement: Placement, split: DataSplit, by_channel: Collection[str] = (), balance: float = 0.0
+) -> RoundingCandidate:
+    names = [value.name for value in placement.values]
+    first = observe(model, names, split.calibration, by_channel)
+    same = split.selection is split.calibration
+    second = first if same else observe(model, names, split.selection, by_channel)
+    return RoundingCandidate(model=model, placement=placement, calibration=first, selection=second, balance=balance)
+
+
+def noise_of(model: ModelProto, wanted: Outputs, rows: Data) -> float:
+    """Noise-to-signal ratio of the outputs of a rounded model.
+
+    Args:
+        model: The model.
+        wanted: Outputs of the float model.
+        rows: The samples.
+
+    Returns:
+        The ratio; infinite where outputs are not finite.
+
+    Raises:
+        DataError: It does not run.
+    """
+    try:
+        noise = relative_noise(wanted, run_all(Session(model, "as_written"), rows))
+    except RuntimeFailure as failure:
+        raise DataError(f"the model does not run on this data: {failure}") from failure
+    return noise if math.isfinite(noise) else math.inf
+
+
+def grids_of(placement: Placement, observed: Mapping[str, Observed], ranges: RangeMethod) -> dict[str, ActivationGrid]:
+    """The grids of a placement.
+
+    Args:
+        placement: Which values are rounded.
+        observed: Statistics of these.
+        ranges: How ranges are found.
+
+    Returns:
+        By the name of the value; without those that have none.
+    """
+    found = {value.grid: activation_grid(observed[value.grid].histogram, ranges) for value in placement.values}
+    return {name: grid for name, grid in found.items() if grid is not None}
