@@ -89,7 +89,7 @@ class Job:
         )
         settings = dict(made.settings)
         if self.integer is not None:
-            settings |= {"activations": 8, "activation_ranges": self.integer.ranges}
+            settings |= {"activations": config.activations.activations, "activation_ranges": self.integer.ranges}
             settings |= {"balance": self.integer.balance, "in_float": list(self.integer.in_float)}
             settings |= {"cpu": config.activations.cpu}
         if needs_torch(self.method):
@@ -118,7 +118,7 @@ def open_job(loaded: Loaded, config: Config) -> Job:
         stands_in=_needs_rows(config),
     )
     integer = None
-    if config.activations.integer and split is not None:
+    if config.activations.integer:
         integer = integer_model(loaded, config.selection, config.activations, split)
     if integer is not None:
         loaded = integer.loaded

@@ -31,7 +31,7 @@ class Keywords(TypedDict, total=False):
     metric_key: str | None
     lower_is_better: bool
     metric_timeout: float
-    activations: Literal["float", "8", 8]
+    activations: Literal["float", "8", "dynamic", 8]
     activation_ranges: Literal["auto", "minmax", "percentile", "mse", "entropy"]
     cpu: Literal["any", "vnni"]
     guard: bool

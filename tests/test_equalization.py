@@ -11,10 +11,17 @@ import mixquant_onnx as mq
 from mixquant_onnx.export.equalize import equalized
 from mixquant_onnx.model.weights import find
 from mixquant_onnx.planning import rounding_candidates
+from mixquant_onnx.quantization.activations import placement
 from mixquant_onnx.quantization.activations.equalization import Equalizable, all_factors, equalizable, factors_of
 from mixquant_onnx.quantization.activations.placement import place
 
 OUTLIERS = np.where(np.arange(64) % 16 == 3, 40.0, 1.0).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def products_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones too, so that tests are quick."""
+    monkeypatch.setattr(placement, "_LARGE_PRODUCT", 1)
 
 
 def rows(count: int = 64) -> Array:

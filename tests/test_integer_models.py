@@ -20,9 +20,16 @@ from mixquant_onnx.cli.main import main
 from mixquant_onnx.export import rewrite
 from mixquant_onnx.export.activations import without_roundings
 from mixquant_onnx.numerics.granularity import Granularity, WeightAxes
+from mixquant_onnx.quantization.activations import placement
 from mixquant_onnx.quantization.activations.ranges import METHODS
 from mixquant_onnx.verification.saturation import largest_pair
 from mixquant_onnx.verification.segments import least_agreement
+
+
+@pytest.fixture(autouse=True)
+def products_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones too, so that tests are quick."""
+    monkeypatch.setattr(placement, "_LARGE_PRODUCT", 1)
 
 
 def pictures(count: int = 40, size: int = 12) -> Array:

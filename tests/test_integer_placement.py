@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from cases import put, text, weight
 from onnx import ModelProto, numpy_helper
 
@@ -91,11 +92,17 @@ def test_a_product_gives_float_values() -> None:
     assert [(value.name, value.readers) for value in made.values] == [("x", frozenset({"h"})), ("h", frozenset({"y"}))]
 
 
-def test_small_products_stay_float() -> None:
-    model = text("g (float[N,63] x, float[63,64] w) => (float[N,64] y) { y = MatMul (x, w) }", w=weight(63, 64))
-    assert not placed(model).layers
-    model = text("g (float[N,64] x, float[64,64] w) => (float[N,64] y) { y = MatMul (x, w) }", w=weight(64, 64))
-    assert placed(model).layers == {"y": "w"}
+@pytest.mark.parametrize(
+    ("width", "rows", "integer"),
+    [(255, {}, False), (256, {}, True), (256, {"x": 1.0}, True), (32, {"x": 32.0}, True), (32, {"x": 31.0}, False),
+     (31, {"x": 1000.0}, False), (1, None, True)],
+)  # fmt: skip
+def test_products_of_few_weights_and_rows_stay_float(width: int, rows: dict[str, float] | None, integer: bool) -> None:
+    model = text(
+        f"g (float[N,256] x, float[256,{width}] w) => (float[N,{width}] y) {{ y = MatMul (x, w) }}",
+        w=weight(256, width),
+    )  # fmt: skip
+    assert place(model, find(model, 1).sites, rows=rows).layers == ({"y": "w"} if integer else {})
 
 
 def test_a_product_whose_relu_is_not_rounded_has_no_integer_kernel() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from mixquant_onnx.config.option import option
 from mixquant_onnx.errors import OptionError
 
-Activations = Literal["float", "8"]
+Activations = Literal["float", "8", "dynamic"]
 Cpu = Literal["any", "vnni"]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 Ranges = Literal["auto", RangeMethod]
@@ -19,8 +19,8 @@ INTEGER_FROM_ORT = (1, 25)
 
 def _activations(value: object) -> str:
     text = str(value)
-    if text not in ("float", "8"):
-        raise OptionError(f"--activations '{text}' is not known; choose 8, or float for none")
+    if text not in ("float", "8", "dynamic"):
+        raise OptionError(f"--activations '{text}' is not known; choose 8, dynamic, or float for none")
     return text
 
 
@@ -33,9 +33,10 @@ class ActivationOptions:
     """
 
     activations: Activations = option(
-        "float", "8: Conv, MatMul and Gemm run on 8-bit integers, with ranges of activations from --data; float: only "
-        "weights are quantized",
-        accepts='Literal["float", "8", 8]', metavar="BITS", convert=_activations,
+        "float",
+        "8: Conv, MatMul and Gemm run on 8-bit integers, with ranges of activations from --data; dynamic: MatMul and "
+        "Gemm alone, with the range of each run; float: only weights are quantized",
+        accepts='Literal["float", "8", "dynamic", 8]', metavar="8|dynamic|float", convert=_activations,
     )  # fmt: skip
     ranges: Ranges = option(
         "auto", "how the range of an activation is found; auto: whichever brings outputs nearest to float's on some "
@@ -55,4 +56,4 @@ class ActivationOptions:
     @property
     def integer(self) -> bool:
         """Whether layers run on integer kernels."""
-        return self.activations == "8"
+        return self.activations != "float"

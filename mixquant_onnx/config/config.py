@@ -68,13 +68,16 @@ class Config:
         if not self.activations.integer:
             return
         if min(self.search.bits) > 7 and self.activations.cpu == "any":
-            raise OptionError("--activations 8 takes weights of at most 7 bits; allow them, or give --cpu vnni")
-        if self.data.data is None:
-            raise OptionError("--activations 8 needs --data, rows from which the ranges of activations are known")
+            raise OptionError("--activations takes weights of at most 7 bits; allow them, or give --cpu vnni")
+        if self.data.data is None and self.activations.activations == "8":
+            raise OptionError(
+                "--activations 8 needs --data, rows from which the ranges of activations are known; without, give "
+                "--activations dynamic"
+            )
         if self.form.min_ort < INTEGER_FROM_ORT:
-            raise OptionError("--activations 8 needs onnxruntime 1.25 or later; leave --min-ort out")
+            raise OptionError("--activations needs onnxruntime 1.25 or later; leave --min-ort out")
         if any(grid.block is not None for grid in self.search.grids):
-            raise OptionError("--activations 8 takes one scale for each channel or tensor; leave --granularity out")
+            raise OptionError("--activations takes one scale for each channel or tensor; leave --granularity out")
 
     @property
     def by_layer(self) -> bool:

@@ -26,6 +26,31 @@ def multiplications(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> i
         Multiplications of convolutions and matrix products whose shapes can be inferred; each part of If and Loop
         counts once.
     """
+    skeleton, shapes = _with_shapes(model, feed)
+    return sum(_of(node, scope, shapes) for scope in walk(skeleton) for node in scope.body.node)
+
+
+def product_rows(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Rows of the first operand of each product of the main graph.
+
+    Args:
+        model: The model.
+        feed: Shapes of the inputs by name.
+
+    Returns:
+        By the name of the operand: all of its dimensions but the last, multiplied; without those that are not known.
+    """
+    skeleton, shapes = _with_shapes(model, feed)
+    main = walk(skeleton)[0]
+    found = {node.input[0]: _shape(node.input[0], main, shapes) for node in main.body.node if node.op_type in _PRODUCTS}
+    return {name: math.prod(shape[:-1]) for name, shape in found.items() if shape}
+
+
+_PRODUCTS = ("MatMul", "Gemm")
+
+
+def _with_shapes(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> tuple[ModelProto, Shapes]:
+    """A copy without weights whose inputs have given shapes, and the shapes of its values."""
     skeleton = without_data(model)
     for value in skeleton.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, feed.get(value.name, ()), strict=False):
@@ -33,8 +58,7 @@ def multiplications(model: ModelProto, feed: Mapping[str, tuple[int, ...]]) -> i
     del skeleton.graph.value_info[:]
     for value in skeleton.graph.output:  # declared with free sizes, which inference would keep
         value.type.tensor_type.ClearField("shape")
-    shapes = Shapes(skeleton)
-    return sum(_of(node, scope, shapes) for scope in walk(skeleton) for node in scope.body.node)
+    return skeleton, Shapes(skeleton)
 
 
 def _of(node: NodeProto, scope: Scope, shapes: Shapes) -> int:

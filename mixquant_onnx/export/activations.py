@@ -18,6 +18,10 @@ PER_CHANNEL_FROM_OPSET = 13
 """The first opset whose DequantizeLinear has a scale for each channel."""
 
 
+ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+"""Operators that round a value to 8 bits."""
+
+
 def at_integer_opset(model: ModelProto) -> ModelProto:
     """A copy of a model at an opset whose integer operators have all that is needed.
 
@@ -36,7 +40,7 @@ def at_integer_opset(model: ModelProto) -> ModelProto:
         raise_opset(copy, PER_CHANNEL_FROM_OPSET, fresh_names(copy))
     except CannotConvert as reason:
         raise ModelError(
-            f"--activations 8 needs opset {PER_CHANNEL_FROM_OPSET}, and opset {opset_of(model)} of this model cannot "
+            f"--activations needs opset {PER_CHANNEL_FROM_OPSET}, and opset {opset_of(model)} of this model cannot "
             f"be converted: {reason}"
         ) from reason
     return copy
@@ -76,6 +80,31 @@ def round_values(model: ModelProto, values: Collection[RoundedValue], grids: Map
     _insert(graph, pairs)
 
 
+def round_dynamically(model: ModelProto, values: Collection[RoundedValue]) -> None:
+    """Round values of the main graph to 8 bits over the range that each has in a run.
+
+    Args:
+        model: The model, of opset 11 or later; it is changed.
+        values: The values, in the order of the graph; with `readers`.
+
+    Source:
+        ONNX DynamicQuantizeLinear-11.
+    """
+    graph, fresh = model.graph, fresh_names(model)
+    pairs: dict[str, list[NodeProto]] = {}
+    for value in values:
+        made = [fresh(f"{value.name}.{part}") for part in ("q", "scale", "zero")]
+        rounded = fresh(f"{value.name}.dq")
+        pairs[value.name] = [
+            helper.make_node("DynamicQuantizeLinear", [value.name], made),
+            helper.make_node("DequantizeLinear", made, [rounded]),
+        ]
+        for node in graph.node:
+            if node.output and node.output[0] in (value.readers or ()):
+                _read_instead(node, value.name, rounded)
+    _insert(graph, pairs)
+
+
 def _stored(graph: GraphProto, name: str, grid: ActivationGrid, fresh: FreshName) -> list[str]:
     scale, zero = fresh(f"{name}.scale"), fresh(f"{name}.zero")
     graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), scale))
@@ -106,18 +135,19 @@ def without_roundings(model: ModelProto) -> ModelProto:
     """A copy whose values have the same names, and are not rounded.
 
     Args:
-        model: A model that `round_values` changed.
+        model: A model that `round_values` or `round_dynamically` changed.
 
     Returns:
         The copy, with Identity in place of QuantizeLinear and of the DequantizeLinear behind it.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    codes = {node.output[0] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+    codes = {node.output[0] for node in copy.graph.node if node.op_type in ROUNDING}
     for node in copy.graph.node:
-        if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] in codes):
+        if node.op_type in ROUNDING or (node.op_type == "DequantizeLinear" and node.input[0] in codes):
             node.op_type = "Identity"
             del node.input[1:]
+            del node.output[1:]
     return copy
 
 

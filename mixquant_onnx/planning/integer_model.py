@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
+
+from onnx import ModelProto
 
 from mixquant_onnx.config.activations import ActivationOptions, RangeMethod
 from mixquant_onnx.config.stages import SelectionOptions
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.export.activations import at_integer_opset, round_values, rounds_activations
+from mixquant_onnx.export.activations import at_integer_opset, round_dynamically, round_values, rounds_activations
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.planning.float_layers import Rounding, layers_in_float
-from mixquant_onnx.planning.rounding_candidates import best_rounding, grids_of, selected_weights
+from mixquant_onnx.planning.rounding_candidates import (
+    best_dynamic,
+    best_rounding,
+    grids_of,
+    integer_weights,
+    selected_weights,
+)
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.quantization.activations.placement import Placement, layers_at, place
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid, activation_grid
@@ -27,7 +36,7 @@ class IntegerModel:
         loaded: The model; `loaded.float_model` is the one that it was made of.
         placement: Where it is rounded.
         grids: The grids of its values.
-        ranges: How their ranges were found.
+        ranges: How their ranges were found; dynamic: those of each run.
         balance: Strength of the equalization of channels; 0 for none.
         in_float: Weights whose layers stay in float, because rounding their activations costs most.
         notes: Other layers that stay in float, and why.
@@ -36,14 +45,14 @@ class IntegerModel:
     loaded: Loaded
     placement: Placement
     grids: Mapping[str, ActivationGrid]
-    ranges: RangeMethod
+    ranges: RangeMethod | Literal["dynamic"]
     balance: float
     in_float: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def integer_model(
-    loaded: Loaded, selection: SelectionOptions, options: ActivationOptions, split: DataSplit
+    loaded: Loaded, selection: SelectionOptions, options: ActivationOptions, split: DataSplit | None
 ) -> IntegerModel | None:
     """Round the inputs and outputs of layers to 8 bits.
 
@@ -51,7 +60,7 @@ def integer_model(
         loaded: The float model.
         selection: Which weights are quantized.
         options: How ranges are found.
-        split: Samples of the model's inputs.
+        split: Samples of the model's inputs; None only for dynamic ranges.
 
     Returns:
         The model, with float weights; None where no layer can run on integers.
@@ -62,14 +71,17 @@ def integer_model(
         DataError: The model does not run on the samples.
     """
     if rounds_activations(loaded.model):
-        raise OptionError("--activations 8: this model has activations on integers already; leave it out")
+        raise OptionError("--activations: this model has activations on integers already; leave it out")
     model = at_integer_opset(loaded.model)
     raise_ir(model)
+    if options.activations == "dynamic" or split is None:
+        return _dynamic(loaded, model, selection, split)
     chosen, ranges = best_rounding(model, selection, options, split)
     for name, seen in chosen.calibration.items():
         if chosen.selection is not chosen.calibration:
             seen.merge(chosen.selection[name])
-    observed, sites = chosen.calibration, selected_weights(chosen.model, selection)
+    observed = chosen.calibration
+    sites = integer_weights(chosen.placement, selected_weights(chosen.model, selection))
     dead = {name for name, seen in observed.items() if activation_grid(seen.histogram, ranges) is None}
     excluded = layers_at(chosen.model, chosen.placement, dead) if dead else set[str]()
     placement = place(chosen.model, sites, excluded) if dead else chosen.placement
@@ -91,6 +103,18 @@ def integer_model(
         in_float=tuple(sorted(float_layers)),
         notes=tuple(_why(name, observed[name].histogram) for name in sorted(dead)),
     )
+
+
+def _dynamic(
+    loaded: Loaded, model: ModelProto, selection: SelectionOptions, split: DataSplit | None
+) -> IntegerModel | None:
+    """Products alone, their inputs over the range of each run."""
+    chosen = best_dynamic(model, selection, split)
+    if not chosen.placement.values:
+        return None
+    round_dynamically(chosen.model, chosen.placement.values)
+    made = replace(loaded, model=chosen.model, original=loaded.model)
+    return IntegerModel(loaded=made, placement=chosen.placement, grids={}, ranges="dynamic", balance=chosen.balance)
 
 
 def _why(name: str, histogram: Histogram) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.config.activations import ActivationOptions, RangeMethod
 from mixquant_onnx.config.stages import SelectionOptions
-from mixquant_onnx.data.dataset import Data, DataSplit, batched, thinned
+from mixquant_onnx.data.dataset import Data, DataSplit, batched, rows_of, thinned
 from mixquant_onnx.data.outputs import run_all
+from mixquant_onnx.data.work import product_rows
 from mixquant_onnx.errors import DataError
-from mixquant_onnx.export.activations import round_values
+from mixquant_onnx.export.activations import round_dynamically, round_values
 from mixquant_onnx.export.equalize import equalized
 from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.numerics.metrics import relative_noise
@@ -22,7 +24,7 @@ from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.planning.select_weights import select
 from mixquant_onnx.quantization.activations.equalization import STRENGTHS, all_factors, equalizable
 from mixquant_onnx.quantization.activations.observers import Observed, observe
-from mixquant_onnx.quantization.activations.placement import Placement, place
+from mixquant_onnx.quantization.activations.placement import PRODUCTS, Placement, place
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid, activation_grid
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
@@ -101,7 +103,8 @@ def best_rounding(
         DataError: The model does not run on the samples.
     """
     sites = selected_weights(model, selection)
-    placement = place(model, sites)
+    rows_of_products = rows_a_sample(model, split)
+    placement = place(model, sites, rows=rows_of_products)
     balanced = equalizable(model, sites, placement)
     plain = _candidate(model, placement, split, {one.value for one in balanced})
     methods = _COMPARED if options.ranges == "auto" else (options.ranges,)
@@ -111,7 +114,8 @@ def best_rounding(
     for strength in STRENGTHS if balanced else ():
         peaks = {one.value: plain.calibration[one.value].peaks for one in balanced}
         other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
-        candidates.append(_candidate(other, place(other, selected_weights(other, selection)), split, balance=strength))
+        there = _again(placement, other, selection)
+        candidates.append(_candidate(other, there, split, balance=strength))
     if len(candidates) == len(methods) == 1:
         return plain, methods[0]
     rows = thinned(batched(split.selection), _MOST_JUDGED)
@@ -120,6 +124,81 @@ def best_rounding(
     noises = {(k, method): noise_of(candidates[k].rounded(method), wanted, rows) for k, method in each}
     number, best = min(noises, key=lambda one: noises[one] * (1 if one[0] == 0 else 1 + _LEAST_GAIN))
     return candidates[number], best
+
+
+def best_dynamic(model: ModelProto, selection: SelectionOptions, split: DataSplit | None) -> RoundingCandidate:
+    """The model as it is or with equalized channels, its products rounded over the range of each run.
+
+    Args:
+        model: The float model, of an opset that has what is needed.
+        selection: Which weights are quantized.
+        split: Samples of the model's inputs; without the user's, channels stay as they are.
+
+    Returns:
+        The candidate of least noise in the outputs.
+
+    Raises:
+        DataError: The model does not run on the samples.
+    """
+    sites = selected_weights(model, selection)
+    placement = place(model, sites, operators=PRODUCTS, rows=rows_a_sample(model, split))
+    plain = RoundingCandidate(model=model, placement=placement, calibration={}, selection={}, balance=0.0)
+    balanced = equalizable(model, sites, placement)
+    if split is None or split.fitting.origin != "user" or not balanced:
+        return plain
+    seen = observe(model, [one.value for one in balanced], split.calibration, {one.value for one in balanced})
+    peaks = {name: one.peaks for name, one in seen.items()}
+    candidates = [plain]
+    for strength in STRENGTHS:
+        other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
+        there = _again(placement, other, selection)
+        candidates.append(replace(plain, model=other, placement=there, balance=strength))
+    rows = thinned(batched(split.selection), _MOST_JUDGED)
+    wanted = run_all(Session(model), rows)
+    noises = []
+    for one in candidates:
+        copy = ModelProto()
+        copy.CopyFrom(one.model)
+        round_dynamically(copy, one.placement.values)
+        noises.append(noise_of(copy, wanted, rows) * (1 if one is plain else 1 + _LEAST_GAIN))
+    return candidates[noises.index(min(noises))]
+
+
+def rows_a_sample(model: ModelProto, split: DataSplit | None) -> dict[str, float]:
+    """Rows that products have for each sample.
+
+    Args:
+        model: The model.
+        split: Samples; None where there are none.
+
+    Returns:
+        By the name of their first operand; empty without samples.
+    """
+    if split is None or not split.calibration.feeds:
+        return {}
+    feed = split.calibration.feeds[0]
+    shapes = {name: np.shape(value) for name, value in feed.items() if isinstance(value, np.ndarray)}
+    samples = max(rows_of(feed, split.calibration.axes), 1)
+    return {name: rows / samples for name, rows in product_rows(model, shapes).items()}
+
+
+def _again(placement: Placement, model: ModelProto, selection: SelectionOptions) -> Placement:
+    """The placement of the same layers in a model whose channels were equalized."""
+    return place(model, integer_weights(placement, selected_weights(model, selection)))
+
+
+def integer_weights(placement: Placement, sites: Mapping[str, LocatedWeight]) -> dict[str, LocatedWeight]:
+    """The weights whose layers run on integers.
+
+    Args:
+        placement: Where a model is rounded.
+        sites: Its weights, or those of an equalized copy.
+
+    Returns:
+        Weights by name.
+    """
+    names = set(placement.layers.values())
+    return {name: located for name, located in sites.items() if name in names}
 
 
 def _candidate(

@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto, helper
 
+from mixquant_onnx.export.activations import ROUNDING
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.runtime.session import Feed, Session
 from mixquant_onnx.verification.divergence import Divergence, closeness
@@ -29,7 +30,7 @@ def roundings(model: ModelProto) -> list[Rounding]:
     Returns:
         Pairs in the order of the graph.
     """
-    codes = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    codes = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ROUNDING}
     nodes = (n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in codes)
     return [(codes[node.input[0]], node.output[0]) for node in nodes]
 

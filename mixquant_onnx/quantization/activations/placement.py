@@ -28,8 +28,11 @@ _OWN_GRID = frozenset({"GlobalAveragePool", "AveragePool"})
 """Operators of one input with an integer kernel whose result has another range."""
 
 
-_SMALLEST_PRODUCT = 4096
-"""Weights of a product below which float is faster: rounding its input takes longer than the product (measured)."""
+_LARGE_PRODUCT = 1 << 16
+_SMALL_PRODUCT = 1 << 13
+_MANY_ROWS = 32
+"""Weights of a product from which on integers are faster than float with one row, and with many (docs/activations.md):
+below, rounding the input takes longer than the product."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,13 +89,29 @@ class _Graph:
         return str(name)
 
 
-def place(model: ModelProto, weights: Mapping[str, LocatedWeight], excluded: Collection[str] = ()) -> Placement:
+INTEGER_OPERATORS = frozenset({"Conv", "MatMul", "Gemm"})
+"""Operators with a weight that ONNX Runtime has integer kernels for."""
+
+PRODUCTS = frozenset({"MatMul", "Gemm"})
+"""Those of them whose kernels take the range of the input of each run (DynamicQuantizeMatMul)."""
+
+
+def place(
+    model: ModelProto,
+    weights: Mapping[str, LocatedWeight],
+    excluded: Collection[str] = (),
+    operators: Collection[str] = INTEGER_OPERATORS,
+    rows: Mapping[str, float] | None = None,
+) -> Placement:
     """Choose the values to round.
 
     Args:
         model: The float model.
         weights: Its weights that are quantized, by name.
         excluded: Names of weights whose layers stay in float.
+        operators: Those that may run on integers.
+        rows: Rows of the first operand of products by the name of the operand, so that small products stay in float;
+            one where that is not known. None: products of any size run on integers.
 
     Returns:
         The placement; without values where no layer can run on integers.
@@ -101,7 +120,8 @@ def place(model: ModelProto, weights: Mapping[str, LocatedWeight], excluded: Col
     layers: dict[str, str] = {}
     for name, located in weights.items():
         suitable = name not in excluded and located.site.dtype == "float32"
-        if suitable and all(_integer(reader, located.site.elements, graph) for reader in located.readers):
+        suitable = suitable and all(reader.node.op_type in operators for reader in located.readers)
+        if suitable and all(_integer(reader, located.site.elements, graph, rows) for reader in located.readers):
             layers.update((reader.node.output[0], name) for reader in located.readers)
     rounded = _rounded(graph, layers)
     while stuck := [name for name in layers if _is_stuck(graph.maker[name], graph, rounded)]:
@@ -132,16 +152,20 @@ def layers_at(model: ModelProto, placement: Placement, values: Collection[str]) 
     return layers
 
 
-def _integer(reader: Reader, elements: int, graph: _Graph) -> bool:
+def _integer(reader: Reader, elements: int, graph: _Graph, rows: Mapping[str, float] | None) -> bool:
     """Whether a node that reads a weight has an integer kernel: the weight is its second input, as it is stored."""
     node = reader.node
     if reader.scope.parent is not None or reader.scope.is_function or reader.steps or reader.index != 1:
         return False
-    if node.op_type not in ("Conv", "MatMul", "Gemm") or domain_of(node) or node.input[0] in graph.constants:
+    if domain_of(node) or node.input[0] in graph.constants:
         return False
-    if node.op_type != "Conv" and elements < _SMALLEST_PRODUCT:
+    if node.op_type != "Conv" and rows is not None and elements < _least(rows.get(node.input[0], 1)):
         return False
     return node.op_type != "Gemm" or _is_plain(node)
+
+
+def _least(rows: float) -> int:
+    return _SMALL_PRODUCT if rows >= _MANY_ROWS else _LARGE_PRODUCT
 
 
 def _is_stuck(node: NodeProto, graph: _Graph, rounded: Collection[str]) -> bool:

@@ -53,7 +53,8 @@ def data(run: Run) -> Integers | None:
 def render(console: Console, data: Integers) -> None:
     """Print one line."""
     found = data["integers"]
-    line = f"on 8-bit integers: {found['layers']} of {found['weights']} weights, ranges by {found['ranges']}"
+    ranges = "ranges of each run" if found["ranges"] == "dynamic" else f"ranges by {found['ranges']}"
+    line = f"on 8-bit integers: {found['layers']} of {found['weights']} weights, {ranges}"
     if found["balance"]:
         line += f", channels equalized ({found['balance']:g})"
     if found["in_float"]:
