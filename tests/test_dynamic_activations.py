@@ -20,9 +20,9 @@ def network() -> ModelProto:
     return text(
         """g (float[N,1,300] x, float[1,1,3] k, float[300,256] w, float[300,256] v, float[256,260] q, float[260] b,
         float[260,9] s) => (float[N,9] y) { c = Conv <pads=[1,1]> (x, k) f = Flatten (c) a = MatMul (f, w)
-        d = MatMul (f, v) m = Mul (a, d) t = Tanh (m) g = Gemm (t, q, b) e = Erf (g) y = MatMul (e, s) }""",
-        k=weight(1, 1, 3) + 1, w=weight(300, 256), v=weight(300, 256, seed=1), q=weight(256, 260), b=weight(260),
-        s=weight(260, 9),
+        d = MatMul (f, v) m = Add (a, d) t = Tanh (m) g = Gemm (t, q, b) e = Tanh (g) y = MatMul (e, s) }""",
+        k=weight(1, 1, 3) + 1, w=0.2 * weight(300, 256), v=0.2 * weight(300, 256, seed=1),
+        q=0.3 * weight(256, 260), b=weight(260), s=weight(260, 9),
     )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def rows(count: int, seed: int = 7) -> Array:
 def test_products_run_on_integers_without_data_too(data: str | None, tmp_path: Path) -> None:
     model = network()
     given: dict[str, Any] = {"data_free": True} if data is None else {"data": {"x": rows(64)}}
-    result = mq.quantize(model, activations="dynamic", bits=[7], method="mse", **given)
+    result = mq.quantize(model, activations="dynamic", bits=[7], **given)
     found = optimized(result.model, tmp_path)
     assert found.count("DynamicQuantizeMatMul") + found.count("MatMulIntegerToFloat") == 3
     assert found.count("Conv") == 1 and found.count("MatMul") + found.count("Gemm") == 1
