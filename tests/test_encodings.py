@@ -131,7 +131,9 @@ def test_a_byte_holds_the_first_code_in_its_low_bits() -> None:
 
 @pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("bits", ALL_BITS)
-@pytest.mark.parametrize("opset", [7, 9, 10, 11, 12, 13, 14, 18, 21])
+@pytest.mark.parametrize(
+    "opset", [7, 10, 13, 14, 21, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 11, 12, 18))]
+)
 def test_a_folded_weight_is_its_dequantized_codes(opset: int, bits: int) -> None:
     cases = {}
     for name, q in every_case(bits):

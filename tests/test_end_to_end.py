@@ -24,7 +24,7 @@ def test_the_main_job_on_a_model_of_the_project(model_path: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "block:32"])
+@pytest.mark.parametrize("granularity", [pytest.param("tensor", marks=pytest.mark.slow), "channel", "block:32"])
 @pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_every_width_granularity_and_target_passes_its_proof(
     model_path: Path, bits: int, granularity: str, target: str

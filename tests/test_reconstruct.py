@@ -167,6 +167,7 @@ def trained(method: str, **more: Any) -> tuple[float, mq.RunResult]:
     return error(model, result.model, feed), result
 
 
+@pytest.mark.slow
 def test_a_reconstructed_block_is_closer_to_float_than_its_layers_alone() -> None:
     ours, result = trained("brecq", iterations=200)
     assert "1 of 1 blocks are better" in result.notes[0]
