@@ -24,7 +24,7 @@ from mixquant_onnx.planning.allocation import (
     price,
     price_all,
 )
-from mixquant_onnx.planning.error_table import Candidate
+from mixquant_onnx.planning.error_table import Candidate, ErrorRow
 from mixquant_onnx.planning.planned import Planned, planned_with, size_of
 from mixquant_onnx.planning.search import Searched, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
@@ -105,7 +105,7 @@ def _uniform_plan(priced: Priced, budget: BudgetOptions) -> Planned | None:
     searched = priced.searched
     loaded, table = searched.loaded, searched.table
     for bits in reversed(widths(table)):
-        cells = {n: min((c for c in e.candidates if c.scheme.bits == bits), key=_nbytes) for n, e in table.items()}
+        cells = {name: _at_most(bits, row) for name, row in table.items()}
         made = planned_with(searched, {n: c.scheme for n, c in cells.items()}, budget, "budget")
         if budget.max_size is not None:
             fits = size_of(made) <= nbytes_of(budget.max_size, loaded.nbytes)
@@ -114,6 +114,13 @@ def _uniform_plan(priced: Priced, budget: BudgetOptions) -> Planned | None:
         if fits:
             return made
     return None
+
+
+def _at_most(bits: int, row: ErrorRow) -> Candidate:
+    """The smallest candidate of a width, or of the next lower one that the weight has; the lowest where it has none."""
+    own = max((c.scheme.bits for c in row.candidates if c.scheme.bits <= bits), default=0)
+    width = own or min(c.scheme.bits for c in row.candidates)
+    return min((c for c in row.candidates if c.scheme.bits == width), key=_nbytes)
 
 
 def _nbytes(cell: Candidate) -> int:

@@ -224,3 +224,21 @@ def test_bad_input_is_refused(model: Path, output: Path, fails: Fails) -> None:
     assert "choose 8" in fails(2, model, output, "--activations", "4", "--data", data)
     onnx.save(mq.quantize(classifier(), data={"x": weight(40, 64)}, activations=8).model, model)
     assert "on integers already" in fails(2, *eight, "--data", data)
+
+
+def test_a_budget_is_kept_where_layers_have_different_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_LARGE_PRODUCT", 1 << 30)  # products stay in float, with widths up to 8
+    result = integer(network(), avg_bits=5)
+    assert result.average_bits <= 5 and set(result.rewritten.forms.values()) == {"int8", "folded"}
+    again = mq.apply_plan(network(), result.plan, data={"x": pictures()}, activations=8, min_size=16)
+    assert again.model == result.model
+
+
+@pytest.mark.slow
+def test_a_target_is_met_by_the_file_with_integers(output: Path) -> None:
+    result = mq.quantize(network(), output, data={"x": pictures(64)}, activations=8, min_size=16, min_sqnr=18.0)
+    assert result.verification is not None and result.verification.deployed is not None
+    assert (result.verification.deployed.sqnr_db or 0) >= 18 and "int8" in result.rewritten.forms.values()
+    (point,) = mq.sweep(network(), average_bits=[5], data={"x": pictures(64)}, activations=8, min_size=16)
+    assert point.sqnr_db is not None and point.sqnr_db > 18
+    assert mq.inspect(network(), data={"x": pictures(64)}, activations=8, min_size=16).plan.sites
