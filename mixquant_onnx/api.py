@@ -15,7 +15,7 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.job import open_job
 from mixquant_onnx.model.files import Loaded, as_loaded
-from mixquant_onnx.pipeline import RunResult, execute
+from mixquant_onnx.pipeline import RunResult, execute, timed
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.plan import Plan
@@ -212,7 +212,7 @@ def replayed(
     """
     job = open_job(loaded, config)
     planned = fit_plan(job.loaded, plan, config.selection.min_size, job.config.form, progress)
-    return planned, execute(planned, job.execution, output, name, progress)
+    return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)
 
 
 def check_data(plan: Plan, config: Config) -> None:

@@ -52,4 +52,5 @@ class Keywords(TypedDict, total=False):
     jobs: int
     table: str | Path | None
     verify: bool
+    benchmark: bool
     allow_unchanged: bool

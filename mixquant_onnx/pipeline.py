@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from mixquant_onnx.config.stages import CheckOptions, FormOptions, RoundingOptions
-from mixquant_onnx.data.dataset import DataSplit
+from mixquant_onnx.data.dataset import DataSplit, batched
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.draft import rewritten_copy
@@ -28,6 +28,7 @@ from mixquant_onnx.planning.planned import Planned, left_float, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.verification.latency import Latency, latency
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.verify import verify
 
@@ -36,7 +37,8 @@ from mixquant_onnx.verification.verify import verify
 class RunResult:
     """The model, what was decided and measured, and the proof (None where it was not asked for).
 
-    Sizes are bytes, external data included. `qe` is that of the codes as written.
+    Sizes are bytes, external data included. `qe` is that of the codes as written. `latency`: times of a run, where they
+    were measured.
     """
 
     model: ModelProto
@@ -51,6 +53,7 @@ class RunResult:
     qe: Mapping[str, float]
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    latency: tuple[Latency, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -118,6 +121,32 @@ def execute(
         return _result(made, (), model.ByteSize(), check(model))
     with writing(output):
         return _result(made, *_write(made, check, output, progress))
+
+
+def timed(result: RunResult, loaded: model_io.Loaded, execution: Execution) -> RunResult:
+    """Time the written model against the float one, if that was asked for.
+
+    Args:
+        result: What was written.
+        loaded: The float model.
+        execution: Samples and options of the run.
+
+    Returns:
+        The result, with times on one sample, with one thread and with two; or with a note why there are none.
+    """
+    if not execution.checks.benchmark:
+        return result
+    if execution.split is None or not execution.split.evaluation.feeds:
+        return replace(
+            result, notes=(*result.notes, "no times: no input is known that this model runs on; give --data")
+        )
+    feed = batched(execution.split.evaluation, 1).feeds[0]
+    original = loaded.path or loaded.float_model
+    written = result.files[0] if result.files else result.model
+    try:
+        return replace(result, latency=tuple(latency(original, written, feed, threads) for threads in (1, 2)))
+    except RuntimeFailure as failure:
+        return replace(result, notes=(*result.notes, f"no times: a model does not run here ({failure})"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

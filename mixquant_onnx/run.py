@@ -15,7 +15,7 @@ from mixquant_onnx.errors import OptionError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.pipeline import RunResult, execute
+from mixquant_onnx.pipeline import RunResult, execute, timed
 from mixquant_onnx.planning.allocation import (
     Priced,
     by_rule,
@@ -165,7 +165,7 @@ def run(
     opened(job)
     if not config.accuracy.wanted:
         planned = _plan(job, progress)
-        return planned, execute(planned, job.execution, output, name, progress)
+        return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)
     check_judge(loaded, config.accuracy, job.split)
     rivals = price_all(job.searched(progress), config.budget.cost, job.work, progress)
     search = Strategy(rivals=rivals, target=config.accuracy, work=job.work, progress=progress)
@@ -173,4 +173,5 @@ def run(
     def trial(planned: Planned, file: Path) -> RunResult:
         return execute(planned, job.execution, file, name, progress)
 
-    return keep(loaded, config.accuracy, trial, search, output, name, tell)
+    planned, result = keep(loaded, config.accuracy, trial, search, output, name, tell)
+    return planned, timed(result, loaded, job.execution)

@@ -291,4 +291,8 @@ class CheckOptions:
     """What is checked at the end."""
 
     verify: bool = option(True, "write without verification", flag="--no-verify", accepts="bool", kind="off")
+    benchmark: bool = option(
+        False, "time the written model against the float one, one row with one and two threads", accepts="bool",
+        kind="switch",
+    )  # fmt: skip
     allow_unchanged: bool = option(False, "exit 0 even when nothing was quantized", accepts="bool", kind="switch")
