@@ -242,3 +242,20 @@ def test_a_target_is_met_by_the_file_with_integers(output: Path) -> None:
     (point,) = mq.sweep(network(), average_bits=[5], data={"x": pictures(64)}, activations=8, min_size=16)
     assert point.sqnr_db is not None and point.sqnr_db > 18
     assert mq.inspect(network(), data={"x": pictures(64)}, activations=8, min_size=16).plan.sites
+
+
+def test_a_run_of_weights_alone_says_what_integers_would_bring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output, summary = (tmp_path / name for name in ("m.onnx", "o.onnx", "s.json"))
+    onnx.save(network(), path)
+    assert main([str(path), str(output), "--data-free", "--min-size", "16", "--json", str(summary)]) == 0
+    (hint,) = json.loads(summary.read_text())["hints"]
+    assert hint.startswith("--activations 8 with --data runs 6 of 6 layers on 8-bit integers")
+    assert f"hint: {hint}" in " ".join(capsys.readouterr().out.split())
+    onnx.save(text("g (int64[N] i, float[100,64] w) => (float[N,64] y) { y = Gather (w, i) }", w=weight(100, 64)), path)
+    assert main([str(path), str(output), "--data-free", "--json", str(summary)]) == 0
+    assert json.loads(summary.read_text())["hints"] == []
+    onnx.save(integer(network()).model, path)
+    assert main([str(path), str(output), "--data-free", "--allow-unchanged", "--json", str(summary)]) == 0
+    assert json.loads(summary.read_text())["hints"] == []

@@ -47,6 +47,7 @@ class Summary(PlanSummary, total=False):
     files: list[str]
     releases: Releases
     verification: VerificationData | None
+    hints: list[str]
     blocks: list[BlockData]
 
 

@@ -18,6 +18,7 @@ from mixquant_onnx.report.sections import (
     compatibility,
     files,
     header,
+    hints,
     integers,
     left_float,
     notes,
@@ -54,6 +55,7 @@ SECTIONS: tuple[Section[Run], ...] = (
     widening,
     verification,
     blocks,
+    hints,
     files,
 )
 """Sections of a run, and of a plan that is inspected."""
