@@ -24,8 +24,8 @@ from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
 
 NOT_ON_INTEGERS = (
-    "no layer runs on integers: none is a Conv, MatMul or Gemm of the main graph with a float32 weight; weights alone "
-    "are quantized"
+    "no layer runs on integers, for lack of a Conv or of a MatMul or Gemm that is large enough, in the main graph and "
+    "with a float32 weight as its second input; weights alone are quantized"
 )
 
 

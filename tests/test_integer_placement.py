@@ -105,15 +105,6 @@ def test_products_of_few_weights_and_rows_stay_float(width: int, rows: dict[str,
     assert place(model, find(model, 1).sites, rows=rows).layers == ({"y": "w"} if integer else {})
 
 
-def test_a_product_whose_relu_is_not_rounded_has_no_integer_kernel() -> None:
-    model = text(
-        "g (float[N,64] x, float[64,64] w, float[64,64] v) => (float[N,64] y) "
-        "{ h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) q = Relu (z) y = Sin (q) }",
-        w=weight(64, 64), v=weight(64, 64, seed=1),
-    )  # fmt: skip
-    assert not placed(model).layers  # without the second product the first one's Relu is not rounded either
-
-
 def test_layers_that_cannot_run_on_integers_are_left_out() -> None:
     model = text(
         """g (float[N,64] x, float[64,64] w, float[64,64] v, float[64,64] u, bool c) => (float[N,64] y) {

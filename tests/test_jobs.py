@@ -134,6 +134,7 @@ def stop(*given):
     keep(*given)
 
 solved_table._keep = stop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -65,6 +65,7 @@ def _scale(
 
 def _only_readers(graph: GraphProto, value: str, readers: set[str]) -> bool:
     others = {o for node in graph.node if value in node.input for o in node.output} - readers
+    others |= {o for node in graph.node if value in node.input[1:] for o in node.output}
     inner = any(value in names_read_inside(node) for node in graph.node)
     return not others and not inner and all(output.name != value for output in graph.output)
 
@@ -83,7 +84,9 @@ def _into_normalization(graph: GraphProto, maker: NodeProto, value: str, factors
 
 
 def _constant(graph: GraphProto, name: str) -> TensorProto | None:
-    """The initializer of a name, where a single node reads it."""
-    if sum(list(node.input).count(name) for node in graph.node) != 1:
+    """The initializer of a name, where a single node reads it and nobody can replace it."""
+    inner = any(name in names_read_inside(node) for node in graph.node)
+    known = {value.name for value in [*graph.input, *graph.output]}
+    if inner or name in known or sum(list(node.input).count(name) for node in graph.node) != 1:
         return None
     return next((tensor for tensor in graph.initializer if tensor.name == name), None)

@@ -16,11 +16,10 @@ from mixquant_onnx.export.encodings.builder import Encoded, FreshName
 from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.file_sizes import FileSizes
+from mixquant_onnx.export.integer_products import keep_integer_products
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.place import Replacement, put_in_place
-from mixquant_onnx.model.operators import domain_of
-from mixquant_onnx.model.product_rows import shapes_of
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedWeight, Reader, located_in
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -94,7 +93,7 @@ def rewrite(
     sites = located_in(model, {name: weights[name] for name in quantized})
     encoded = {name: _encode(model, sites[name], q, storages[name], opset, fresh) for name, q in quantized.items()}
     on_integers = [sites[name] for name, storage in storages.items() if isinstance(storage, Int8Kernel)]
-    _keep_from_gemm(model, [reader for located in on_integers for reader in located.readers])
+    keep_integer_products(model, [reader for located in on_integers for reader in located.readers], fresh)
     _put_into(model, sites, encoded, notes)
     values = {name: made.nodes[-1].output[0] for name, made in encoded.items()}
     return Rewritten(
@@ -191,25 +190,6 @@ def _gemm_to_matmul(reader: Reader, weight: str, adds: str, fresh: FreshName) ->
         position = next(i for i, n in enumerate(body.node) if n.output[:] == node.output[:])
         add = helper.make_node(adds, [node.output[0], bias], [output], name=fresh(f"{output}.bias"))
         body.node.insert(position + 1, add)
-
-
-def _keep_from_gemm(model: ModelProto, readers: list[Reader]) -> None:
-    """Sum in place of the Add behind a product of two matrices, which ONNX Runtime would make a Gemm of float.
-
-    Of more dimensions it makes none; there Add stays, for other fusions.
-    """
-    products = {reader.node.output[0] for reader in readers if reader.node.op_type == "MatMul"}
-    if not products:
-        return
-    shapes = shapes_of(model)
-    flat = {name for name in products if len(shapes.get(name, ())) == 2}
-    behind: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in flat & set(node.input):
-            behind.setdefault(name, []).append(node)
-    for nodes in behind.values():
-        if len(nodes) == 1 and nodes[0].op_type == "Add" and not domain_of(nodes[0]):
-            nodes[0].op_type = "Sum"
 
 
 def _import_domain(model: ModelProto, scopes: list[Scope]) -> None:

@@ -54,14 +54,14 @@ class Rounding:
         sites: Its weights by name.
         placement: Where it is rounded.
         grids: The grids of these values.
-        excluded: Weights whose layers stay in float already.
+        unusable: Values that have no grid.
     """
 
     model: ModelProto
     sites: Mapping[str, LocatedWeight]
     placement: Placement
     grids: Mapping[str, ActivationGrid]
-    excluded: set[str]
+    unusable: set[str]
 
     def without(self, layers: set[str]) -> Placement:
         """Where it is rounded if more layers stay in float.
@@ -72,7 +72,7 @@ class Rounding:
         Returns:
             The placement.
         """
-        return place(self.model, self.sites, self.excluded | layers)
+        return place(self.model, self.sites, layers, unusable=self.unusable)
 
     def rounded(self, values: tuple[RoundedValue, ...]) -> ModelProto:
         """A copy that rounds some values.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,8 +24,8 @@ from mixquant_onnx.planning.rounding_candidates import (
     selected_weights,
 )
 from mixquant_onnx.quantization.activations.histogram import Histogram
-from mixquant_onnx.quantization.activations.placement import Placement, layers_at, place
-from mixquant_onnx.quantization.activations.ranges import ActivationGrid, activation_grid
+from mixquant_onnx.quantization.activations.placement import Placement, place
+from mixquant_onnx.quantization.activations.ranges import ActivationGrid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,26 +73,26 @@ def integer_model(
     if rounds_activations(loaded.model):
         raise OptionError("--activations: this model has activations on integers already; leave it out")
     model = at_integer_opset(loaded.model)
-    raise_ir(model)
+    notes = raise_ir(model)
     if options.activations == "dynamic" or split is None:
-        return _dynamic(loaded, model, selection, split)
+        return _dynamic(loaded, model, selection, split, notes)
     chosen, ranges = best_rounding(model, selection, options, split)
     for name, seen in chosen.calibration.items():
         if chosen.selection is not chosen.calibration:
             seen.merge(chosen.selection[name])
     observed = chosen.calibration
     sites = integer_weights(chosen.placement, selected_weights(chosen.model, selection))
-    dead = {name for name, seen in observed.items() if activation_grid(seen.histogram, ranges) is None}
-    excluded = layers_at(chosen.model, chosen.placement, dead) if dead else set[str]()
-    placement = place(chosen.model, sites, excluded) if dead else chosen.placement
+    grids = grids_of(observed, ranges)
+    dead = set(observed) - set(grids)
+    notes += [_why(name, observed[name].histogram) for name in sorted(dead)]
+    placement = place(chosen.model, sites, unusable=dead)
+    float_layers: set[str] = set()
+    if options.guard and placement.values:
+        rounding = Rounding(model=chosen.model, sites=sites, placement=placement, grids=grids, unusable=dead)
+        float_layers = layers_in_float(rounding, observed, split.selection)
+        placement = rounding.without(float_layers)
     if not placement.values:
         return None
-    grids = grids_of(placement, observed, ranges)
-    float_layers: set[str] = set()
-    if options.guard:
-        rounding = Rounding(model=chosen.model, sites=sites, placement=placement, grids=grids, excluded=excluded)
-        float_layers = layers_in_float(rounding, observed, split.selection)
-        placement = place(chosen.model, sites, excluded | float_layers) if float_layers else placement
     round_values(chosen.model, placement.values, grids)
     return IntegerModel(
         loaded=replace(loaded, model=chosen.model, original=loaded.model),
@@ -101,12 +101,12 @@ def integer_model(
         ranges=ranges,
         balance=chosen.balance,
         in_float=tuple(sorted(float_layers)),
-        notes=tuple(_why(name, observed[name].histogram) for name in sorted(dead)),
+        notes=tuple(notes),
     )
 
 
 def _dynamic(
-    loaded: Loaded, model: ModelProto, selection: SelectionOptions, split: DataSplit | None
+    loaded: Loaded, model: ModelProto, selection: SelectionOptions, split: DataSplit | None, notes: Sequence[str]
 ) -> IntegerModel | None:
     """Products alone, their inputs over the range of each run."""
     chosen = best_dynamic(model, selection, split)
@@ -114,7 +114,14 @@ def _dynamic(
         return None
     round_dynamically(chosen.model, chosen.placement.values)
     made = replace(loaded, model=chosen.model, original=loaded.model)
-    return IntegerModel(loaded=made, placement=chosen.placement, grids={}, ranges="dynamic", balance=chosen.balance)
+    return IntegerModel(
+        loaded=made,
+        placement=chosen.placement,
+        grids={},
+        ranges="dynamic",
+        balance=chosen.balance,
+        notes=tuple(notes),
+    )
 
 
 def _why(name: str, histogram: Histogram) -> str:

@@ -67,7 +67,7 @@ class RoundingCandidate:
         """
         copy = ModelProto()
         copy.CopyFrom(self.model)
-        grids = grids_of(self.placement, self.calibration, method)
+        grids = grids_of(self.calibration, method)
         round_values(copy, [value for value in self.placement.values if value.grid in grids], grids)
         return copy
 
@@ -232,16 +232,15 @@ def noise_of(model: ModelProto, wanted: Outputs, rows: Data) -> float:
     return noise if math.isfinite(noise) else math.inf
 
 
-def grids_of(placement: Placement, observed: Mapping[str, Observed], ranges: RangeMethod) -> dict[str, ActivationGrid]:
-    """The grids of a placement.
+def grids_of(observed: Mapping[str, Observed], ranges: RangeMethod) -> dict[str, ActivationGrid]:
+    """The grids of all values that were seen.
 
     Args:
-        placement: Which values are rounded.
-        observed: Statistics of these.
+        observed: Statistics of the values.
         ranges: How ranges are found.
 
     Returns:
         By the name of the value; without those that have none.
     """
-    found = {value.grid: activation_grid(observed[value.grid].histogram, ranges) for value in placement.values}
+    found = {name: activation_grid(one.histogram, ranges) for name, one in observed.items()}
     return {name: grid for name, grid in found.items() if grid is not None}

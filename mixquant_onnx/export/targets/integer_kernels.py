@@ -38,7 +38,7 @@ def offer(weight: WeightInModel) -> Int8Kernel | None:
     layout = site.layout
     if layout.p + layout.q != 1 and grid.per != "tensor":
         return None
-    transposes = {bool(attributes(r.node).get("transB", 0)) for r in weight.located.readers if r.node.op_type == "Gemm"}
+    transposes = {bool(attributes(reader.node).get("transB", 0)) for reader in weight.located.readers}
     if len(transposes) > 1:
         return None
     transpose = transposes == {True}

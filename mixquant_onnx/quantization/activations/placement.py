@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from mixquant_onnx.model.operators import domain_of
+from mixquant_onnx.model.operators import attributes, domain_of
 from mixquant_onnx.model.scopes import names_read_inside
 from mixquant_onnx.model.weights import LocatedWeight, Reader
 
@@ -84,9 +84,14 @@ class _Graph:
         name = node.output[0]
         behind = self.readers.get(name, [])
         alone = len(behind) == 1 and name not in self.outputs | self.captured
-        if alone and behind[0].op_type in _CLIPS and domain_of(behind[0]) == "" and behind[0].input[0] == name:
+        if alone and behind[0].input[0] == name and self._is_clip(behind[0]):
             name = behind[0].output[0]
         return str(name)
+
+    def _is_clip(self, node: NodeProto) -> bool:
+        """Whether a node is a Relu, or a Clip between constants."""
+        known = all(not name or name in self.constants for name in node.input[1:])
+        return node.op_type in _CLIPS and not domain_of(node) and known
 
 
 INTEGER_OPERATORS = frozenset({"Conv", "MatMul", "Gemm"})
@@ -102,6 +107,7 @@ def place(
     excluded: Collection[str] = (),
     operators: Collection[str] = INTEGER_OPERATORS,
     rows: Mapping[str, float] | None = None,
+    unusable: Collection[str] = (),
 ) -> Placement:
     """Choose the values to round.
 
@@ -112,6 +118,7 @@ def place(
         operators: Those that may run on integers.
         rows: Rows of the first operand of products by the name of the operand, so that small products stay in float;
             one where that is not known. None: products of any size run on integers.
+        unusable: Names of values that cannot be rounded.
 
     Returns:
         The placement; without values where no layer can run on integers.
@@ -119,15 +126,13 @@ def place(
     graph = _Graph(model.graph)
     layers: dict[str, str] = {}
     for name, located in weights.items():
-        suitable = name not in excluded and located.site.dtype == "float32"
-        suitable = suitable and all(reader.node.op_type in operators for reader in located.readers)
-        if suitable and all(_integer(reader, located.site.elements, graph, rows) for reader in located.readers):
+        suitable = name not in excluded and located.site.dtype == "float32" and _one_form(located)
+        if suitable and all(_integer(reader, located, graph, operators, rows) for reader in located.readers):
             layers.update((reader.node.output[0], name) for reader in located.readers)
+    spoilt = {layers[name] for name in layers if _touches(graph.maker[name], graph, unusable)}
+    layers = {name: weight for name, weight in layers.items() if weight not in spoilt}
     rounded = _rounded(graph, layers)
-    while stuck := [name for name in layers if _is_stuck(graph.maker[name], graph, rounded)]:
-        layers = {name: weight for name, weight in layers.items() if name not in stuck}
-        rounded = _rounded(graph, layers)
-    joined = _joined(graph, layers, rounded)
+    joined = _joined(graph, layers, rounded, unusable)
     return Placement(values=_values(graph, layers, joined), layers=layers)
 
 
@@ -152,26 +157,38 @@ def layers_at(model: ModelProto, placement: Placement, values: Collection[str]) 
     return layers
 
 
-def _integer(reader: Reader, elements: int, graph: _Graph, rows: Mapping[str, float] | None) -> bool:
+def _one_form(located: LocatedWeight) -> bool:
+    """Whether all readers take a weight the same way round."""
+    return len({bool(attributes(reader.node).get("transB", 0)) for reader in located.readers}) == 1
+
+
+def _touches(node: NodeProto, graph: _Graph, values: Collection[str]) -> bool:
+    return node.input[0] in values or (node.op_type == "Conv" and graph.result(node) in values)
+
+
+def _integer(
+    reader: Reader,
+    located: LocatedWeight,
+    graph: _Graph,
+    operators: Collection[str],
+    rows: Mapping[str, float] | None,
+) -> bool:
     """Whether a node that reads a weight has an integer kernel: the weight is its second input, as it is stored."""
-    node = reader.node
+    node, site = reader.node, located.site
     if reader.scope.parent is not None or reader.scope.is_function or reader.steps or reader.index != 1:
         return False
-    if domain_of(node) or node.input[0] in graph.constants:
+    if node.op_type not in operators or domain_of(node) or node.input[0] in graph.constants:
         return False
-    if node.op_type != "Conv" and rows is not None and elements < _least(rows.get(node.input[0], 1)):
-        return False
-    return node.op_type != "Gemm" or _is_plain(node)
+    if node.op_type == "Conv":
+        # ONNX Runtime folds a BatchNormalization into the convolution, unless a rounding is between them.
+        after = graph.readers.get(node.output[0], [])
+        return not any(other.op_type == "BatchNormalization" for other in after)
+    large = rows is None or site.elements >= _least(rows.get(node.input[0], 1))
+    return large and len(site.shape) == 2 and (node.op_type != "Gemm" or _is_plain(node))
 
 
 def _least(rows: float) -> int:
     return _SMALL_PRODUCT if rows >= _MANY_ROWS else _LARGE_PRODUCT
-
-
-def _is_stuck(node: NodeProto, graph: _Graph, rounded: Collection[str]) -> bool:
-    """Whether ONNX Runtime finds no integer kernel for a product: its Relu is not rounded at once."""
-    result = graph.result(node)
-    return node.op_type != "Conv" and result != node.output[0] and result not in rounded
 
 
 def _is_plain(gemm: NodeProto) -> bool:
@@ -192,11 +209,14 @@ def _rounded(graph: _Graph, layers: Mapping[str, str]) -> set[str]:
     return found
 
 
-def _joined(graph: _Graph, layers: Mapping[str, str], rounded: set[str]) -> dict[str, NodeProto]:
+def _joined(
+    graph: _Graph, layers: Mapping[str, str], rounded: set[str], unusable: Collection[str]
+) -> dict[str, NodeProto]:
     """Other nodes that run on integers, by first output: all they read is rounded, and so is what they are read for."""
     known, joined = set(rounded), dict[str, NodeProto]()
     for node in graph.nodes:
-        if node.output and node.output[0] not in layers and _joins(node, graph, known, rounded):
+        usable = not ({*node.input, graph.result(node)} & set(unusable)) if node.output else False
+        if usable and node.output[0] not in layers and _joins(node, graph, known, rounded):
             joined[node.output[0]] = node
             known.add(graph.result(node))
     while True:
