@@ -60,7 +60,7 @@ LONG = ("promise", "adaround")
 
 CASES = [
     pytest.param(model, name, marks=pytest.mark.slow)
-    if name in LONG or (name == "budget" and model == "digits_cnn")
+    if name in LONG or (name in ("budget", "auto granularity") and model == "digits_cnn")
     else (model, name)
     for model in ("digits_cnn", "digits_transformer")
     for name in COMMANDS

@@ -37,7 +37,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("target", [14, 21])
+@pytest.mark.parametrize("target", [pytest.param(14, marks=pytest.mark.slow), 21])
 def test_whole_networks_of_opset_9_give_the_same_outputs(name: str, target: int) -> None:
     model = onnx.load(LIGHT / f"{name}.onnx")
     assert opset_of(model) < target
