@@ -12,8 +12,9 @@ from mixquant_onnx import run
 from mixquant_onnx.config.config import Config, config_of
 from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.targets.integer_kernels import WIDEST
 from mixquant_onnx.export.targets.table import target_named
-from mixquant_onnx.job import open_job
+from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded, as_loaded
 from mixquant_onnx.pipeline import RunResult, execute, timed
 from mixquant_onnx.planning.allocation import price
@@ -211,8 +212,21 @@ def replayed(
         MixquantError: As `apply_plan`.
     """
     job = open_job(loaded, config)
+    _check_widths(plan, job)
     planned = fit_plan(job.loaded, plan, config.selection.min_size, job.config.form, progress)
     return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)
+
+
+def _check_widths(plan: Plan, job: Job) -> None:
+    """Raise PlanError where a plan has more bits than integer kernels take."""
+    most = WIDEST[job.config.activations.cpu]
+    layers = set() if job.integer is None else set(job.integer.placement.layers.values())
+    for name, scheme in plan.sites.items():
+        if name in layers and scheme.bits > most:
+            raise PlanError(
+                f"the plan has {scheme.bits} bits for '{name}', and layers on integers take at most {most}; make a plan "
+                f"with --activations, or leave it out"
+            )
 
 
 def check_data(plan: Plan, config: Config) -> None:

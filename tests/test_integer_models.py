@@ -259,3 +259,9 @@ def test_a_run_of_weights_alone_says_what_integers_would_bring(
     onnx.save(integer(network()).model, path)
     assert main([str(path), str(output), "--data-free", "--allow-unchanged", "--json", str(summary)]) == 0
     assert json.loads(summary.read_text())["hints"] == []
+
+
+def test_a_plan_of_more_bits_than_integer_kernels_take_is_refused() -> None:
+    plan = mq.quantize(network(), bits=[8], min_size=16, data_free=True, verify=False).plan
+    with pytest.raises(mq.PlanError, match="at most 7"):
+        mq.apply_plan(network(), plan, data={"x": pictures()}, activations=8, min_size=16)
