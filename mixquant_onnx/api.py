@@ -224,8 +224,8 @@ def _check_widths(plan: Plan, job: Job) -> None:
     for name, scheme in plan.sites.items():
         if name in layers and scheme.bits > most:
             raise PlanError(
-                f"the plan has {scheme.bits} bits for '{name}', and layers on integers take at most {most}; make a plan "
-                f"with --activations, or leave it out"
+                f"the plan has {scheme.bits} bits for '{name}', and layers on integers take at most {most}; make a "
+                f"plan with --activations, or leave it out"
             )
 
 
