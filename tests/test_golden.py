@@ -55,12 +55,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-LONG = ("promise", "adaround")
+LONG = ("promise", "adaround", "auto granularity")
 """Commands that take seconds; their parts have tests of their own."""
 
 CASES = [
     pytest.param(model, name, marks=pytest.mark.slow)
-    if name in LONG or (name in ("budget", "auto granularity") and model == "digits_cnn")
+    if name in LONG or (name == "budget" and model == "digits_cnn")
     else (model, name)
     for model in ("digits_cnn", "digits_transformer")
     for name in COMMANDS

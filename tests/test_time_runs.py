@@ -51,6 +51,7 @@ def rows_of(bench: Any, capsys: pytest.CaptureFixture[str], *arguments: object) 
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_without_its_metric(bench: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, promise = rows_of(bench, capsys, "--data-root", root, "--promise")
     assert [plain["model"], plain["command"], promise["command"]] == ["magika", "`--avg-bits 4`", "`--max-drop 1%`"]
