@@ -9,14 +9,11 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from mixquant_onnx.errors import ModelError
 from mixquant_onnx.export.encodings.builder import FreshName
+from mixquant_onnx.export.encodings.int8_kernel import PER_CHANNEL_FROM_OPSET
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.quantization.activations.placement import RoundedValue
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid
-
-PER_CHANNEL_FROM_OPSET = 13
-"""The first opset whose DequantizeLinear has a scale for each channel."""
-
 
 ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 """Operators that round a value to 8 bits."""

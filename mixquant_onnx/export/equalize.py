@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.export.encodings.builder import FreshName
+from mixquant_onnx.model.dependencies import read_inside
 from mixquant_onnx.model.operators import domain_of
-from mixquant_onnx.model.scopes import fresh_names, names_read_inside
+from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.model.substitute import editable_copy, put
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.quantization.activations.equalization import Equalization
@@ -66,7 +67,7 @@ def _scale(
 def _only_readers(graph: GraphProto, value: str, readers: set[str]) -> bool:
     others = {o for node in graph.node if value in node.input for o in node.output} - readers
     others |= {o for node in graph.node if value in node.input[1:] for o in node.output}
-    inner = any(value in names_read_inside(node) for node in graph.node)
+    inner = any(value in read_inside(node) for node in graph.node)
     return not others and not inner and all(output.name != value for output in graph.output)
 
 
@@ -85,7 +86,7 @@ def _into_normalization(graph: GraphProto, maker: NodeProto, value: str, factors
 
 def _constant(graph: GraphProto, name: str) -> TensorProto | None:
     """The initializer of a name, where a single node reads it and nobody can replace it."""
-    inner = any(name in names_read_inside(node) for node in graph.node)
+    inner = any(name in read_inside(node) for node in graph.node)
     known = {value.name for value in [*graph.input, *graph.output]}
     if inner or name in known or sum(list(node.input).count(name) for node in graph.node) != 1:
         return None

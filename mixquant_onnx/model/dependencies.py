@@ -16,7 +16,19 @@ def reads(node: NodeProto) -> set[str]:
     Returns:
         Names of its inputs, and of all that nodes and outputs of its subgraphs refer to (defined there or outside).
     """
-    names = {name for name in node.input if name}
+    return {name for name in node.input if name} | read_inside(node)
+
+
+def read_inside(node: NodeProto) -> set[str]:
+    """All names that the subgraphs of a node may read.
+
+    Args:
+        node: The node.
+
+    Returns:
+        Names of all that nodes and outputs of its subgraphs refer to (defined there or outside).
+    """
+    names = set[str]()
     for _, graph in subgraphs(node):
         for inner in graph.node:
             names |= reads(inner)

@@ -82,23 +82,6 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
             yield f"{attribute.name}[{position}]", graph
 
 
-def names_read_inside(node: NodeProto) -> set[str]:
-    """Names that the graphs inside of a node read, or give as outputs.
-
-    Args:
-        node: The node.
-
-    Returns:
-        The names, also those that are defined in there.
-    """
-    found = set[str]()
-    for _, graph in subgraphs(node):
-        found |= {value.name for value in graph.output}
-        for inner in graph.node:
-            found |= set(inner.input) | names_read_inside(inner)
-    return found
-
-
 def _walk(body: Body, path: str, parent: Scope | None) -> Iterator[Scope]:
     scope = Scope(body, path, parent, _definitions(body))
     yield scope

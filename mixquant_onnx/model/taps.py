@@ -30,6 +30,23 @@ def can_expose(scope: Scope) -> bool:
     return not scope.is_function
 
 
+def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """A copy of a model that gives values of its main graph too.
+
+    Args:
+        model: The model.
+        names: The values.
+
+    Returns:
+        The copy; values that are outputs already are not repeated.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    known = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
+    return copy
+
+
 def expose(model: ModelProto, places: Sequence[Place]) -> list[str]:
     """Make values inside of branches available in the main graph.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,7 +22,7 @@ from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.planning.select_weights import select
-from mixquant_onnx.quantization.activations.equalization import STRENGTHS, all_factors, equalizable
+from mixquant_onnx.quantization.activations.equalization import STRENGTHS, Equalizable, all_factors, equalizable
 from mixquant_onnx.quantization.activations.observers import Observed, observe
 from mixquant_onnx.quantization.activations.placement import PRODUCTS, Placement, place
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid, activation_grid
@@ -110,12 +110,8 @@ def best_rounding(
     methods = _COMPARED if options.ranges == "auto" else (options.ranges,)
     if not placement.values:
         return plain, methods[0]
-    candidates = [plain]
-    for strength in STRENGTHS if balanced else ():
-        peaks = {one.value: plain.calibration[one.value].peaks for one in balanced}
-        other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
-        there = _again(placement, other, selection)
-        candidates.append(_candidate(other, there, split, balance=strength))
+    others = _with_equal_channels(model, placement, selection, balanced, plain.calibration)
+    candidates = [plain, *(_candidate(other, there, split, balance=strength) for strength, other, there in others)]
     if len(candidates) == len(methods) == 1:
         return plain, methods[0]
     rows = thinned(batched(split.selection), _MOST_JUDGED)
@@ -147,12 +143,9 @@ def best_dynamic(model: ModelProto, selection: SelectionOptions, split: DataSpli
     if split is None or split.fitting.origin != "user" or not balanced:
         return plain
     seen = observe(model, [one.value for one in balanced], split.calibration, {one.value for one in balanced})
-    peaks = {name: one.peaks for name, one in seen.items()}
+    others = _with_equal_channels(model, placement, selection, balanced, seen)
     candidates = [plain]
-    for strength in STRENGTHS:
-        other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
-        there = _again(placement, other, selection)
-        candidates.append(replace(plain, model=other, placement=there, balance=strength))
+    candidates += [replace(plain, model=other, placement=there, balance=strength) for strength, other, there in others]
     rows = thinned(batched(split.selection), _MOST_JUDGED)
     wanted = run_all(Session(model), rows)
     noises = []
@@ -182,9 +175,19 @@ def rows_a_sample(model: ModelProto, split: DataSplit | None) -> dict[str, float
     return {name: rows / samples for name, rows in product_rows(model, shapes).items()}
 
 
-def _again(placement: Placement, model: ModelProto, selection: SelectionOptions) -> Placement:
-    """The placement of the same layers in a model whose channels were equalized."""
-    return place(model, integer_weights(placement, selected_weights(model, selection)))
+def _with_equal_channels(
+    model: ModelProto,
+    placement: Placement,
+    selection: SelectionOptions,
+    balanced: Sequence[Equalizable],
+    seen: Mapping[str, Observed],
+) -> Iterator[tuple[float, ModelProto, Placement]]:
+    """Each strength with the equalized model and the placement of the same layers; none where nothing can be."""
+    sites = selected_weights(model, selection)
+    peaks = {one.value: seen[one.value].peaks for one in balanced}
+    for strength in STRENGTHS if balanced else ():
+        other = equalized(model, sites, all_factors(balanced, peaks, sites, strength))
+        yield strength, other, place(other, integer_weights(placement, selected_weights(other, selection)))
 
 
 def integer_weights(placement: Placement, sites: Mapping[str, LocatedWeight]) -> dict[str, LocatedWeight]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
 
+from mixquant_onnx.model.taps import with_outputs
 from mixquant_onnx.numerics.noise import decibels, noise_share, noises_of, sqnr_db
 from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, is_numbers, pairs_of
 from mixquant_onnx.runtime.session import Feed, Session
@@ -100,7 +101,7 @@ def first_divergence(
     present = {o for node in saved.graph.node for o in node.output}
     names = [o for node in reference.graph.node for o in node.output if o in present and o]
     makers = {o: n for n in reference.graph.node for o in n.output}
-    sessions = [Session(_wider(model, names), "exact") for model in (reference, saved)]
+    sessions = [Session(with_outputs(model, names), "exact") for model in (reference, saved)]
     found: Divergence | None = None
     for feed in feeds:
         want, got = (session.run(feed, names) for session in sessions)
@@ -140,12 +141,3 @@ def _ratio(a: Array, b: Array) -> float:
         return float("inf") if bool(np.all(a == b)) else float("-inf")
     ratio = sqnr_db(a, b)
     return ratio if a.any() or np.isnan(b).any() else float("inf")
-
-
-def _wider(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """`model` with the values `names` as outputs."""
-    wider = ModelProto()
-    wider.CopyFrom(model)
-    known = {value.name for value in wider.graph.output}
-    wider.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in names if n not in known)
-    return wider

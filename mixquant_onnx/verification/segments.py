@@ -13,6 +13,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto, helper
 
 from mixquant_onnx.export.activations import ROUNDING
+from mixquant_onnx.model.taps import with_outputs
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.runtime.session import Feed, Session
 from mixquant_onnx.verification.divergence import Divergence, closeness
@@ -54,7 +55,7 @@ def least_agreement(reference: ModelProto, saved: ModelProto, feeds: Sequence[Fe
     if not pairs or sorted(pairs) != sorted(roundings(saved)):
         return None
     rounded = [after for _, after in pairs]
-    source = Session(_with_outputs(reference, rounded), "as_written")
+    source = Session(with_outputs(reference, rounded), "as_written")
     cut = [Session(_cut(model, pairs), "as_written") for model in (reference, saved)]
     worst: Divergence | None = None
     for feed in feeds:
@@ -74,14 +75,6 @@ def _alone(value: Any) -> Outputs:
 
 def _used(given: Feed, session: Session) -> Feed:
     return {name: value for name, value in given.items() if name in session.inputs}
-
-
-def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    known = {value.name for value in copy.graph.output}
-    copy.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
-    return copy
 
 
 def _cut(model: ModelProto, pairs: Sequence[Rounding]) -> ModelProto:

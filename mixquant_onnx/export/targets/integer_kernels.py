@@ -10,6 +10,7 @@ from mixquant_onnx.export.weight_in_model import WeightInModel
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.rows import effective_grid
+from mixquant_onnx.quantization.activations.placement import INTEGER_OPERATORS
 
 WIDEST: dict[Cpu, int] = {"any": 7, "vnni": 8}
 """Most bits of a weight. Kernels without VNNI add pairs of products of uint8 by int8 in 16 bits: 255 x (64 + 64) fits,
@@ -57,7 +58,7 @@ def on_integers(located: LocatedWeight, dequantized: Collection[str]) -> bool:
         False where any reader is no Conv, MatMul or Gemm.
     """
     return bool(located.readers) and all(
-        reader.node.op_type in ("Conv", "MatMul", "Gemm")
+        reader.node.op_type in INTEGER_OPERATORS
         and reader.index == 1
         and not reader.steps
         and reader.node.input[0] in dequantized

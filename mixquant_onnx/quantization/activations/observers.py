@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data, batched, rows_of, thinned
 from mixquant_onnx.errors import DataError
+from mixquant_onnx.model.taps import with_outputs
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
@@ -61,15 +62,11 @@ def observe(
     Raises:
         DataError: The model does not run on `data`.
     """
-    wider = ModelProto()
-    wider.CopyFrom(model)
-    given = {value.name for value in wider.graph.input}
-    known = {value.name for value in wider.graph.output}
+    given = {value.name for value in model.graph.input}
     inside = [name for name in names if name not in given]
-    wider.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in inside if name not in known)
     found = {name: Observed(histogram=Histogram()) for name in names}
     try:
-        session = Session(wider)
+        session = Session(with_outputs(model, inside))
         for feed in thinned(batched(data), _MOST_ROWS).feeds:
             rows = rows_of(feed, data.axes)
             values = dict(zip(inside, session.run(feed, inside), strict=True)) if inside else {}

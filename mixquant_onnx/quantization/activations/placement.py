@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from mixquant_onnx.model.dependencies import read_inside
 from mixquant_onnx.model.operators import attributes, domain_of
-from mixquant_onnx.model.scopes import names_read_inside
 from mixquant_onnx.model.weights import LocatedWeight, Reader
 
 _CLIPS = frozenset({"Relu", "Clip"})
@@ -77,7 +77,7 @@ class _Graph:
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 self.readers.setdefault(name, []).append(node)
-            self.captured |= names_read_inside(node)
+            self.captured |= read_inside(node)
 
     def result(self, node: NodeProto) -> str:
         """The value that a node gives, behind the Relu or Clip that alone reads it."""
