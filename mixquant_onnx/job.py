@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.pipeline import Execution
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.digests import digest, digest_of_feeds, digest_of_model, digest_of_source
+from mixquant_onnx.planning.float_layers import guard_goal
 from mixquant_onnx.planning.integer_model import IntegerModel, integer_model
 from mixquant_onnx.planning.search import Searched, search
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, WEIGHT_ERROR
@@ -58,6 +60,11 @@ class Job:
         return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks, notes=self._notes)
 
     @property
+    def in_float(self) -> tuple[str, ...]:
+        """Weights whose layers stay in float for the accuracy of outputs."""
+        return () if self.integer is None else self.integer.in_float
+
+    @property
     def _notes(self) -> tuple[str, ...]:
         if self.integer is not None:
             return self.integer.notes
@@ -97,12 +104,13 @@ class Job:
         return replace(made, settings=settings)
 
 
-def open_job(loaded: Loaded, config: Config) -> Job:
+def open_job(loaded: Loaded, config: Config, misses: int = 0) -> Job:
     """Read or generate the samples of a run, once.
 
     Args:
         loaded: The model.
         config: The options.
+        misses: How often the accuracy target was missed with fewer layers in float.
 
     Returns:
         The job.
@@ -119,7 +127,8 @@ def open_job(loaded: Loaded, config: Config) -> Job:
     )
     integer = None
     if config.activations.integer:
-        integer = integer_model(loaded, config.selection, config.activations, split)
+        goal = guard_goal(config.accuracy, misses)
+        integer = integer_model(loaded, config.selection, config.activations, split, goal)
     if integer is not None:
         loaded = integer.loaded
         config = replace(config, form=replace(config.form, integer=config.activations.cpu))
@@ -127,20 +136,25 @@ def open_job(loaded: Loaded, config: Config) -> Job:
     cost = config.budget.cost
     if cost != "auto" and SENSITIVITIES[cost].needs_rows and not _calibrates(split):
         raise DataError(f"--cost {cost} needs --data: what this model reads is not known, or it does not run")
-    work = _workspace(loaded, config, split, method)
+    in_float = () if integer is None else integer.in_float
+    work = _workspace(loaded, config, split, method, in_float)
     return Job(loaded=loaded, config=config, work=work, method=method, integer=integer)
 
 
-def _workspace(loaded: Loaded, config: Config, split: DataSplit | None, method: str) -> Workspace:
+def _workspace(
+    loaded: Loaded, config: Config, split: DataSplit | None, method: str, in_float: Sequence[str]
+) -> Workspace:
     """Where results are kept: in --table, guarded by what they depend on, or for this run alone."""
     work, compensated = config.work, config.rounding.compensated
     root = TableFile() if work.table is None else TableFile(work.table, _made_of(loaded, config, method))
     # A table of this run alone has one section.
     section = "" if work.table is None or split is None else _rows(split)
+    # An accuracy target, of which the table does not depend otherwise, leaves other layers in float.
+    floats = f"{digest(json.dumps(in_float))} " if in_float else ""
     return Workspace(
         split=split,
-        root=root,
-        table=root.section(f"{section} {compensated}"),
+        root=root.section(floats) if floats else root,
+        table=root.section(f"{floats}{section} {compensated}"),
         effort=work.effort,
         jobs=work.jobs,
         compensated=compensated,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from mixquant_onnx.accuracy.search import Tell, check_judge, keep, silent
@@ -11,7 +12,7 @@ from mixquant_onnx.accuracy.strategy import Strategy
 from mixquant_onnx.config.config import Config
 from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import OptionError, PromiseError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded
@@ -167,6 +168,32 @@ def run(
         planned = _plan(job, progress)
         return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)
     check_judge(loaded, config.accuracy, job.split)
+    for misses in count(1):
+        try:
+            return _searched(job, loaded, output, name, progress, tell)
+        except PromiseError:
+            stricter = _stricter(job, loaded, misses)
+            if stricter is None:
+                raise
+            job = stricter
+        tell(f"not reached: {len(job.in_float)} layers are now kept in float")
+    raise AssertionError
+
+
+def _stricter(job: Job, loaded: Loaded, misses: int) -> Job | None:
+    """The job with more layers in float; None where no more would be."""
+    if job.integer is None or not job.config.activations.guard:
+        return None
+    # The integer model is made anew, so that the form of the float model is asked for.
+    other = open_job(loaded, replace(job.config, form=replace(job.config.form, integer=None)), misses)
+    return other if set(other.in_float) > set(job.in_float) or (other.integer is None) else None
+
+
+def _searched(
+    job: Job, loaded: Loaded, output: Path | None, name: str, progress: Progress, tell: Tell
+) -> tuple[Planned, RunResult]:
+    """The smallest file that meets the accuracy target."""
+    config = job.config
     rivals = price_all(job.searched(progress), config.budget.cost, job.work, progress)
     search = Strategy(rivals=rivals, target=config.accuracy, work=job.work, progress=progress)
 

@@ -33,7 +33,7 @@ def integer(model: ModelProto, data: dict[str, Array], **options: Any) -> mq.Run
 
 
 def test_a_value_that_loses_the_grid_of_the_one_before_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_layers, "_MOST_WORK", 0.9)
+    monkeypatch.setattr(float_layers, "_MOST_TIME", 0.9)
     model = text(
         """g (float[N,4,12,12] x, float[16,4,3,3] u, float[16,16,3,3] w, float[16,16,3,3] v) => (float[N,16,2,2] y)
         { a = Conv (x, u) r = Relu (a) p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (r)
@@ -42,7 +42,7 @@ def test_a_value_that_loses_the_grid_of_the_one_before_it_has_its_own(monkeypatc
     )  # fmt: skip
     data = rows(48, 4, 12, 12)
     data[:, 0] *= 1000
-    monkeypatch.setattr(float_layers, "_search", lambda rounding, alone, work: {"u"})
+    monkeypatch.setattr(float_layers, "_search", lambda *_: {"u"})
     monkeypatch.setattr(float_layers, "GOOD_NOISE", 0.0)
     monkeypatch.setattr(float_layers, "_LEAST_GAIN", -1e9)
     result = integer(model, {"x": data})

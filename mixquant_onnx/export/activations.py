@@ -14,6 +14,7 @@ from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.quantization.activations.placement import RoundedValue
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid
+from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
 ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 """Operators that round a value to 8 bits."""
@@ -54,21 +55,25 @@ def round_values(model: ModelProto, values: Collection[RoundedValue], grids: Map
     Source:
         ONNX QuantizeLinear-10 and DequantizeLinear-10.
     """
-    graph, fresh = model.graph, fresh_names(model)
+    graph, fresh, seen = model.graph, fresh_names(model), ValueGraph(model)
     parameters: dict[str, list[str]] = {}
     producers = {name: node for node in graph.node for name in node.output}
     pairs: dict[str, list[NodeProto]] = {}
     for value in values:
         if value.grid not in parameters:
             parameters[value.grid] = _stored(graph, value.grid, grids[value.grid], fresh)
-        source, rounded = value.name, fresh(f"{value.name}.dq")
+        source, rounded, given = value.name, fresh(f"{value.name}.dq"), parameters[value.grid]
         if value.readers is None:
-            source, rounded = fresh(f"{value.name}.float"), value.name
             producer = producers[value.name]
-            producer.output[list(producer.output).index(value.name)] = source
+            if seen.factor(producer) is not None:
+                source, scale = _before_factors(graph, seen, producer, grids[value.grid].scale)
+                rounded, given = value.name, [_store_scale(graph, source, scale, fresh), given[1]]
+            else:
+                source, rounded = fresh(f"{value.name}.float"), value.name
+                producer.output[list(producer.output).index(value.name)] = source
         codes = fresh(f"{value.name}.q")
         pairs[source] = [
-            helper.make_node("QuantizeLinear", [source, *parameters[value.grid]], [codes]),
+            helper.make_node("QuantizeLinear", [source, *given], [codes]),
             helper.make_node("DequantizeLinear", [codes, *parameters[value.grid]], [rounded]),
         ]
         for node in graph.node:
@@ -103,10 +108,25 @@ def round_dynamically(model: ModelProto, values: Collection[RoundedValue]) -> No
 
 
 def _stored(graph: GraphProto, name: str, grid: ActivationGrid, fresh: FreshName) -> list[str]:
-    scale, zero = fresh(f"{name}.scale"), fresh(f"{name}.zero")
-    graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), scale))
+    scale, zero = _store_scale(graph, name, grid.scale, fresh), fresh(f"{name}.zero")
     graph.initializer.append(numpy_helper.from_array(np.array(grid.zero_point, np.uint8), zero))
     return [scale, zero]
+
+
+def _before_factors(graph: GraphProto, seen: ValueGraph, last: NodeProto, scale: float) -> tuple[str, float]:
+    """Take products with constants out; the value in front of them, and its scale for the codes behind them."""
+    name, node = last.output[0], last
+    while (factor := seen.factor(node)) is not None and (node is last or len(seen.readers[node.output[0]]) == 1):
+        name, scale = seen.operand(node), scale / factor
+        graph.node.remove(node)
+        node = seen.maker[name]
+    return name, scale
+
+
+def _store_scale(graph: GraphProto, value: str, scale: float, fresh: FreshName) -> str:
+    name = fresh(f"{value}.scale")
+    graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), name))
+    return name
 
 
 def _read_instead(node: NodeProto, old: str, new: str) -> None:
@@ -135,16 +155,30 @@ def without_roundings(model: ModelProto) -> ModelProto:
         model: A model that `round_values` or `round_dynamically` changed.
 
     Returns:
-        The copy, with Identity in place of QuantizeLinear and of the DequantizeLinear behind it.
+        The copy, with Identity in place of QuantizeLinear and of the DequantizeLinear behind it; a product with a
+        constant where the latter has another scale.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    codes = {node.output[0] for node in copy.graph.node if node.op_type in ROUNDING}
-    for node in copy.graph.node:
-        if node.op_type in ROUNDING or (node.op_type == "DequantizeLinear" and node.input[0] in codes):
+    graph, fresh = copy.graph, fresh_names(copy)
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    scales = {node.output[0]: node.input[1] if len(node.input) > 1 else "" for node in graph.node
+              if node.op_type in ROUNDING}  # fmt: skip
+    for node in graph.node:
+        if node.op_type in ROUNDING:
             node.op_type = "Identity"
             del node.input[1:]
             del node.output[1:]
+        elif node.op_type == "DequantizeLinear" and node.input[0] in scales:
+            before, after = stored.get(scales[node.input[0]]), stored.get(node.input[1])
+            del node.input[1:]
+            node.op_type = "Identity"
+            if before is not None and after is not None and before.name != after.name:
+                name = fresh(f"{node.output[0]}.factor")
+                ratio = numpy_helper.to_array(after) / numpy_helper.to_array(before)
+                graph.initializer.append(numpy_helper.from_array(np.asarray(ratio, np.float32), name))
+                node.op_type = "Mul"
+                node.input.append(name)
     return copy
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import ModelProto
 
+from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, batched, thinned
 from mixquant_onnx.data.outputs import run_all
-from mixquant_onnx.export.activations import round_values
+from mixquant_onnx.data.work import multiplications
+from mixquant_onnx.export.activations import round_dynamically, round_values
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
+from mixquant_onnx.planning.layer_times import saved_nanoseconds
 from mixquant_onnx.planning.rounding_candidates import noise_of
-from mixquant_onnx.quantization.activations.observers import Observed
 from mixquant_onnx.quantization.activations.placement import Placement, RoundedValue, layers_at, place
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid
 from mixquant_onnx.runtime.session import Session
@@ -30,9 +32,15 @@ GOOD_AGREEMENT = 0.995
 ENOUGH_DECISIONS = 200
 """Share of equal decisions that is good enough too, and the fewest decisions that tell."""
 
+_STRICTER = 4.0
+"""By what the noise, and the share of unequal decisions, are divided when an accuracy target was missed: 6 dB."""
+
+_FOR_WEIGHTS = 2.0
+"""By what the noise that a target allows is divided: the other half is for the weights."""
+
 _MOST_ROWS = 8
-_MULTIPLICATIONS = 3e11
-"""Most samples on which each value is rounded alone, and multiplications of all these runs: bounds the time to some 20
+_MULTIPLICATIONS = 1e11
+"""Most samples on which each value is rounded alone, and multiplications of all these runs: bounds the time to some 10
 seconds."""
 
 _CONSIDERED = 8
@@ -41,8 +49,45 @@ _CONSIDERED = 8
 _LEAST_GAIN = 0.05
 """Share of the noise that a layer in float must remove."""
 
-_MOST_WORK = 0.3
-"""Most multiplications, as a share of all of the integer layers, that go back to float."""
+_MOST_TIME = 0.3
+"""Share of the time that integers save that is given up, where no accuracy target is set."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardGoal:
+    """When the outputs of a model with rounded activations are good enough.
+
+    Attributes:
+        noise: Noise-to-signal ratio.
+        agreement: Share of equal decisions, which is good enough alone; None where only noise counts.
+        most_time: Share of the time that integers save which may be given up.
+    """
+
+    noise: float = field(default_factory=lambda: GOOD_NOISE)
+    agreement: float | None = field(default_factory=lambda: GOOD_AGREEMENT)
+    most_time: float = field(default_factory=lambda: _MOST_TIME)
+
+
+def guard_goal(target: AccuracyOptions, misses: int = 0) -> GuardGoal:
+    """The goal for an accuracy target.
+
+    Args:
+        target: The target; perhaps none.
+        misses: How often the target was missed with the goal before.
+
+    Returns:
+        The goal: with a target, any layer may go back to float.
+    """
+    if not target.wanted:
+        return GuardGoal()
+    noise, agreement = GOOD_NOISE, None if target.min_sqnr is not None else GOOD_AGREEMENT
+    if target.min_sqnr is not None:
+        noise = min(noise, 10 ** (-target.min_sqnr / 10) / _FOR_WEIGHTS)
+    if target.min_agreement is not None:
+        agreement = max(GOOD_AGREEMENT, 1 - (1 - target.min_agreement) / _FOR_WEIGHTS)
+    factor = _STRICTER**misses
+    agreement = None if agreement is None else 1 - (1 - agreement) / factor
+    return GuardGoal(noise=noise / factor, agreement=agreement, most_time=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,15 +98,17 @@ class Rounding:
         model: The float model.
         sites: Its weights by name.
         placement: Where it is rounded.
-        grids: The grids of these values.
+        elements: Elements of these values for one sample, where they are known.
+        grids: Their grids; None where each run has its own.
         unusable: Values that have no grid.
     """
 
     model: ModelProto
     sites: Mapping[str, LocatedWeight]
     placement: Placement
-    grids: Mapping[str, ActivationGrid]
-    unusable: set[str]
+    elements: Mapping[str, float]
+    grids: Mapping[str, ActivationGrid] | None
+    unusable: frozenset[str] = frozenset()
 
     def without(self, layers: set[str]) -> Placement:
         """Where it is rounded if more layers stay in float.
@@ -85,18 +132,25 @@ class Rounding:
         """
         copy = ModelProto()
         copy.CopyFrom(self.model)
-        round_values(copy, values, self.grids)
+        if self.grids is None:
+            round_dynamically(copy, values)
+        else:
+            round_values(copy, values, self.grids)
         return copy
 
+    def saved(self) -> dict[str, float]:
+        """Nanoseconds that each layer saves, by the name of its weight."""
+        return saved_nanoseconds(self.model, self.sites, self.placement, self.elements)
 
-def layers_in_float(rounding: Rounding, observed: Mapping[str, Observed], data: Data) -> set[str]:
-    """Choose layers that stay in float, by the noise of each value alone and the multiplications around it.
+
+def layers_in_float(rounding: Rounding, goal: GuardGoal, data: Data) -> set[str]:
+    """Choose layers that stay in float, by the noise of each value alone and the time that is given up.
 
     Noises of single values add up to that of all within 2 dB (docs/activations.md), so that the search runs no model.
 
     Args:
         rounding: The model.
-        observed: Statistics of its values.
+        goal: When outputs are good enough.
         data: Samples on which it is judged.
 
     Returns:
@@ -110,15 +164,14 @@ def layers_in_float(rounding: Rounding, observed: Mapping[str, Observed], data: 
     wanted = run_all(session, rows)
     all_rounded = run_all(Session(rounding.rounded(rounding.placement.values), "as_written"), rows)
     noise = relative_noise(wanted, all_rounded)
-    if noise <= GOOD_NOISE or _agree(rounding.model, wanted, all_rounded, session.outputs):
+    if noise <= goal.noise or _agree(rounding.model, goal, wanted, all_rounded, session.outputs):
         return set()
-    work = _work(rounding, observed)
-    seen = max(one.samples for one in observed.values())
-    each = sum(work.values()) / seen * len(rounding.placement.values)
+    shapes = {name: np.shape(value) for name, value in _first(rows, 1).feeds[0].items()}
+    each = multiplications(rounding.model, shapes) * len(rounding.placement.values)
     few = _first(rows, int(np.clip(_MULTIPLICATIONS / max(each, 1), 1, _MOST_ROWS)))
     some = run_all(session, few)
     alone = {v.name: noise_of(rounding.rounded((v,)), some, few) for v in rounding.placement.values}
-    chosen = _search(rounding, alone, work)
+    chosen = _search(rounding, goal, alone, rounding.saved())
     if not chosen:
         return chosen
     left = noise_of(rounding.rounded(rounding.without(chosen).values), wanted, rows)
@@ -131,48 +184,27 @@ def _first(data: Data, count: int) -> Data:
     return replace(single, feeds=thinned(single, count).feeds[:count], labels=None)
 
 
-def _agree(model: ModelProto, wanted: Outputs, outputs: Outputs, names: list[str]) -> bool:
+def _agree(model: ModelProto, goal: GuardGoal, wanted: Outputs, outputs: Outputs, names: list[str]) -> bool:
+    if goal.agreement is None:
+        return False
     share = quality_of("as_written", wanted, outputs, names, class_axes(model, wanted, names)).agreement
-    return share is not None and share.count >= ENOUGH_DECISIONS and share.value >= GOOD_AGREEMENT
+    return share is not None and share.count >= ENOUGH_DECISIONS and share.value >= goal.agreement
 
 
-def _work(rounding: Rounding, observed: Mapping[str, Observed]) -> dict[str, float]:
-    """Multiplications of each integer layer on the observed rows, by the name of its weight."""
-    found: dict[str, float] = {}
-    for node in rounding.model.graph.node:
-        name = rounding.placement.layers.get(node.output[0]) if node.output else None
-        if name is None:
-            continue
-        site = rounding.sites[name].site
-        p, _, q, _ = site.layout.sizes(site.shape)
-        outputs = p * q
-        result = next((v for v in (node.output[0], *_behind(rounding.model, node.output[0])) if v in observed), None)
-        if result is not None:
-            work = observed[result].histogram.total * site.elements / outputs
-        else:
-            work = observed[node.input[0]].histogram.total * outputs if node.input[0] in observed else site.elements
-        found[name] = found.get(name, 0.0) + work
-    return found
-
-
-def _behind(model: ModelProto, name: str) -> list[str]:
-    return [output for node in model.graph.node if name in node.input for output in node.output]
-
-
-def _search(rounding: Rounding, alone: Mapping[str, float], work: Mapping[str, float]) -> set[str]:
-    """Leave layers in float one value after another, the one of most noise for its multiplications first."""
-    chosen, placement, most = set[str](), rounding.placement, _MOST_WORK * sum(work.values())
+def _search(rounding: Rounding, goal: GuardGoal, alone: Mapping[str, float], saved: Mapping[str, float]) -> set[str]:
+    """Leave layers in float one value after another, the one of most noise for the time it gives up first."""
+    chosen, placement, most = set[str](), rounding.placement, goal.most_time * sum(saved.values())
     while True:
         noise = _total(placement, alone)
-        if noise <= GOOD_NOISE:
+        if noise <= goal.noise:
             return chosen
         best, best_rate = None, 0.0
         noisy = sorted(placement.values, key=lambda v: -alone.get(v.name, 0.0))[:_CONSIDERED]
         for value in noisy:
             wider = chosen | layers_at(rounding.model, placement, {value.name})
             gain = noise - _total(rounding.without(wider), alone)
-            spent = sum(work.get(name, 0.0) for name in wider)
-            added = spent - sum(work.get(name, 0.0) for name in chosen)
+            spent = sum(saved.get(name, 0.0) for name in wider)
+            added = spent - sum(saved.get(name, 0.0) for name in chosen)
             if gain < _LEAST_GAIN * noise or spent > most or added <= 0:
                 continue
             if gain / added > best_rate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,19 +13,22 @@ from mixquant_onnx.config.stages import SelectionOptions
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.activations import at_integer_opset, round_dynamically, round_values, rounds_activations
+from mixquant_onnx.export.fold_convolutions import fold_convolutions
+from mixquant_onnx.export.integer_form import drop_unread, restore, to_integer_form
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.planning.float_layers import Rounding, layers_in_float
+from mixquant_onnx.planning.float_layers import GuardGoal, Rounding, layers_in_float
+from mixquant_onnx.planning.layer_times import elements_of_products
 from mixquant_onnx.planning.rounding_candidates import (
     best_dynamic,
     best_rounding,
     grids_of,
     integer_weights,
+    rows_a_sample,
     selected_weights,
 )
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.quantization.activations.placement import Placement, place
-from mixquant_onnx.quantization.activations.ranges import ActivationGrid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,7 +38,6 @@ class IntegerModel:
     Attributes:
         loaded: The model; `loaded.float_model` is the one that it was made of.
         placement: Where it is rounded.
-        grids: The grids of its values.
         ranges: How their ranges were found; dynamic: those of each run.
         balance: Strength of the equalization of channels; 0 for none.
         in_float: Weights whose layers stay in float, because rounding their activations costs most.
@@ -44,7 +46,6 @@ class IntegerModel:
 
     loaded: Loaded
     placement: Placement
-    grids: Mapping[str, ActivationGrid]
     ranges: RangeMethod | Literal["dynamic"]
     balance: float
     in_float: tuple[str, ...] = ()
@@ -52,7 +53,11 @@ class IntegerModel:
 
 
 def integer_model(
-    loaded: Loaded, selection: SelectionOptions, options: ActivationOptions, split: DataSplit | None
+    loaded: Loaded,
+    selection: SelectionOptions,
+    options: ActivationOptions,
+    split: DataSplit | None,
+    goal: GuardGoal | None = None,
 ) -> IntegerModel | None:
     """Round the inputs and outputs of layers to 8 bits.
 
@@ -61,6 +66,7 @@ def integer_model(
         selection: Which weights are quantized.
         options: How ranges are found.
         split: Samples of the model's inputs; None only for dynamic ranges.
+        goal: When outputs are good enough with all layers on integers; None for what is usual.
 
     Returns:
         The model, with float weights; None where no layer can run on integers.
@@ -73,53 +79,81 @@ def integer_model(
     if rounds_activations(loaded.model):
         raise OptionError("--activations: this model has activations on integers already; leave it out")
     model = at_integer_opset(loaded.model)
-    notes = raise_ir(model)
+    notes, goal = raise_ir(model), goal or GuardGoal()
     if options.activations == "dynamic" or split is None:
-        return _dynamic(loaded, model, selection, split, notes)
+        return _dynamic(loaded, model, selection, options, split, goal, notes)
+    fold_convolutions(model)
+    substitutes = to_integer_form(model)
     chosen, ranges = best_rounding(model, selection, options, split)
-    for name, seen in chosen.calibration.items():
-        if chosen.selection is not chosen.calibration:
-            seen.merge(chosen.selection[name])
-    observed = chosen.calibration
     sites = integer_weights(chosen.placement, selected_weights(chosen.model, selection))
+    observed = chosen.observed()
     grids = grids_of(observed, ranges)
-    dead = set(observed) - set(grids)
+    dead = frozenset(observed) - set(grids)
     notes += [_why(name, observed[name].histogram) for name in sorted(dead)]
-    placement = place(chosen.model, sites, unusable=dead)
-    float_layers: set[str] = set()
-    if options.guard and placement.values:
-        rounding = Rounding(model=chosen.model, sites=sites, placement=placement, grids=grids, unusable=dead)
-        float_layers = layers_in_float(rounding, observed, split.selection)
-        placement = rounding.without(float_layers)
-    if not placement.values:
-        return None
-    round_values(chosen.model, placement.values, grids)
-    return IntegerModel(
-        loaded=replace(loaded, model=chosen.model, original=loaded.model),
-        placement=placement,
+    rounding = Rounding(
+        model=chosen.model,
+        sites=sites,
+        placement=place(chosen.model, sites, unusable=dead),
+        elements={name: one.histogram.total / max(one.samples, 1) for name, one in observed.items()},
         grids=grids,
-        ranges=ranges,
-        balance=chosen.balance,
-        in_float=tuple(sorted(float_layers)),
-        notes=tuple(notes),
+        unusable=dead,
     )
+    made = _made(rounding, loaded, options, goal, split, ranges, chosen.balance, notes)
+    if made is None:
+        return None
+    used = {value.name for value in made.placement.values}
+    restore(chosen.model, [one for one in substitutes if one.result not in used])
+    round_values(chosen.model, made.placement.values, grids)
+    drop_unread(chosen.model, loaded.model)
+    return made
 
 
 def _dynamic(
-    loaded: Loaded, model: ModelProto, selection: SelectionOptions, split: DataSplit | None, notes: Sequence[str]
+    loaded: Loaded,
+    model: ModelProto,
+    selection: SelectionOptions,
+    options: ActivationOptions,
+    split: DataSplit | None,
+    goal: GuardGoal,
+    notes: Sequence[str],
 ) -> IntegerModel | None:
     """Products alone, their inputs over the range of each run."""
     chosen = best_dynamic(model, selection, split)
-    if not chosen.placement.values:
+    sites = integer_weights(chosen.placement, selected_weights(chosen.model, selection))
+    rows = rows_a_sample(chosen.model, split)
+    elements = elements_of_products(chosen.model, sites, chosen.placement, rows)
+    rounding = Rounding(model=chosen.model, sites=sites, placement=chosen.placement, elements=elements, grids=None)
+    made = _made(rounding, loaded, options, goal, split, "dynamic", chosen.balance, notes)
+    if made is not None:
+        round_dynamically(chosen.model, made.placement.values)
+    return made
+
+
+def _made(
+    rounding: Rounding,
+    loaded: Loaded,
+    options: ActivationOptions,
+    goal: GuardGoal,
+    split: DataSplit | None,
+    ranges: RangeMethod | Literal["dynamic"],
+    balance: float,
+    notes: Sequence[str],
+) -> IntegerModel | None:
+    """What is to be rounded once layers are left in float; the model is not changed yet."""
+    if not rounding.placement.values:
         return None
-    round_dynamically(chosen.model, chosen.placement.values)
-    made = replace(loaded, model=chosen.model, original=loaded.model)
+    float_layers: set[str] = set()
+    if options.guard and split is not None and split.fitting.origin == "user":
+        float_layers = layers_in_float(rounding, goal, split.selection)
+    placement = rounding.without(float_layers) if float_layers else rounding.placement
+    if not placement.values:
+        return None
     return IntegerModel(
-        loaded=made,
-        placement=chosen.placement,
-        grids={},
-        ranges="dynamic",
-        balance=chosen.balance,
+        loaded=replace(loaded, model=rounding.model, original=loaded.model),
+        placement=placement,
+        ranges=ranges,
+        balance=balance,
+        in_float=tuple(sorted(float_layers)),
         notes=tuple(notes),
     )
 

@@ -56,6 +56,13 @@ class RoundingCandidate:
     selection: Mapping[str, Observed]
     balance: float
 
+    def observed(self) -> dict[str, Observed]:
+        """Statistics on the rows for calibration and for selection."""
+        for name, seen in self.calibration.items():
+            if self.selection is not self.calibration:
+                seen.merge(self.selection[name])
+        return dict(self.calibration)
+
     def rounded(self, method: RangeMethod) -> ModelProto:
         """A copy with ranges of the calibration rows; values that have none stay float.
 
@@ -208,9 +215,10 @@ def _candidate(
     model: ModelProto, placement: Placement, split: DataSplit, by_channel: Collection[str] = (), balance: float = 0.0
 ) -> RoundingCandidate:
     names = [value.name for value in placement.values]
-    first = observe(model, names, split.calibration, by_channel)
+    floors = {value.name: value.floor for value in placement.values if value.floor is not None}
+    first = observe(model, names, split.calibration, by_channel, floors)
     same = split.selection is split.calibration
-    second = first if same else observe(model, names, split.selection, by_channel)
+    second = first if same else observe(model, names, split.selection, by_channel, floors)
     return RoundingCandidate(model=model, placement=placement, calibration=first, selection=second, balance=balance)
 
 

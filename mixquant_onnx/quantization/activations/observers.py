@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from mixquant_onnx.data.dataset import Data, batched, rows_of, thinned
 from mixquant_onnx.errors import DataError
@@ -46,7 +46,11 @@ class Observed:
 
 
 def observe(
-    model: ModelProto, names: Sequence[str], data: Data, by_channel: Collection[str] = ()
+    model: ModelProto,
+    names: Sequence[str],
+    data: Data,
+    by_channel: Collection[str] = (),
+    floors: Mapping[str, float] | None = None,
 ) -> dict[str, Observed]:
     """Run a model and look at values of its main graph.
 
@@ -55,6 +59,7 @@ def observe(
         names: The values.
         data: The samples.
         by_channel: Values of which peaks are wanted too.
+        floors: Lower elements of these values count as this.
 
     Returns:
         Statistics by name.
@@ -62,16 +67,21 @@ def observe(
     Raises:
         DataError: The model does not run on `data`.
     """
-    given = {value.name for value in model.graph.input}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    given = {value.name for value in model.graph.input} | set(constants)
     inside = [name for name in names if name not in given]
+    fixed = {name: numpy_helper.to_array(constants[name]) for name in names if name in constants}
     found = {name: Observed(histogram=Histogram()) for name in names}
     try:
         session = Session(with_outputs(model, inside))
         for feed in thinned(batched(data), _MOST_ROWS).feeds:
             rows = rows_of(feed, data.axes)
-            values = dict(zip(inside, session.run(feed, inside), strict=True)) if inside else {}
+            values = {**fixed, **feed}
+            values |= dict(zip(inside, session.run(feed, inside), strict=True)) if inside else {}
             for name, one in found.items():
-                value = np.asarray(values[name] if name in values else feed[name])
+                value = np.asarray(values[name])
+                if floors and name in floors:
+                    value = np.maximum(value, np.float32(floors[name]))
                 one.histogram.add(value)
                 one.samples += rows
                 if name in by_channel and value.size:

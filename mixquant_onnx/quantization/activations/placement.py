@@ -9,24 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
-from mixquant_onnx.model.dependencies import read_inside
 from mixquant_onnx.model.operators import attributes, domain_of
 from mixquant_onnx.model.weights import LocatedWeight, Reader
-
-_CLIPS = frozenset({"Relu", "Clip"})
-"""Operators that ONNX Runtime removes where the range of the following QuantizeLinear implies them."""
-
-_KEEP_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
-"""Operators whose results are some of their first input's values, which ONNX Runtime runs on codes as they are."""
+from mixquant_onnx.quantization.activations.value_graph import KEEP_GRID, ValueGraph
 
 _OF_ALL_INPUTS = frozenset({"Add", "Mul", "Concat"})
 """Operators with an integer kernel (QLinearAdd, QLinearMul, QLinearConcat) where all inputs are activations."""
 
-_OWN_GRID = frozenset({"GlobalAveragePool", "AveragePool"})
+_OWN_GRID = frozenset({"GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu"})
 """Operators of one input with an integer kernel whose result has another range."""
-
 
 _LARGE_PRODUCT = 1 << 16
 _SMALL_PRODUCT = 1 << 13
@@ -43,11 +36,13 @@ class RoundedValue:
         name: Its name in the main graph.
         grid: The value whose grid it has; its own name, or that of a value it is a part of.
         readers: First outputs of the nodes that read it rounded; None for all of them, and for a graph output too.
+        floor: Lower values do what this one does, so that the range needs not hold them.
     """
 
     name: str
     grid: str
     readers: frozenset[str] | None
+    floor: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,37 +56,6 @@ class Placement:
 
     values: tuple[RoundedValue, ...] = ()
     layers: Mapping[str, str]
-
-
-class _Graph:
-    """Readers and producers of the values of a main graph."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self.nodes = list(graph.node)
-        self.outputs = {value.name for value in graph.output}
-        self.constants = {tensor.name for tensor in graph.initializer}
-        self.constants.update(o for n in self.nodes if n.op_type == "Constant" for o in n.output)
-        self.maker = {name: node for node in self.nodes for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        self.captured: set[str] = set()
-        for node in self.nodes:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
-            self.captured |= read_inside(node)
-
-    def result(self, node: NodeProto) -> str:
-        """The value that a node gives, behind the Relu or Clip that alone reads it."""
-        name = node.output[0]
-        behind = self.readers.get(name, [])
-        alone = len(behind) == 1 and name not in self.outputs | self.captured
-        if alone and behind[0].input[0] == name and self._is_clip(behind[0]):
-            name = behind[0].output[0]
-        return str(name)
-
-    def _is_clip(self, node: NodeProto) -> bool:
-        """Whether a node is a Relu, or a Clip between constants."""
-        known = all(not name or name in self.constants for name in node.input[1:])
-        return node.op_type in _CLIPS and not domain_of(node) and known
 
 
 INTEGER_OPERATORS = frozenset({"Conv", "MatMul", "Gemm"})
@@ -123,7 +87,7 @@ def place(
     Returns:
         The placement; without values where no layer can run on integers.
     """
-    graph = _Graph(model.graph)
+    graph = ValueGraph(model)
     layers: dict[str, str] = {}
     for name, located in weights.items():
         suitable = name not in excluded and located.site.dtype == "float32" and _one_form(located)
@@ -145,15 +109,17 @@ def layers_at(model: ModelProto, placement: Placement, values: Collection[str]) 
         values: Names of rounded values.
 
     Returns:
-        Weights whose layers read one of the values, or give it, perhaps through another node.
+        Weights whose layers read one of the values, or whose kernels give it as codes, perhaps through another node.
     """
     near, layers = set(values), set[str]()
     for node in model.graph.node:
         if near & set(node.output):
             near.update(node.input)
     for node in model.graph.node:
-        if node.output and node.output[0] in placement.layers and near & {node.output[0], node.input[0]}:
-            layers.add(placement.layers[node.output[0]])
+        if node.output and node.output[0] in placement.layers:
+            gives = node.op_type == "Conv" and node.output[0] in near
+            if gives or node.input[0] in values:
+                layers.add(placement.layers[node.output[0]])
     return layers
 
 
@@ -162,14 +128,14 @@ def _one_form(located: LocatedWeight) -> bool:
     return len({bool(attributes(reader.node).get("transB", 0)) for reader in located.readers}) == 1
 
 
-def _touches(node: NodeProto, graph: _Graph, values: Collection[str]) -> bool:
+def _touches(node: NodeProto, graph: ValueGraph, values: Collection[str]) -> bool:
     return node.input[0] in values or (node.op_type == "Conv" and graph.result(node) in values)
 
 
 def _integer(
     reader: Reader,
     located: LocatedWeight,
-    graph: _Graph,
+    graph: ValueGraph,
     operators: Collection[str],
     rows: Mapping[str, float] | None,
 ) -> bool:
@@ -198,7 +164,7 @@ def _is_plain(gemm: NodeProto) -> bool:
     return factors and not ("transA" in given and given["transA"].i)
 
 
-def _rounded(graph: _Graph, layers: Mapping[str, str]) -> set[str]:
+def _rounded(graph: ValueGraph, layers: Mapping[str, str]) -> set[str]:
     """The inputs of integer layers, and the outputs of those whose kernel gives codes."""
     found = set[str]()
     for node in graph.nodes:
@@ -210,7 +176,7 @@ def _rounded(graph: _Graph, layers: Mapping[str, str]) -> set[str]:
 
 
 def _joined(
-    graph: _Graph, layers: Mapping[str, str], rounded: set[str], unusable: Collection[str]
+    graph: ValueGraph, layers: Mapping[str, str], rounded: set[str], unusable: Collection[str]
 ) -> dict[str, NodeProto]:
     """Other nodes that run on integers, by first output: all they read is rounded, and so is what they are read for."""
     known, joined = set(rounded), dict[str, NodeProto]()
@@ -228,27 +194,29 @@ def _joined(
             del joined[name]
 
 
-def _made(graph: _Graph, layers: Mapping[str, str], joined: Mapping[str, NodeProto]) -> dict[str, NodeProto]:
+def _made(graph: ValueGraph, layers: Mapping[str, str], joined: Mapping[str, NodeProto]) -> dict[str, NodeProto]:
     """The values that integer nodes give as codes, in the order of the graph."""
     nodes = (node for node in graph.nodes if node.output)
     integer = (n for n in nodes if n.output[0] in joined or (n.output[0] in layers and n.op_type == "Conv"))
     return {graph.result(node): node for node in integer}
 
 
-def _joins(node: NodeProto, graph: _Graph, known: Collection[str], rounded: Collection[str]) -> bool:
+def _joins(node: NodeProto, graph: ValueGraph, known: Collection[str], rounded: Collection[str]) -> bool:
     """Whether a node can run on integers; a sum that a layer reads is worth rounding one of its operands for."""
-    if domain_of(node):
+    if domain_of(node) or graph.factor(node) is not None:
         return False
+    if node.op_type == "Add" and any(graph.scalars.get(name) for name in node.input):
+        return any(name in known for name in node.input)
     if node.op_type in ("Add", "Concat") and graph.result(node) in rounded:
         return any(name in known for name in node.input) and not set(node.input) & graph.constants
     if node.op_type in _OF_ALL_INPUTS:
         return all(name in known for name in node.input)
-    return node.op_type in _KEEP_GRID | _OWN_GRID and len(node.output) == 1 and node.input[0] in known
+    return node.op_type in KEEP_GRID | _OWN_GRID and len(node.output) == 1 and node.input[0] in known
 
 
 def _is_of_use(
     node: NodeProto,
-    graph: _Graph,
+    graph: ValueGraph,
     made: Collection[str],
     rounded: Collection[str],
     joined: Collection[str],
@@ -261,11 +229,11 @@ def _is_of_use(
     return any(name in made for name in node.input) and (result in rounded or any(name in joined for name in after))
 
 
-def _values(graph: _Graph, layers: Mapping[str, str], joined: Mapping[str, NodeProto]) -> tuple[RoundedValue, ...]:
+def _values(graph: ValueGraph, layers: Mapping[str, str], joined: Mapping[str, NodeProto]) -> tuple[RoundedValue, ...]:
     """The rounded values: what integer nodes read, and what those that give codes write."""
     made, grids, read = _made(graph, layers, joined), dict[str, str](), dict[str, set[str]]()
     for name, node in made.items():
-        kept = node.op_type in _KEEP_GRID and name == node.output[0]
+        kept = node.op_type in KEEP_GRID and name == node.output[0]
         grids[name] = grids.get(node.input[0], node.input[0]) if kept else name
     for node in graph.nodes:
         if node.output and node.output[0] in {**layers, **joined}:
@@ -274,6 +242,8 @@ def _values(graph: _Graph, layers: Mapping[str, str], joined: Mapping[str, NodeP
     computed = [name for node in graph.nodes for name in node.output if name in made or name in read]
     given = sorted(set(read) - set(computed))
     return tuple(
-        RoundedValue(name=n, grid=grids.get(n, n), readers=None if n in made else frozenset(read[n]))
+        RoundedValue(
+            name=n, grid=grids.get(n, n), readers=None if n in made else frozenset(read[n]), floor=graph.floor(n)
+        )
         for n in [*given, *computed]
     )
