@@ -111,7 +111,11 @@ def execute(
         return execute(planned, execution, output, name, progress)
     model, rewritten = rewritten_copy(planned.loaded.model, planned.sites, layers.quantized, planned.form)
     size = model_bytes(model, planned.loaded.external)
-    if layers.quantized and size >= planned.loaded.nbytes:
+    if layers.quantized and size >= planned.loaded.nbytes and planned.form.integer:
+        larger = size - planned.loaded.nbytes
+        note = f"the file is {larger} bytes larger than float's: roundings take more than is saved"
+        layers = replace(layers, notes=(*layers.notes, note))
+    elif layers.quantized and size >= planned.loaded.nbytes:
         reason = f"the quantized file would take {size} bytes, as much as the float one"
         lost = left_float(planned, dict.fromkeys(planned.plan.sites, reason))
         return execute(lost, execution, output, name, progress)

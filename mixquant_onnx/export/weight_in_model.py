@@ -33,6 +33,11 @@ class ModelFacts:
         return shapes_of(self._model)
 
     @cached_property
+    def elements(self) -> int:
+        """Elements of all weights."""
+        return sum(located.site.elements for located in self._sites.values())
+
+    @cached_property
     def dequantized(self) -> frozenset[str]:
         """Values that come from a DequantizeLinear of the model."""
         return dequantized_values(self._model, ())

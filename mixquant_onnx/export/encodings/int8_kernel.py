@@ -29,12 +29,14 @@ class Int8Kernel(Storage):
     Attributes:
         axis: The axis of its scales, after `transpose`.
         transpose: Whether the tensor was stored as [N, K] (Gemm with transB).
+        plain: Whether codes are stored as int8; else as bit planes.
     """
 
     opset: int = SMALL_INTS_FROM_OPSET
     needs: int = PER_CHANNEL_FROM_OPSET
     axis: int
     transpose: bool = False
+    plain: bool = False
     fused: ClassVar[bool] = True
 
     @property
@@ -45,7 +47,8 @@ class Int8Kernel(Storage):
     def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """See `encode_int8`; a weight whose axes are swapped has a new name."""
         value = fresh(f"{output}.transposed") if self.transpose else output
-        return encode_int8(q, value, self.axis, self.transpose, opset, fresh)
+        encode = encode_plain if self.plain else encode_int8
+        return encode(q, value, self.axis, self.transpose, opset, fresh)
 
     def loads_from(self, opset: int) -> Release:
         """The first release on which integer execution was tested."""
@@ -86,6 +89,35 @@ def encode_int8(q: QuantizedTensor, output: str, axis: int, transpose: bool, ops
         inputs.append(builder.shape("shape", codes.shape))
     extra = builder.count(variant, inputs)
     builder.call(functions.build(variant), inputs, output, "dequantize", {**extra, "axis": axis})
+    return builder.finish(output)
+
+
+def encode_plain(q: QuantizedTensor, output: str, axis: int, transpose: bool, opset: int, fresh: FreshName) -> Encoded:
+    """Codes minus their zero points as int8, scales, and DequantizeLinear.
+
+    Args:
+        q: As `encode_int8`.
+        output: As `encode_int8`.
+        axis: As `encode_int8`.
+        transpose: As `encode_int8`.
+        opset: As `encode_int8`.
+        fresh: As `encode_int8`.
+
+    Returns:
+        What replaces the weight.
+
+    Source:
+        ONNX DequantizeLinear-13 with `axis`.
+    """
+    codes = q.codes.T if transpose else q.codes
+    along = [1] * codes.ndim
+    along[axis] = -1
+    zero = q.zero_point.reshape(along if q.zero_point.size > 1 else [1] * codes.ndim)
+    builder = Builder(q, output, opset, fresh)
+    centred = (codes.astype(np.int16) - zero.astype(np.int16)).astype(np.int8)
+    scale = _channels(q.scale).astype(np.float32)
+    inputs = [builder.store("codes", centred, counted=True), builder.store("scale", scale, counted=True)]
+    builder.node("DequantizeLinear", inputs, output, "dequantize", axis=axis)
     return builder.finish(output)
 
 

@@ -20,6 +20,11 @@ FIRST_SYMMETRIC = 7
 """The least width whose zero point must be the middle code: codes of 7 bits minus any zero point reach 127, and of 8
 bits 255."""
 
+_NAMES = 150
+_FUNCTIONS = 3000
+"""Bytes that bit planes take more than int8: names, shapes and zero points of each weight, and the functions that all
+share. Where fewer are saved by them, codes are stored as int8."""
+
 
 def offer(weight: WeightInModel) -> Int8Kernel | None:
     """The integer kernel that runs a weight.
@@ -44,7 +49,17 @@ def offer(weight: WeightInModel) -> Int8Kernel | None:
         return None
     transpose = transposes == {True}
     axis = 0 if layout.p else layout.r
-    return Int8Kernel(bits=scheme.bits, axis=1 - axis if transpose else axis, transpose=transpose)
+    return Int8Kernel(
+        bits=scheme.bits,
+        axis=1 - axis if transpose else axis,
+        transpose=transpose,
+        plain=_are_few(site.elements, scheme.bits, _NAMES) or _are_few(weight.facts.elements, scheme.bits, _FUNCTIONS),
+    )
+
+
+def _are_few(elements: int, bits: int, nbytes: int) -> bool:
+    """Whether bit planes save no more than some bytes."""
+    return elements * (8 - bits) <= 8 * nbytes
 
 
 def on_integers(located: LocatedWeight, dequantized: Collection[str]) -> bool:
