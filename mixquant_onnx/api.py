@@ -19,6 +19,7 @@ from mixquant_onnx.model.files import Loaded, as_loaded
 from mixquant_onnx.pipeline import RunResult, execute, timed
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
+from mixquant_onnx.planning.guard_goal import GuardGoal
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, fit_plan
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_name
@@ -211,7 +212,9 @@ def replayed(
     Raises:
         MixquantError: As `apply_plan`.
     """
-    job = open_job(loaded, config)
+    kept = plan.settings.get("in_float")
+    goal = None if kept is None else GuardGoal(layers=tuple(kept))
+    job = open_job(loaded, config, goal)
     _check_widths(plan, job)
     planned = fit_plan(job.loaded, plan, config.selection.min_size, job.config.form, progress)
     return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)

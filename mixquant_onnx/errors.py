@@ -8,7 +8,7 @@ MixquantError            1  base class, for callers that handle all of them alik
 ├── DataError            6  evaluation data that does not fit the model
 ├── UnchangedError       7  nothing was quantized
 ├── ProofError           8  the written model failed verification and was removed
-├── PromiseError         9  no plan meets the accuracy target
+├── PromiseError         9  no plan meets the accuracy target, or the limit of time
 └── MetricError         10  the user's metric failed, timed out, or gave no number
 """
 
@@ -72,6 +72,10 @@ class PromiseError(MixquantError):
     """No plan meets the accuracy target."""
 
     exit_code = 9
+
+
+class SlowError(PromiseError):
+    """The written model takes longer than was allowed (--max-ms)."""
 
 
 class MetricError(MixquantError):

@@ -17,7 +17,7 @@ from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.pipeline import Execution
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.digests import digest, digest_of_feeds, digest_of_model, digest_of_source
-from mixquant_onnx.planning.float_layers import guard_goal
+from mixquant_onnx.planning.guard_goal import GuardGoal
 from mixquant_onnx.planning.integer_model import IntegerModel, integer_model
 from mixquant_onnx.planning.search import Searched, search
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, WEIGHT_ERROR
@@ -104,13 +104,13 @@ class Job:
         return replace(made, settings=settings)
 
 
-def open_job(loaded: Loaded, config: Config, misses: int = 0) -> Job:
+def open_job(loaded: Loaded, config: Config, goal: GuardGoal | None = None) -> Job:
     """Read or generate the samples of a run, once.
 
     Args:
         loaded: The model.
         config: The options.
-        misses: How often the accuracy target was missed with fewer layers in float.
+        goal: When layers on integers are good enough; None for what is usual.
 
     Returns:
         The job.
@@ -127,7 +127,6 @@ def open_job(loaded: Loaded, config: Config, misses: int = 0) -> Job:
     )
     integer = None
     if config.activations.integer:
-        goal = guard_goal(config.accuracy, misses)
         integer = integer_model(loaded, config.selection, config.activations, split, goal)
     if integer is not None:
         loaded = integer.loaded

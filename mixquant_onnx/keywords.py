@@ -34,6 +34,7 @@ class Keywords(TypedDict, total=False):
     activations: Literal["float", "8", "dynamic", 8]
     activation_ranges: Literal["auto", "minmax", "percentile", "mse", "entropy"]
     cpu: Literal["any", "vnni"]
+    optimize_for: Literal["speed", "size", "memory"] | None
     guard: bool
     target: str
     fused: Literal["auto", "always", "never"]
@@ -53,4 +54,5 @@ class Keywords(TypedDict, total=False):
     table: str | Path | None
     verify: bool
     benchmark: bool
+    max_ms: str | float | None
     allow_unchanged: bool

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from mixquant_onnx.config.stages import CheckOptions, FormOptions, RoundingOptions
-from mixquant_onnx.data.dataset import DataSplit, batched
+from mixquant_onnx.config.checks import CheckOptions
+from mixquant_onnx.config.stages import FormOptions, RoundingOptions
+from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, writing
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.draft import rewritten_copy
@@ -24,11 +25,13 @@ from mixquant_onnx.planning.cross_fit import optimism_db
 from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
 from mixquant_onnx.planning.plan import Plan
-from mixquant_onnx.planning.planned import Planned, left_float, without_losses
+from mixquant_onnx.planning.planned import Planned, left_float, why_unchanged, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.verification.latency import Latency, latency
+from mixquant_onnx.verification.benchmark import benchmark, check_time
+from mixquant_onnx.verification.latency import Latency
+from mixquant_onnx.verification.memory import Memory
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.verify import verify
 
@@ -38,7 +41,7 @@ class RunResult:
     """The model, what was decided and measured, and the proof (None where it was not asked for).
 
     Sizes are bytes, external data included. `qe` is that of the codes as written. `latency`: times of a run, where they
-    were measured.
+    were measured; `memory`: of the float model's session and of the written one's.
     """
 
     model: ModelProto
@@ -54,6 +57,7 @@ class RunResult:
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     latency: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
 
     @property
     def elements(self) -> int:
@@ -102,7 +106,7 @@ def execute(
         DataError: the rows do not fit the model or the plan's methods.
     """
     if not planned.plan.sites and not execution.checks.allow_unchanged:
-        raise UnchangedError(f"{name}: {_why_unchanged(planned)}")
+        raise UnchangedError(f"{name}: {why_unchanged(planned)}")
     _check_methods(planned.plan, execution.split)
     wanted = len(planned.plan.sites)
     planned, layers = _quantized(planned, execution, progress)
@@ -128,7 +132,7 @@ def execute(
 
 
 def timed(result: RunResult, loaded: model_io.Loaded, execution: Execution) -> RunResult:
-    """Time the written model against the float one, if that was asked for.
+    """Measure time and memory of the written model and of the float one, if that was asked for.
 
     Args:
         result: What was written.
@@ -140,17 +144,9 @@ def timed(result: RunResult, loaded: model_io.Loaded, execution: Execution) -> R
     """
     if not execution.checks.benchmark:
         return result
-    if execution.split is None or not execution.split.evaluation.feeds:
-        return replace(
-            result, notes=(*result.notes, "no times: no input is known that this model runs on; give --data")
-        )
-    feed = batched(execution.split.evaluation, 1).feeds[0]
-    original = loaded.path or loaded.float_model
     written = result.files[0] if result.files else result.model
-    try:
-        return replace(result, latency=tuple(latency(original, written, feed, threads) for threads in (1, 2)))
-    except RuntimeFailure as failure:
-        return replace(result, notes=(*result.notes, f"no times: a model does not run here ({failure})"))
+    found = benchmark(loaded.path or loaded.float_model, written, execution.split)
+    return replace(result, latency=found.times, memory=found.memory, notes=(*result.notes, *found.notes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -227,7 +223,7 @@ Check = Callable[[ModelProto | Path], Verification | None]
 def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
     """Verifies on the rows for evaluation."""
     if not execution.checks.verify:
-        return lambda source: None
+        return lambda source: _timely(source, made, execution)
     planned, quantized, split = made.planned, made.layers.quantized, execution.split
     refusal = _refusal(planned.loaded, split)
     optimism = None
@@ -235,6 +231,7 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
         optimism = optimism_db(planned, split, quantized, execution.rounding.compensated)
 
     def check(source: ModelProto | Path) -> Verification:
+        _timely(source, made, execution)
         saved = model_io.load(source).model if isinstance(source, Path) else source
         return verify(
             planned.loaded, saved, planned.sites, quantized, made.rewritten, source,
@@ -243,6 +240,12 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
         )  # fmt: skip
 
     return check
+
+
+def _timely(source: ModelProto | Path, made: _Made, execution: Execution) -> None:
+    if execution.checks.max_ms is not None:
+        loaded = made.planned.loaded
+        check_time(execution.checks.max_ms, loaded.path or loaded.float_model, source, execution.split)
 
 
 def _refusal(loaded: model_io.Loaded, split: DataSplit | None) -> str | None:
@@ -266,21 +269,6 @@ def _check_methods(plan: Plan, split: DataSplit | None) -> None:
                 f"the plan's method for '{name}', '{scheme.method}', needs --data: what this model reads is not known, "
                 f"or it does not run"
             )
-
-
-def _why_unchanged(planned: Planned) -> str:
-    """The message of an error: what stands in the way, and what to do."""
-    reasons = [planned.plan.skipped[name] for name in planned.at_a_loss] or list(planned.plan.skipped.values())
-    if not reasons:
-        return "nothing was quantized (the model holds no float tensor over the size limit); see mixquant-onnx inspect"
-    common = max(sorted(set(reasons)), key=reasons.count)
-    if planned.at_a_loss:
-        return (
-            f"nothing to gain ({len(reasons)} weights would make the file no smaller, most because: {common}); "
-            f"use the float model (--allow-unchanged copies it), or allow fewer bits or a coarser --granularity"
-        )
-    most = f"{len(reasons)} float tensors were skipped, most because: {common}"
-    return f"nothing was quantized ({most}); see mixquant-onnx inspect"
 
 
 def _write(

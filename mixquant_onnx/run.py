@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 from mixquant_onnx.accuracy.search import Tell, check_judge, keep, silent
@@ -12,7 +11,7 @@ from mixquant_onnx.accuracy.strategy import Strategy
 from mixquant_onnx.config.config import Config
 from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
-from mixquant_onnx.errors import OptionError, PromiseError
+from mixquant_onnx.errors import OptionError, PromiseError, SlowError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded
@@ -26,6 +25,7 @@ from mixquant_onnx.planning.allocation import (
     price_all,
 )
 from mixquant_onnx.planning.error_table import Candidate, ErrorRow
+from mixquant_onnx.planning.guard_goal import GuardGoal, guard_goal, quicker, stricter
 from mixquant_onnx.planning.planned import Planned, planned_with, size_of
 from mixquant_onnx.planning.search import Searched, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
@@ -64,7 +64,7 @@ def plan(loaded: Loaded, config: Config, progress: Progress = quiet, opened: Ope
         raise OptionError(
             "an accuracy target (--max-drop, ...) is found by runs, not by inspect; use --avg-bits or --max-size"
         )
-    job = open_job(loaded, config)
+    job = open_job(loaded, config, guard_goal(config.accuracy))
     opened(job)
     return _plan(job, progress)
 
@@ -158,42 +158,50 @@ def run(
         The plan, and its result.
 
     Raises:
-        MixquantError: As `plan` and `execute`; PromiseError where no plan meets the accuracy target.
+        MixquantError: As `plan` and `execute`; PromiseError where no plan meets the accuracy target, or the limit of
+            time.
     """
     if config.accuracy.judged_by_data and not config.checks.verify:
         raise OptionError("an accuracy target is judged by the verification; leave --no-verify out")
-    job = open_job(loaded, config)
+    goal = guard_goal(config.accuracy)
+    job = open_job(loaded, config, goal)
     opened(job)
+    if config.accuracy.wanted:
+        check_judge(loaded, config.accuracy, job.split)
+    for _ in range(_MOST_ATTEMPTS):
+        try:
+            return _once(job, loaded, output, name, progress, tell)
+        except PromiseError as error:
+            slow = isinstance(error, SlowError)
+            goal = quicker(goal) if slow else stricter(goal)
+            other = _other(job, loaded, config, goal)
+            if other is None or not (set(other.in_float) < set(job.in_float)) == slow:
+                raise
+            job = other
+        tell(f"not reached: {len(job.in_float)} layers are now kept in float")
+    return _once(job, loaded, output, name, progress, tell)
+
+
+_MOST_ATTEMPTS = 6
+"""Choices of layers that stay in float."""
+
+
+def _other(job: Job, loaded: Loaded, config: Config, goal: GuardGoal) -> Job | None:
+    """The job with other layers in float; None where they would be the same."""
+    if job.integer is None or not config.activations.guard:
+        return None
+    other = open_job(loaded, config, goal)
+    return other if other.integer is None or set(other.in_float) != set(job.in_float) else None
+
+
+def _once(
+    job: Job, loaded: Loaded, output: Path | None, name: str, progress: Progress, tell: Tell
+) -> tuple[Planned, RunResult]:
+    """One run; with an accuracy target the smallest file that meets it."""
+    config = job.config
     if not config.accuracy.wanted:
         planned = _plan(job, progress)
         return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)
-    check_judge(loaded, config.accuracy, job.split)
-    for misses in count(1):
-        try:
-            return _searched(job, loaded, output, name, progress, tell)
-        except PromiseError:
-            stricter = _stricter(job, loaded, misses)
-            if stricter is None:
-                raise
-            job = stricter
-        tell(f"not reached: {len(job.in_float)} layers are now kept in float")
-    raise AssertionError
-
-
-def _stricter(job: Job, loaded: Loaded, misses: int) -> Job | None:
-    """The job with more layers in float; None where no more would be."""
-    if job.integer is None or not job.config.activations.guard:
-        return None
-    # The integer model is made anew, so that the form of the float model is asked for.
-    other = open_job(loaded, replace(job.config, form=replace(job.config.form, integer=None)), misses)
-    return other if set(other.in_float) > set(job.in_float) or (other.integer is None) else None
-
-
-def _searched(
-    job: Job, loaded: Loaded, output: Path | None, name: str, progress: Progress, tell: Tell
-) -> tuple[Planned, RunResult]:
-    """The smallest file that meets the accuracy target."""
-    config = job.config
     rivals = price_all(job.searched(progress), config.budget.cost, job.work, progress)
     search = Strategy(rivals=rivals, target=config.accuracy, work=job.work, progress=progress)
 

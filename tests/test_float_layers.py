@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
-from mixquant_onnx.planning import float_layers, rounding_candidates
+from mixquant_onnx.planning import float_layers, guard_goal, rounding_candidates
 
 SCALES = np.where(np.arange(16) == 3, 3000.0, 1.0).astype(np.float32)
 
@@ -42,7 +42,7 @@ def eight(model: ModelProto, **options: Any) -> mq.RunResult:
 def test_the_layers_around_the_value_that_costs_most_stay_in_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(float_layers, "_MOST_TIME", 0.9)
+    monkeypatch.setattr(guard_goal, "_MOST_TIME", 0.9)
     model = network()
     guarded, plain = eight(model), eight(model, guard=False)
     assert guarded.plan.settings["in_float"] == ["v", "w"] and plain.plan.settings["in_float"] == []
@@ -71,19 +71,19 @@ def test_outputs_that_are_near_enough_need_no_layer_in_float(monkeypatch: pytest
 
 
 def test_classes_that_agree_are_near_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_layers, "_MOST_TIME", 0.9)
+    monkeypatch.setattr(guard_goal, "_MOST_TIME", 0.9)
     model = network()
     model.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["p"], axis=1))
     model.graph.output[0].name = "p"
     assert eight(model).plan.settings["in_float"] == ["v", "w"]
-    monkeypatch.setattr(float_layers, "GOOD_AGREEMENT", 0.0)
+    monkeypatch.setattr(guard_goal, "GOOD_AGREEMENT", 0.0)
     assert eight(model).plan.settings["in_float"] == []
 
 
 def test_the_summary_names_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(float_layers, "_MOST_TIME", 0.9)
+    monkeypatch.setattr(guard_goal, "_MOST_TIME", 0.9)
     model, data, summary = (tmp_path / name for name in ("m.onnx", "d.npz", "s.json"))
     onnx.save(network(), model)
     np.savez(data, x=pictures())
@@ -104,7 +104,7 @@ def test_a_target_for_the_outputs_is_one_for_the_guard() -> None:
 
 
 def test_a_missed_target_makes_the_guard_stricter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_layers, "GOOD_NOISE", 1e9)
+    monkeypatch.setattr(guard_goal, "GOOD_NOISE", 1e9)
     wrong: list[int] = []
 
     def metric(path: Path) -> float:
@@ -112,7 +112,7 @@ def test_a_missed_target_makes_the_guard_stricter(monkeypatch: pytest.MonkeyPatc
         wrong.append(integer)
         return 1.0 if integer <= 2 else 0.5
 
-    monkeypatch.setattr(float_layers, "_STRICTER", 1e12)
+    monkeypatch.setattr(guard_goal, "_STRICTER", 1e12)
     made = mq.quantize(
         network(), data={"x": pictures()}, activations=8, max_drop=0.01, metric=metric, min_size=16, effort="fast"
     )  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_missed_target_makes_the_guard_stricter(monkeypatch: pytest.MonkeyPatc
 
 
 def test_products_over_ranges_of_each_run_stay_in_float_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_layers, "_MOST_TIME", 0.9)
+    monkeypatch.setattr(guard_goal, "_MOST_TIME", 0.9)
     far = np.where(np.arange(256) == 3, 3000.0, 1.0).astype(np.float32)
     model = text(
         """g (float[N,256] x, float[256,256] u, float[256,256] w, float[256,256] v) => (float[N,256] y)

@@ -11,7 +11,7 @@ from cases import Array, decibels, optimized, run, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
-from mixquant_onnx.planning import float_layers
+from mixquant_onnx.planning import float_layers, guard_goal
 from mixquant_onnx.quantization.activations import placement
 
 pytestmark = pytest.mark.usefixtures("stored_at_a_loss")
@@ -33,7 +33,7 @@ def integer(model: ModelProto, data: dict[str, Array], **options: Any) -> mq.Run
 
 
 def test_a_value_that_loses_the_grid_of_the_one_before_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_layers, "_MOST_TIME", 0.9)
+    monkeypatch.setattr(guard_goal, "_MOST_TIME", 0.9)
     model = text(
         """g (float[N,4,12,12] x, float[16,4,3,3] u, float[16,16,3,3] w, float[16,16,3,3] v) => (float[N,16,2,2] y)
         { a = Conv (x, u) r = Relu (a) p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (r)
@@ -43,7 +43,7 @@ def test_a_value_that_loses_the_grid_of_the_one_before_it_has_its_own(monkeypatc
     data = rows(48, 4, 12, 12)
     data[:, 0] *= 1000
     monkeypatch.setattr(float_layers, "_search", lambda *_: {"u"})
-    monkeypatch.setattr(float_layers, "GOOD_NOISE", 0.0)
+    monkeypatch.setattr(guard_goal, "GOOD_NOISE", 0.0)
     monkeypatch.setattr(float_layers, "_LEAST_GAIN", -1e9)
     result = integer(model, {"x": data})
     assert result.plan.settings["in_float"] == ["u"] and result.rewritten.forms["w"] == "int8"

@@ -14,10 +14,10 @@ from conftest import ROOT
 import mixquant_onnx as mq
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in
 from mixquant_onnx.config import config
+from mixquant_onnx.config.checks import CheckOptions
 from mixquant_onnx.config.config import all_options, config_of
 from mixquant_onnx.config.option import option
 from mixquant_onnx.config.parsing import number
-from mixquant_onnx.config.stages import CheckOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Writes what is made from the options in mixquant_onnx/config/stages.py: the keywords of the Python interface
+"""Writes what is made from the options in mixquant_onnx/config: the keywords of the Python interface
 (mixquant_onnx/keywords.py) and docs/options.md. `--check`: exit code 1 where a file is not as it would be written."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def page() -> str:
     for title, stage in STAGES.values():
         rows = [_row(one) for one in options_in(stage)]
         parts.append("\n".join([f"## {title}\n", "| flag | keyword | default | |", "|---|---|---|---|", *rows]))
-    return "\n\n".join(parts) + "\n\nMade by `tools/options` from mixquant_onnx/config/stages.py.\n"
+    return "\n\n".join(parts) + "\n\nMade by `tools/options` from mixquant_onnx/config.\n"
 
 
 def _row(one: Option) -> str:

@@ -11,6 +11,7 @@ from mixquant_onnx.errors import OptionError
 Activations = Literal["float", "8", "dynamic"]
 Cpu = Literal["any", "vnni"]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
+Purpose = Literal["speed", "size", "memory"]
 Ranges = Literal["auto", RangeMethod]
 
 INTEGER_FROM_ORT = (1, 25)
@@ -49,6 +50,11 @@ class ActivationOptions:
         accepts='Literal["any", "vnni"]', choices=("any", "vnni"),
     )  # fmt: skip
 
+    optimize_for: Purpose | None = option(
+        None, "speed: layers on 8-bit integers (with --data all, without products alone); size: the smallest form of "
+        "each weight; memory: products on low-bit kernels wherever there are any; what is given beside it holds",
+        flag="--for", accepts='Literal["speed", "size", "memory"] | None', choices=("speed", "size", "memory"),
+    )  # fmt: skip
     guard: bool = option(
         True, "no layer is kept in float for the accuracy of outputs", flag="--no-guard", accepts="bool", kind="off",
     )  # fmt: skip

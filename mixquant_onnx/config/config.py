@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mixquant_onnx.config.activations import INTEGER_FROM_ORT, ActivationOptions
+from mixquant_onnx.config.checks import CheckOptions
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.config.stages import (
     AccuracyOptions,
     BudgetOptions,
-    CheckOptions,
     DataOptions,
     FormOptions,
     RoundingOptions,
@@ -122,8 +122,17 @@ def config_of(**keywords: Any) -> Config:
         if name not in known:
             raise OptionError(f"option '{name}' is not known; choose from {', '.join(known)}")
     assert {f.name for f in fields(Config)} == set(STAGES)
+    keywords = {**_for(keywords), **keywords}
     made = {}
     for name, (_, stage) in STAGES.items():
         given = {o.field: o.convert(keywords[o.keyword]) for o in options_in(stage) if o.keyword in keywords}
         made[name] = stage(**given)
     return Config(**made)
+
+
+def _for(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What `optimize_for` stands for."""
+    purpose = keywords.get("optimize_for")
+    if purpose == "speed":
+        return {"activations": "dynamic" if keywords.get("data") is None else "8"}
+    return {} if purpose is None else {"fused": {"size": "never", "memory": "always"}.get(purpose, "auto")}

@@ -156,6 +156,46 @@ def nbytes_of(text: str, nbytes: int) -> int:
     return int(number / 100 * nbytes) if found[2] == "%" else int(number * _UNITS[found[2].upper().rstrip("B") + "B"])
 
 
+def time_limit(value: str | float | None) -> str | None:
+    """Check a limit of time.
+
+    Args:
+        value: Text such as `0.5x` (of float's time) or `12`, milliseconds; or milliseconds.
+
+    Returns:
+        The text; None stays None.
+
+    Raises:
+        OptionError: It is no limit.
+    """
+    if value is None:
+        return None
+    milliseconds_of(str(value), 1.0)
+    return str(value)
+
+
+def milliseconds_of(text: str, float_ms: float) -> float:
+    """Milliseconds of a limit.
+
+    Args:
+        text: `0.5x` or `12`, with or without `ms`.
+        float_ms: What `x` multiplies.
+
+    Returns:
+        Milliseconds.
+
+    Raises:
+        OptionError: It is no limit.
+    """
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(x|ms)?\s*", text)
+    limit = float(found[1]) if found else 0.0
+    if not found or not 0 < limit < math.inf:
+        raise OptionError(
+            f"--max-ms '{text}' is no limit; write for example 0.5x (of float's time) or 12 (milliseconds)"
+        )
+    return limit * float_ms if found[2] == "x" else limit
+
+
 def number(flag: str, least: float, most: float, words: str, whole: bool = False) -> Callable[[Any], Any]:
     """A converter for numbers.
 

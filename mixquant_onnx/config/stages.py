@@ -284,15 +284,3 @@ class WorkOptions:
     def __post_init__(self) -> None:
         if self.jobs == 0:
             raise OptionError("--jobs 0 does no work; give 1 or more, or -1 for as many as there are processors")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckOptions:
-    """What is checked at the end."""
-
-    verify: bool = option(True, "write without verification", flag="--no-verify", accepts="bool", kind="off")
-    benchmark: bool = option(
-        False, "time the written model against the float one, one row with one and two threads", accepts="bool",
-        kind="switch",
-    )  # fmt: skip
-    allow_unchanged: bool = option(False, "exit 0 even when nothing was quantized", accepts="bool", kind="switch")

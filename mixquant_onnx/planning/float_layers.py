@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
 
-from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, batched, thinned
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.work import multiplications
@@ -16,6 +15,7 @@ from mixquant_onnx.export.activations import round_dynamically, round_values
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
+from mixquant_onnx.planning.guard_goal import GuardGoal
 from mixquant_onnx.planning.layer_times import saved_nanoseconds
 from mixquant_onnx.planning.rounding_candidates import noise_of
 from mixquant_onnx.quantization.activations.placement import Placement, RoundedValue, layers_at, place
@@ -24,19 +24,8 @@ from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.quality import quality_of
 
-GOOD_NOISE = 10**-2.4
-"""Noise-to-signal ratio of the outputs (24 dB), with float weights, that is good enough: models that near lose at most
-0.5 points (docs/activations.md)."""
-
-GOOD_AGREEMENT = 0.995
 ENOUGH_DECISIONS = 200
-"""Share of equal decisions that is good enough too, and the fewest decisions that tell."""
-
-_STRICTER = 4.0
-"""By what the noise, and the share of unequal decisions, are divided when an accuracy target was missed: 6 dB."""
-
-_FOR_WEIGHTS = 2.0
-"""By what the noise that a target allows is divided: the other half is for the weights."""
+"""Fewest equal or unequal decisions that tell their share."""
 
 _MOST_ROWS = 8
 _MULTIPLICATIONS = 1e11
@@ -48,46 +37,6 @@ _CONSIDERED = 8
 
 _LEAST_GAIN = 0.05
 """Share of the noise that a layer in float must remove."""
-
-_MOST_TIME = 0.3
-"""Share of the time that integers save that is given up, where no accuracy target is set."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuardGoal:
-    """When the outputs of a model with rounded activations are good enough.
-
-    Attributes:
-        noise: Noise-to-signal ratio.
-        agreement: Share of equal decisions, which is good enough alone; None where only noise counts.
-        most_time: Share of the time that integers save which may be given up.
-    """
-
-    noise: float = field(default_factory=lambda: GOOD_NOISE)
-    agreement: float | None = field(default_factory=lambda: GOOD_AGREEMENT)
-    most_time: float = field(default_factory=lambda: _MOST_TIME)
-
-
-def guard_goal(target: AccuracyOptions, misses: int = 0) -> GuardGoal:
-    """The goal for an accuracy target.
-
-    Args:
-        target: The target; perhaps none.
-        misses: How often the target was missed with the goal before.
-
-    Returns:
-        The goal: with a target, any layer may go back to float.
-    """
-    if not target.wanted:
-        return GuardGoal()
-    noise, agreement = GOOD_NOISE, None if target.min_sqnr is not None else GOOD_AGREEMENT
-    if target.min_sqnr is not None:
-        noise = min(noise, 10 ** (-target.min_sqnr / 10) / _FOR_WEIGHTS)
-    if target.min_agreement is not None:
-        agreement = max(GOOD_AGREEMENT, 1 - (1 - target.min_agreement) / _FOR_WEIGHTS)
-    factor = _STRICTER**misses
-    agreement = None if agreement is None else 1 - (1 - agreement) / factor
-    return GuardGoal(noise=noise / factor, agreement=agreement, most_time=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -159,6 +108,8 @@ def layers_in_float(rounding: Rounding, goal: GuardGoal, data: Data) -> set[str]
     Raises:
         DataError: The model does not run on `data`.
     """
+    if goal.layers is not None:
+        return set(goal.layers) & set(rounding.sites)
     rows = thinned(batched(data), 4 * _MOST_ROWS)
     session = Session(rounding.model)
     wanted = run_all(session, rows)

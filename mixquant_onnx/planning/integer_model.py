@@ -17,7 +17,8 @@ from mixquant_onnx.export.fold_convolutions import fold_convolutions
 from mixquant_onnx.export.integer_form import drop_unread, restore, to_integer_form
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.planning.float_layers import GuardGoal, Rounding, layers_in_float
+from mixquant_onnx.planning.float_layers import Rounding, layers_in_float
+from mixquant_onnx.planning.guard_goal import GuardGoal
 from mixquant_onnx.planning.layer_times import elements_of_products
 from mixquant_onnx.planning.rounding_candidates import (
     best_dynamic,
@@ -143,7 +144,8 @@ def _made(
     if not rounding.placement.values:
         return None
     float_layers: set[str] = set()
-    if options.guard and split is not None and split.fitting.origin == "user":
+    by_user = split is not None and split.fitting.origin == "user"
+    if split is not None and ((options.guard and by_user) or goal.layers is not None):
         float_layers = layers_in_float(rounding, goal, split.selection)
     placement = rounding.without(float_layers) if float_layers else rounding.placement
     if not placement.values:

@@ -192,3 +192,25 @@ def _errors_of(located: LocatedWeight, scheme: Scheme, baseline: Literal["int8",
         baseline=baseline,
     )
     return site_errors(located.site, values, options)
+
+
+def why_unchanged(planned: Planned) -> str:
+    """Why a plan quantizes nothing.
+
+    Args:
+        planned: The plan.
+
+    Returns:
+        The message of an error: what stands in the way, and what to do.
+    """
+    reasons = [planned.plan.skipped[name] for name in planned.at_a_loss] or list(planned.plan.skipped.values())
+    if not reasons:
+        return "nothing was quantized (the model holds no float tensor over the size limit); see mixquant-onnx inspect"
+    common = max(sorted(set(reasons)), key=reasons.count)
+    if planned.at_a_loss:
+        return (
+            f"nothing to gain ({len(reasons)} weights would make the file no smaller, most because: {common}); "
+            f"use the float model (--allow-unchanged copies it), or allow fewer bits or a coarser --granularity"
+        )
+    most = f"{len(reasons)} float tensors were skipped, most because: {common}"
+    return f"nothing was quantized ({most}); see mixquant-onnx inspect"

@@ -12,7 +12,7 @@ from mixquant_onnx.report.sections.blocks import BlockData
 from mixquant_onnx.report.sections.compatibility import Opset, Releases
 from mixquant_onnx.report.sections.integers import IntegerData
 from mixquant_onnx.report.sections.left_float import LeftFloatShare, SkippedTensor
-from mixquant_onnx.report.sections.timing import LatencyData
+from mixquant_onnx.report.sections.timing import LatencyData, MemoryPair
 from mixquant_onnx.report.sections.verification import VerificationData
 from mixquant_onnx.report.sections.weights import TensorData
 
@@ -36,12 +36,13 @@ class PlanSummary(TypedDict):
 class Summary(PlanSummary, total=False):
     """The schema of --json.
 
-    The further keys are present only for a run, `integers` only with layers on integers, `latency` only with
-    --benchmark; `blocks` only for `inspect --blocks`.
+    The further keys are present only for a run, `integers` only with layers on integers, `latency` and `memory` only
+    with --benchmark; `blocks` only for `inspect --blocks`.
     """
 
     nbytes_after: int
     latency: list[LatencyData]
+    memory: MemoryPair | None
     integers: IntegerData
     opset: Opset
     files: list[str]

@@ -1,4 +1,4 @@
-"""Section: time of a run against the float model's, with --benchmark."""
+"""Section: time and memory of a run against the float model's, with --benchmark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from rich.console import Console
 
 from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.verification.latency import Latency, text_of
+from mixquant_onnx.verification.memory import Memory
+from mixquant_onnx.verification.memory import text_of as text_of_memory
 
 
 class LatencyData(TypedDict):
@@ -18,24 +20,48 @@ class LatencyData(TypedDict):
     written_ms: float
 
 
+class MemoryData(TypedDict):
+    """Bytes that a session adds to a process: after a run, and at most."""
+
+    held: int
+    peak: int
+
+
+class MemoryPair(TypedDict):
+    """Of both models."""
+
+    float: MemoryData
+    written: MemoryData
+
+
 class Timing(TypedDict):
-    """The key of this section."""
+    """The keys of this section; `memory` is None where it could not be measured."""
 
     latency: list[LatencyData]
+    memory: MemoryPair | None
 
 
 def data(run: Run) -> Timing | None:
-    """The times; None where they were not measured."""
-    if run.result is None or not run.result.latency:
+    """The figures; None where they were not measured."""
+    result = run.result
+    if result is None or not result.latency:
         return None
-    return {
-        "latency": [
-            {"threads": one.threads, "float_ms": one.float_ms, "written_ms": one.written_ms}
-            for one in run.result.latency
-        ]
-    }
+    times: list[LatencyData] = [
+        {"threads": one.threads, "float_ms": one.float_ms, "written_ms": one.written_ms} for one in result.latency
+    ]
+    if result.memory is None:
+        return {"latency": times, "memory": None}
+    before, after = result.memory
+    return {"latency": times, "memory": {"float": _data(before), "written": _data(after)}}
+
+
+def _data(found: Memory) -> MemoryData:
+    return {"held": found.held, "peak": found.peak}
 
 
 def render(console: Console, data: Timing) -> None:
-    """Print one line."""
+    """Print one line for each."""
     console.print(f"time of one row: {text_of([Latency(**one) for one in data['latency']])}")
+    if data["memory"] is not None:
+        before, after = (Memory(**found) for found in (data["memory"]["float"], data["memory"]["written"]))
+        console.print(f"memory of a session: {text_of_memory(before, after)}")

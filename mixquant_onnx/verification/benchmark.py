@@ -1,0 +1,81 @@
+"""Time and memory of a written model against the float one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from mixquant_onnx.config.parsing import milliseconds_of
+from mixquant_onnx.data.dataset import DataSplit, batched
+from mixquant_onnx.errors import DataError, SlowError
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure
+from mixquant_onnx.verification.latency import Latency, latency, text_of
+from mixquant_onnx.verification.memory import Memory, memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """What was measured.
+
+    Attributes:
+        times: On one sample, with one thread and with two.
+        memory: Of the float model's session and of the written one's; None where it cannot be measured.
+        notes: Why there is nothing.
+    """
+
+    times: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def benchmark(original: ModelProto | Path, written: ModelProto | Path, split: DataSplit | None) -> Benchmark:
+    """Measure time and memory on one sample.
+
+    Args:
+        original: The float model.
+        written: The other one.
+        split: Samples; None where there are none.
+
+    Returns:
+        The figures, or a note why there are none.
+    """
+    feed = _one_row(split)
+    if feed is None:
+        return Benchmark(notes=("no times: no input is known that this model runs on; give --data",))
+    try:
+        times = tuple(latency(original, written, feed, threads) for threads in (1, 2))
+    except RuntimeFailure as failure:
+        return Benchmark(notes=(f"no times: a model does not run here ({failure})",))
+    before = memory(original, feed)
+    after = None if before is None else memory(written, feed)
+    return Benchmark(times=times, memory=None if before is None or after is None else (before, after))
+
+
+def check_time(limit: str, original: ModelProto | Path, written: ModelProto | Path, split: DataSplit | None) -> None:
+    """Check a limit of time with one sample and one thread.
+
+    Args:
+        limit: As --max-ms takes it.
+        original: The float model.
+        written: The other one.
+        split: Samples; None where there are none.
+
+    Raises:
+        SlowError: The written model takes longer.
+        DataError: That cannot be measured.
+    """
+    feed = _one_row(split)
+    if feed is None:
+        raise DataError("--max-ms needs an input that this model runs on; give --data")
+    try:
+        found = latency(original, written, feed)
+    except RuntimeFailure as failure:
+        raise DataError(f"--max-ms cannot be measured: the model does not run here ({failure})") from failure
+    if found.written_ms > milliseconds_of(limit, found.float_ms):
+        raise SlowError(f"--max-ms {limit} is not reached: {text_of([found])}")
+
+
+def _one_row(split: DataSplit | None) -> Feed | None:
+    return batched(split.evaluation, 1).feeds[0] if split is not None and split.evaluation.feeds else None
