@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import onnx
 from onnx import ModelProto
 
 import mixquant_onnx as mq
+from benchmarks.mobile import mobile
 from benchmarks.models import figure, sources
 from benchmarks.shapes import network
 from benchmarks.timing import medians, session, table, versions
@@ -27,13 +29,19 @@ _ROWS_OF_STATIC = 32
 """Calibration rows for quantize_static, which keeps all activations in memory."""
 
 
-GENERATED = {f"resnet{depth} shape": depth for depth in (18, 50)}
+GENERATED: dict[str, Callable[[], ModelProto]] = {
+    "resnet18 shape": partial(network, 18),
+    "resnet50 shape": partial(network, 50),
+    "efficientnet_b0 shape (SiLU)": partial(mobile, "SiLU"),
+    "efficientnet_b0 shape (hard-swish)": partial(mobile, "HardSwish"),
+}
+"""Nets with weights at random."""
 
 
 def generated() -> dict[str, tuple[ModelProto, Rows]]:
-    """Nets with the shapes of ResNet-18 and ResNet-50, weights at random, and rows for them."""
+    """These nets and rows for them."""
     rows = np.random.default_rng(1).standard_normal((8, 3, 224, 224)).astype(np.float32)
-    return {name: (network(depth), {"x": rows}) for name, depth in GENERATED.items()}
+    return {name: (make(), {"x": rows}) for name, make in GENERATED.items()}
 
 
 def calibrated(data_root: Path | None) -> dict[str, tuple[Path, Rows]]:
