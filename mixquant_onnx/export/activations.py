@@ -13,7 +13,7 @@ from mixquant_onnx.export.encodings.int8_kernel import PER_CHANNEL_FROM_OPSET
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.quantization.activations.placement import RoundedValue
-from mixquant_onnx.quantization.activations.ranges import ActivationGrid
+from mixquant_onnx.quantization.activations.ranges import TOP, ActivationGrid
 from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
 ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -120,7 +120,19 @@ def _before_factors(graph: GraphProto, seen: ValueGraph, last: NodeProto, scale:
         name, scale = seen.operand(node), scale / factor
         graph.node.remove(node)
         node = seen.maker[name]
-    return name, scale
+    return name, _within(scale, seen, node)
+
+
+def _within(scale: float, seen: ValueGraph, node: NodeProto) -> float:
+    """A scale whose largest code is not above the bound of a Clip: onnxruntime 1.25 writes graphs that do not load."""
+    bound = seen.scalars.get(node.input[2], 0.0) if node.op_type == "Clip" and len(node.input) > 2 else 0.0
+    if not 0 < bound < TOP * scale < (1 + _ROUNDING_ERROR) * bound:
+        return scale
+    below = np.float32(bound / TOP)
+    return float(below if np.float32(TOP) * below <= bound else np.nextafter(below, np.float32(0)))
+
+
+_ROUNDING_ERROR = 1e-5
 
 
 def _store_scale(graph: GraphProto, value: str, scale: float, fresh: FreshName) -> str:

@@ -103,7 +103,7 @@ def integer_model(
     if made is None:
         return None
     used = {value.name for value in made.placement.values}
-    restore(chosen.model, [one for one in substitutes if one.result not in used])
+    restore(chosen.model, [one for one in substitutes if not one.results & used])
     round_values(chosen.model, made.placement.values, grids)
     drop_unread(chosen.model, loaded.model)
     return made

@@ -13,12 +13,12 @@ from onnx import ModelProto, NodeProto
 
 from mixquant_onnx.model.operators import attributes, domain_of
 from mixquant_onnx.model.weights import LocatedWeight, Reader
-from mixquant_onnx.quantization.activations.value_graph import KEEP_GRID, ValueGraph
+from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
 _OF_ALL_INPUTS = frozenset({"Add", "Mul", "Concat"})
 """Operators with an integer kernel (QLinearAdd, QLinearMul, QLinearConcat) where all inputs are activations."""
 
-_OWN_GRID = frozenset({"GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu"})
+_OWN_GRID = frozenset({"GlobalAveragePool", "Sigmoid", "LeakyRelu"})
 """Operators of one input with an integer kernel whose result has another range."""
 
 _LARGE_PRODUCT = 1 << 16
@@ -211,7 +211,8 @@ def _joins(node: NodeProto, graph: ValueGraph, known: Collection[str], rounded: 
         return any(name in known for name in node.input) and not set(node.input) & graph.constants
     if node.op_type in _OF_ALL_INPUTS:
         return all(name in known for name in node.input)
-    return node.op_type in KEEP_GRID | _OWN_GRID and len(node.output) == 1 and node.input[0] in known
+    alone = graph.keeps_grid(node) or node.op_type in _OWN_GRID or graph.averages(node)
+    return alone and len(node.output) == 1 and node.input[0] in known
 
 
 def _is_of_use(
@@ -233,7 +234,7 @@ def _values(graph: ValueGraph, layers: Mapping[str, str], joined: Mapping[str, N
     """The rounded values: what integer nodes read, and what those that give codes write."""
     made, grids, read = _made(graph, layers, joined), dict[str, str](), dict[str, set[str]]()
     for name, node in made.items():
-        kept = node.op_type in KEEP_GRID and name == node.output[0]
+        kept = graph.keeps_grid(node) and name == node.output[0]
         grids[name] = grids.get(node.input[0], node.input[0]) if kept else name
     for node in graph.nodes:
         if node.output and node.output[0] in {**layers, **joined}:

@@ -11,7 +11,10 @@ from mixquant_onnx.model.scalars import scalars_of
 _CLIPS = frozenset({"Relu", "Clip"})
 """Operators that ONNX Runtime removes where the range of the following QuantizeLinear implies them."""
 
-KEEP_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+KEEP_GRID = frozenset({
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile",
+    "DepthToSpace", "Resize",
+})  # fmt: skip
 """Operators whose results are some of their first input's values, which ONNX Runtime runs on codes as they are."""
 
 _SILU_FLOOR = -8.0
@@ -42,7 +45,7 @@ class ValueGraph:
         behind = self._only_reader(name)
         if behind is not None and behind.input[0] == name and self.is_clip(behind):
             name = str(behind.output[0])
-        while node.op_type not in KEEP_GRID:
+        while not self.keeps_grid(node):
             behind = self._only_reader(name)
             if behind is None or self.factor(behind) is None:
                 break
@@ -52,6 +55,16 @@ class ValueGraph:
     def _only_reader(self, name: str) -> NodeProto | None:
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs | self.captured else None
+
+    def keeps_grid(self, node: NodeProto) -> bool:
+        """Whether the results of a node are some of its first input's values."""
+        between = node.op_type == "Resize" and any(a.name == "mode" and a.s != b"nearest" for a in node.attribute)
+        return node.op_type in KEEP_GRID and not domain_of(node) and not between
+
+    def averages(self, node: NodeProto) -> bool:
+        """Whether a node is a convolution with constant codes: a mean over windows."""
+        weight = self.maker.get(node.input[1]) if node.op_type == "Conv" and len(node.input) == 2 else None
+        return weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.constants
 
     def factor(self, node: NodeProto) -> float | None:
         """The positive constant that a node multiplies a value with: that is another scale of its codes."""
