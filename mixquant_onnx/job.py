@@ -25,11 +25,6 @@ from mixquant_onnx.planning.table_file import TableFile
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
 
-NOT_ON_INTEGERS = (
-    "no layer runs on integers, for lack of a Conv or of a MatMul or Gemm that is large enough, in the main graph and "
-    "with a float32 weight as its second input; weights alone are quantized"
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Job:
@@ -41,6 +36,7 @@ class Job:
         work: The samples, and where results are kept.
         method: The method that the samples allow.
         integer: The model with rounded activations; None where no layer runs on integers.
+        refused: Why none does, where that was asked for.
     """
 
     loaded: Loaded
@@ -48,6 +44,7 @@ class Job:
     work: Workspace
     method: str
     integer: IntegerModel | None = None
+    refused: str | None = None
 
     @property
     def split(self) -> DataSplit | None:
@@ -68,7 +65,7 @@ class Job:
     def _notes(self) -> tuple[str, ...]:
         if self.integer is not None:
             return self.integer.notes
-        return (NOT_ON_INTEGERS,) if self.config.activations.integer else ()
+        return () if self.refused is None else (self.refused,)
 
     def searched(self, progress: Progress = quiet) -> Searched:
         """Every candidate with its error.
@@ -98,6 +95,7 @@ class Job:
         if self.integer is not None:
             settings |= {"activations": config.activations.activations, "activation_ranges": self.integer.ranges}
             settings |= {"balance": self.integer.balance, "in_float": list(self.integer.in_float)}
+            settings |= {"in_float_for_speed": list(self.integer.slow)}
             settings |= {"cpu": config.activations.cpu}
         if needs_torch(self.method):
             settings |= {"seed": config.rounding.seed, "iterations": config.rounding.iterations}
@@ -125,9 +123,10 @@ def open_job(loaded: Loaded, config: Config, goal: GuardGoal | None = None) -> J
         judges=config.accuracy.judged_by_data,
         stands_in=_needs_rows(config),
     )
-    integer = None
+    integer, refused = None, None
     if config.activations.integer:
-        integer = integer_model(loaded, config.selection, config.activations, split, goal)
+        made = integer_model(loaded, config.selection, config.activations, split, goal)
+        integer, refused = (None, made) if isinstance(made, str) else (made, None)
     if integer is not None:
         loaded = integer.loaded
         config = replace(config, form=replace(config.form, integer=config.activations.cpu))
@@ -137,7 +136,7 @@ def open_job(loaded: Loaded, config: Config, goal: GuardGoal | None = None) -> J
         raise DataError(f"--cost {cost} needs --data: what this model reads is not known, or it does not run")
     in_float = () if integer is None else integer.in_float
     work = _workspace(loaded, config, split, method, in_float)
-    return Job(loaded=loaded, config=config, work=work, method=method, integer=integer)
+    return Job(loaded=loaded, config=config, work=work, method=method, integer=integer, refused=refused)
 
 
 def _workspace(

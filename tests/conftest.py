@@ -13,6 +13,7 @@ from mixquant_onnx.cli.main import main
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.export.size import Stored
+from mixquant_onnx.planning import integer_model
 from mixquant_onnx.planning import planned as planning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,13 @@ def stored_at_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every weight of a plan is stored quantized, however small: for tests of forms on small graphs."""
     monkeypatch.setattr(planning, "worth_storing", lambda sizes, chosen, others: Stored(schemes=chosen, left_float={}))
     monkeypatch.setattr(pipeline, "model_bytes", lambda model, external: 0)
+
+
+@pytest.fixture(autouse=True)
+def integers_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers run on integers too, so that tests are quick; but not in the tests of that rule."""
+    if request.module.__name__ != "test_slow_layers":
+        monkeypatch.setattr(integer_model, "slow_layers", lambda rounding, in_float: set())
 
 
 @pytest.fixture

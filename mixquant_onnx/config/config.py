@@ -123,11 +123,17 @@ def config_of(**keywords: Any) -> Config:
             raise OptionError(f"option '{name}' is not known; choose from {', '.join(known)}")
     assert {f.name for f in fields(Config)} == set(STAGES)
     keywords = {**_for(keywords), **keywords}
+    if str(keywords.get("activations", "float")) != "float":
+        keywords = {"min_size": _LEAST_ON_INTEGERS, **keywords}
     made = {}
     for name, (_, stage) in STAGES.items():
         given = {o.field: o.convert(keywords[o.keyword]) for o in options_in(stage) if o.keyword in keywords}
         made[name] = stage(**given)
     return Config(**made)
+
+
+_LEAST_ON_INTEGERS = 64
+"""Elements of a tensor: a small layer in float keeps those around it from handing codes on."""
 
 
 def _for(keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class SelectionOptions:
         convert=parsing.patterns,
     )  # fmt: skip
     min_size: int = option(
-        256, "tensors of fewer elements stay float", accepts="int", metavar="N",
+        256, "tensors of fewer elements stay float", accepts="int", metavar="N", shown="256; 64 with --activations",
         convert=parsing.number("--min-size", 1, math.inf, "a positive number of elements", whole=True),
     )  # fmt: skip
 

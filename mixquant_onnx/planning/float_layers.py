@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
@@ -11,15 +11,12 @@ from onnx import ModelProto
 from mixquant_onnx.data.dataset import Data, batched, thinned
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.work import multiplications
-from mixquant_onnx.export.activations import round_dynamically, round_values
-from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.planning.guard_goal import GuardGoal
-from mixquant_onnx.planning.layer_times import saved_nanoseconds
+from mixquant_onnx.planning.rounding import Rounding
 from mixquant_onnx.planning.rounding_candidates import noise_of
-from mixquant_onnx.quantization.activations.placement import Placement, RoundedValue, layers_at, place
-from mixquant_onnx.quantization.activations.ranges import ActivationGrid
+from mixquant_onnx.quantization.activations.placement import Placement, layers_at
 from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.quality import quality_of
@@ -37,59 +34,6 @@ _CONSIDERED = 8
 
 _LEAST_GAIN = 0.05
 """Share of the noise that a layer in float must remove."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Rounding:
-    """A model and where it is to be rounded.
-
-    Attributes:
-        model: The float model.
-        sites: Its weights by name.
-        placement: Where it is rounded.
-        elements: Elements of these values for one sample, where they are known.
-        grids: Their grids; None where each run has its own.
-        unusable: Values that have no grid.
-    """
-
-    model: ModelProto
-    sites: Mapping[str, LocatedWeight]
-    placement: Placement
-    elements: Mapping[str, float]
-    grids: Mapping[str, ActivationGrid] | None
-    unusable: frozenset[str] = frozenset()
-
-    def without(self, layers: set[str]) -> Placement:
-        """Where it is rounded if more layers stay in float.
-
-        Args:
-            layers: Names of weights.
-
-        Returns:
-            The placement.
-        """
-        return place(self.model, self.sites, layers, unusable=self.unusable)
-
-    def rounded(self, values: tuple[RoundedValue, ...]) -> ModelProto:
-        """A copy that rounds some values.
-
-        Args:
-            values: The values.
-
-        Returns:
-            The copy.
-        """
-        copy = ModelProto()
-        copy.CopyFrom(self.model)
-        if self.grids is None:
-            round_dynamically(copy, values)
-        else:
-            round_values(copy, values, self.grids)
-        return copy
-
-    def saved(self) -> dict[str, float]:
-        """Nanoseconds that each layer saves, by the name of its weight."""
-        return saved_nanoseconds(self.model, self.sites, self.placement, self.elements)
 
 
 def layers_in_float(rounding: Rounding, goal: GuardGoal, data: Data) -> set[str]:
@@ -122,7 +66,8 @@ def layers_in_float(rounding: Rounding, goal: GuardGoal, data: Data) -> set[str]
     few = _first(rows, int(np.clip(_MULTIPLICATIONS / max(each, 1), 1, _MOST_ROWS)))
     some = run_all(session, few)
     alone = {v.name: noise_of(rounding.rounded((v,)), some, few) for v in rounding.placement.values}
-    chosen = _search(rounding, goal, alone, rounding.saved())
+    saved = {name: max(nanoseconds, 1.0) for name, nanoseconds in rounding.saved().items()}
+    chosen = _search(rounding, goal, alone, saved)
     if not chosen:
         return chosen
     left = noise_of(rounding.rounded(rounding.without(chosen).values), wanted, rows)

@@ -17,9 +17,10 @@ from mixquant_onnx.export.fold_convolutions import fold_convolutions
 from mixquant_onnx.export.integer_form import drop_unread, restore, to_integer_form
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.planning.float_layers import Rounding, layers_in_float
+from mixquant_onnx.planning.float_layers import layers_in_float
 from mixquant_onnx.planning.guard_goal import GuardGoal
 from mixquant_onnx.planning.layer_times import elements_of_products
+from mixquant_onnx.planning.rounding import Rounding
 from mixquant_onnx.planning.rounding_candidates import (
     best_dynamic,
     best_rounding,
@@ -28,8 +29,18 @@ from mixquant_onnx.planning.rounding_candidates import (
     rows_a_sample,
     selected_weights,
 )
+from mixquant_onnx.planning.slow_layers import slow_layers
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.quantization.activations.placement import Placement, place
+
+NO_LAYER = (
+    "no layer runs on integers, for lack of a Conv or of a MatMul or Gemm that is large enough, in the main graph and "
+    "with a float32 weight as its second input; weights alone are quantized"
+)
+SLOWER = (
+    "no layer runs on integers, as all are so small that float is quicker by the table of docs/activations.md; weights "
+    "alone are quantized"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,6 +53,7 @@ class IntegerModel:
         ranges: How their ranges were found; dynamic: those of each run.
         balance: Strength of the equalization of channels; 0 for none.
         in_float: Weights whose layers stay in float, because rounding their activations costs most.
+        slow: Weights whose layers stay in float, because they are quicker there.
         notes: Other layers that stay in float, and why.
     """
 
@@ -50,6 +62,7 @@ class IntegerModel:
     ranges: RangeMethod | Literal["dynamic"]
     balance: float
     in_float: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -59,7 +72,7 @@ def integer_model(
     options: ActivationOptions,
     split: DataSplit | None,
     goal: GuardGoal | None = None,
-) -> IntegerModel | None:
+) -> IntegerModel | str:
     """Round the inputs and outputs of layers to 8 bits.
 
     Args:
@@ -70,7 +83,7 @@ def integer_model(
         goal: When outputs are good enough with all layers on integers; None for what is usual.
 
     Returns:
-        The model, with float weights; None where no layer can run on integers.
+        The model, with float weights; or why no layer runs on integers.
 
     Raises:
         OptionError: The model has activations on integers already.
@@ -100,8 +113,8 @@ def integer_model(
         unusable=dead,
     )
     made = _made(rounding, loaded, options, goal, split, ranges, chosen.balance, notes)
-    if made is None:
-        return None
+    if isinstance(made, str):
+        return made
     used = {value.name for value in made.placement.values}
     restore(chosen.model, [one for one in substitutes if not one.results & used])
     round_values(chosen.model, made.placement.values, grids)
@@ -117,7 +130,7 @@ def _dynamic(
     split: DataSplit | None,
     goal: GuardGoal,
     notes: Sequence[str],
-) -> IntegerModel | None:
+) -> IntegerModel | str:
     """Products alone, their inputs over the range of each run."""
     chosen = best_dynamic(model, selection, split)
     sites = integer_weights(chosen.placement, selected_weights(chosen.model, selection))
@@ -125,7 +138,7 @@ def _dynamic(
     elements = elements_of_products(chosen.model, sites, chosen.placement, rows)
     rounding = Rounding(model=chosen.model, sites=sites, placement=chosen.placement, elements=elements, grids=None)
     made = _made(rounding, loaded, options, goal, split, "dynamic", chosen.balance, notes)
-    if made is not None:
+    if isinstance(made, IntegerModel):
         round_dynamically(chosen.model, made.placement.values)
     return made
 
@@ -139,23 +152,25 @@ def _made(
     ranges: RangeMethod | Literal["dynamic"],
     balance: float,
     notes: Sequence[str],
-) -> IntegerModel | None:
+) -> IntegerModel | str:
     """What is to be rounded once layers are left in float; the model is not changed yet."""
     if not rounding.placement.values:
-        return None
+        return NO_LAYER
     float_layers: set[str] = set()
     by_user = split is not None and split.fitting.origin == "user"
     if split is not None and ((options.guard and by_user) or goal.layers is not None):
         float_layers = layers_in_float(rounding, goal, split.selection)
-    placement = rounding.without(float_layers) if float_layers else rounding.placement
+    slow = slow_layers(rounding, float_layers)
+    placement = rounding.without(float_layers | slow) if float_layers | slow else rounding.placement
     if not placement.values:
-        return None
+        return SLOWER if slow else NO_LAYER
     return IntegerModel(
         loaded=replace(loaded, model=rounding.model, original=loaded.model),
         placement=placement,
         ranges=ranges,
         balance=balance,
         in_float=tuple(sorted(float_layers)),
+        slow=tuple(sorted(slow)),
         notes=tuple(notes),
     )
 

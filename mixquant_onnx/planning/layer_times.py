@@ -1,30 +1,41 @@
-"""Nanoseconds that a layer saves on integers, from a table of measured rates (docs/activations.md)."""
+"""Nanoseconds that layers save on integers, by a table of measured rates (docs/activations.md).
+
+The table is that of one processor (AVX-512 VNNI, one thread). It is not measured on the machine of the user, so that
+the same command writes the same file everywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
-from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.model.weights import LocatedWeight, WeightTensor
 from mixquant_onnx.quantization.activations.placement import Placement
+from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
-_CONV = 0.009
+_PIXEL = (5.0, 10.0)
+_MULTIPLICATION = (0.0128, 0.0045)
+"""A convolution with float and with integer codes: for each position of the output, and for each multiplication."""
+
+_DEPTHWISE = (0.035, 0.07)
+"""The same for a multiplication of a convolution of single channels."""
+
 _PRODUCT = 0.011
-"""Saved by each multiplication with one thread and VNNI; a convolution of single channels saves nothing."""
-
 _WEIGHT = 0.1
-"""Saved for each weight that a product reads from memory."""
+"""What a product saves for each multiplication, and for each weight that it reads from memory."""
+
+_ELEMENTWISE = 0.2
+"""What an operator between layers saves for each value, such as a sum."""
 
 _CONVERSION = 0.3
-"""Spent for each value that is converted between float and integers; saved where a layer goes back to float too, as the
-values on both sides of it then are."""
+"""Spent for each value that is rounded from float, or read as float by another operator."""
 
 
 def saved_nanoseconds(
     model: ModelProto, sites: Mapping[str, LocatedWeight], placement: Placement, elements: Mapping[str, float]
 ) -> dict[str, float]:
-    """Estimate what each integer layer saves for one sample.
+    """Estimate what each integer layer saves for one sample, conversions aside; it may be negative.
 
     Args:
         model: The float model.
@@ -36,26 +47,53 @@ def saved_nanoseconds(
         Nanoseconds by the name of the weight.
     """
     found: dict[str, float] = {}
-    for node in model.graph.node:
-        name = placement.layers.get(node.output[0]) if node.output else None
-        if name is None:
-            continue
+    graph = ValueGraph(model)
+    for node, name in _layers(model, placement):
         site = sites[name].site
         p, _, q, _ = site.layout.sizes(site.shape)
         read = elements.get(node.input[0], site.elements / (p * q))
         if node.op_type == "Conv":
-            results = (node.output[0], *_behind(model, node.output[0]))
-            written = next((elements[value] for value in results if value in elements), read)
-            rate = _CONV * site.elements / (p * q) if site.shape[1] > 1 else 0.0
-            saved = rate * written + _CONVERSION * (read + written)
+            written = elements.get(graph.result(node), elements.get(node.output[0], read))
+            saved = _saved_by_convolution(site, written / (p * q), written)
         else:
-            saved = _PRODUCT * read * p * q + _WEIGHT * site.elements + _CONVERSION * read
+            saved = _PRODUCT * read * p * q + _WEIGHT * site.elements
         found[name] = found.get(name, 0.0) + saved
     return found
 
 
-def _behind(model: ModelProto, name: str) -> list[str]:
-    return [output for node in model.graph.node if name in node.input for output in node.output]
+def _saved_by_convolution(site: WeightTensor, positions: float, written: float) -> float:
+    depth = site.elements / site.shape[0]
+    rates = _DEPTHWISE if site.shape[1] == 1 else _MULTIPLICATION
+    on_float, on_integers = (
+        pixel * positions + rate * depth * written for pixel, rate in zip(_PIXEL, rates, strict=True)
+    )
+    return on_float - on_integers
+
+
+def total_saved(
+    model: ModelProto, sites: Mapping[str, LocatedWeight], placement: Placement, elements: Mapping[str, float]
+) -> float:
+    """What all integer layers save for one sample, without what conversions take.
+
+    Args:
+        model: As `saved_nanoseconds`.
+        sites: As `saved_nanoseconds`.
+        placement: As `saved_nanoseconds`.
+        elements: As `saved_nanoseconds`.
+
+    Returns:
+        Nanoseconds.
+    """
+    made = {value.name for value in placement.values if value.readers is None}
+    graph, read_as_float = ValueGraph(model), set[str]()
+    for node in model.graph.node:
+        integer = any(name in placement.layers for name in node.output) or (node.output and graph.result(node) in made)
+        read_as_float |= set() if integer else made & set(node.input)
+    converted = [v.name for v in placement.values if v.readers is not None or v.name in read_as_float]
+    spent = _CONVERSION * sum(elements.get(name, 0.0) for name in converted if name not in graph.constants)
+    between = made - {graph.result(node) for node, _ in _layers(model, placement)}
+    saved = _ELEMENTWISE * sum(elements.get(name, 0.0) for name in between)
+    return saved + sum(saved_nanoseconds(model, sites, placement, elements).values()) - spent
 
 
 def elements_of_products(
@@ -73,9 +111,12 @@ def elements_of_products(
         For one sample, by the name of the operand.
     """
     found: dict[str, float] = {}
-    for node in model.graph.node:
-        name = placement.layers.get(node.output[0]) if node.output else None
-        if name is not None:
-            p, _, q, _ = sites[name].site.layout.sizes(sites[name].site.shape)
-            found[node.input[0]] = rows.get(node.input[0], 1.0) * sites[name].site.elements / (p * q)
+    for node, name in _layers(model, placement):
+        p, _, q, _ = sites[name].site.layout.sizes(sites[name].site.shape)
+        found[node.input[0]] = rows.get(node.input[0], 1.0) * sites[name].site.elements / (p * q)
     return found
+
+
+def _layers(model: ModelProto, placement: Placement) -> Sequence[tuple[NodeProto, str]]:
+    layers = placement.layers
+    return [(node, layers[node.output[0]]) for node in model.graph.node if node.output and node.output[0] in layers]
