@@ -12,7 +12,7 @@ from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 def slow_layers(rounding: Rounding, in_float: set[str]) -> set[str]:
     """Find layers that are quicker in float, together with all that they hand codes to and take codes from.
 
-    A single layer among others on integers is not considered: in float, conversions around it and the operators behind it
+    A single layer among others on integers is not considered: in float, conversions around it and operators behind it
     take longer too.
 
     Args:
