@@ -99,3 +99,24 @@ def test_other_methods_clip_outliers_and_keep_short_tails() -> None:
         assert -20 < low < -2 and 2 < high <= 20
         low, high = METHODS[name](counted(np.random.default_rng(2).uniform(-1, 1, 40_000)))
         assert high - low > 1.9
+
+
+def test_of_large_arrays_some_elements_are_counted_and_the_ends_are_those_of_all() -> None:
+    values = np.random.default_rng(2).standard_normal(1_000_000).astype(np.float32)
+    values[123_457] = 9
+    large, small = Histogram(), Histogram()
+    large.add(values)
+    for part in np.split(values, 100):
+        small.add(part)
+    assert large.total == small.total == 1_000_000 and large.high == small.high == 9
+    assert small.counts()[1].sum() == 1_000_000 != large.counts()[1].sum()
+    errors = [rounding_error(values, METHODS["mse"](one)) for one in (large, small)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+
+
+def test_counted_elements_do_not_follow_an_axis() -> None:
+    striped = np.tile(np.arange(8, dtype=np.float32), 1 << 18)
+    one = Histogram()
+    one.add(striped)
+    counts = one.counts()[1]
+    assert len(counts) == 8 and counts.max() - counts.min() < 0.001 * counts.max()

@@ -65,7 +65,10 @@ def layers_in_float(rounding: Rounding, goal: GuardGoal, data: Data) -> set[str]
     each = multiplications(rounding.model, shapes) * len(rounding.placement.values)
     few = _first(rows, int(np.clip(_MULTIPLICATIONS / max(each, 1), 1, _MOST_ROWS)))
     some = run_all(session, few)
-    alone = {v.name: noise_of(rounding.rounded((v,)), some, few) for v in rounding.placement.values}
+    constants = {tensor.name for tensor in rounding.model.graph.initializer}
+    # Values on the grid of others, and constants, are rounded without an error.
+    noisy = [v for v in rounding.placement.values if v.grid == v.name and v.name not in constants]
+    alone = {v.name: noise_of(rounding.rounded((v,)), some, few) for v in noisy}
     saved = {name: max(nanoseconds, 1.0) for name, nanoseconds in rounding.saved().items()}
     chosen = _search(rounding, goal, alone, saved)
     if not chosen:

@@ -9,20 +9,27 @@ BINS = 4096
 """Bins of a histogram: 16 to 32 for each of 256 codes over the range of the values."""
 
 
+_MOST = 1 << 17
+"""Most elements of an array that are counted: bounds the time."""
+
+
 class Histogram:
     """Counts of values in bins of equal width, symmetric around 0.
 
-    The range doubles when a value is outside; two neighbours are then one bin. Counts are exact.
+    The range doubles when a value is outside; two neighbours are then one bin. Of large arrays evenly spaced elements
+    are counted; the smallest and the largest value are those of all.
 
     Attributes:
         low: The smallest value; at most 0.
         high: The largest value; at least 0.
         usable: Whether all values were finite.
+        total: Number of values.
     """
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
         self.usable = True
+        self.total = 0
         self._reach = 0.0
         self._counts = np.zeros(BINS, np.int64)
 
@@ -40,8 +47,9 @@ class Histogram:
             self.usable = False
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
+        self.total += flat.size
         self._widen(max(-self.low, self.high))
-        self._counts += np.bincount(self._places(flat), minlength=BINS)
+        self._counts += np.bincount(self._places(flat[:: _step(flat.size)]), minlength=BINS)
 
     def _places(self, values: NDArray[np.generic]) -> NDArray[np.int64]:
         """The bin of each value; where all were 0, the one above 0."""
@@ -66,14 +74,10 @@ class Histogram:
         """
         self.usable = self.usable and other.usable
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.total += other.total
         self._widen(max(-self.low, self.high))
         middles, counts = other.counts()
         np.add.at(self._counts, self._places(middles), counts)
-
-    @property
-    def total(self) -> int:
-        """Number of values."""
-        return int(self._counts.sum())
 
     def counts(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The bins that hold values.
@@ -83,3 +87,11 @@ class Histogram:
         """
         filled = np.flatnonzero(self._counts)
         return ((filled + 0.5) / (BINS // 2) - 1) * self._reach, self._counts[filled]
+
+
+def _step(size: int) -> int:
+    """Distance of counted elements: a prime, so that it does not follow the axes of the array."""
+    step = -(-size // _MOST)
+    while any(step % k == 0 for k in range(2, int(step**0.5) + 1)):
+        step += 1
+    return step
