@@ -111,7 +111,7 @@ def test_of_large_arrays_some_elements_are_counted_and_the_ends_are_those_of_all
     assert large.total == small.total == 1_000_000 and large.high == small.high == 9
     assert small.counts()[1].sum() == 1_000_000 != large.counts()[1].sum()
     errors = [rounding_error(values, METHODS["mse"](one)) for one in (large, small)]
-    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
 
 
 def test_counted_elements_do_not_follow_an_axis() -> None:
