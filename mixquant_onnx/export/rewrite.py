@@ -14,12 +14,14 @@ from mixquant_onnx.export.encode import encode
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
 from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
+from mixquant_onnx.export.encodings.lstm_kernel import LstmKernel
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.integer_products import keep_integer_products
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.export.place import Replacement, put_in_place
+from mixquant_onnx.export.quantized_lstm import quantize_lstms
 from mixquant_onnx.model.scopes import Scope, fresh_names
 from mixquant_onnx.model.weights import LocatedWeight, Reader, located_in
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -96,6 +98,9 @@ def rewrite(
     keep_integer_products(model, [reader for located in on_integers for reader in located.readers], fresh)
     _put_into(model, sites, encoded, notes)
     values = {name: made.nodes[-1].output[0] for name, made in encoded.items()}
+    quantize_lstms(
+        model, {values[name] for name, storage in storages.items() if isinstance(storage, LstmKernel)}, fresh
+    )
     return Rewritten(
         nbytes={name: made.nbytes for name, made in encoded.items()},
         storages=storages,

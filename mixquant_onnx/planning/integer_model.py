@@ -16,6 +16,7 @@ from mixquant_onnx.export.activations import at_integer_opset, round_dynamically
 from mixquant_onnx.export.fold_convolutions import fold_convolutions
 from mixquant_onnx.export.integer_form import drop_unread, restore, to_integer_form
 from mixquant_onnx.export.ir_version import raise_ir
+from mixquant_onnx.export.targets.lstm_kernels import in_lstm
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.planning.float_layers import layers_in_float
 from mixquant_onnx.planning.guard_goal import GuardGoal
@@ -90,10 +91,30 @@ def integer_model(
         ModelError: The model cannot be raised to the opset that is needed.
         DataError: The model does not run on the samples.
     """
+    made = _rounded(loaded, selection, options, split, goal or GuardGoal())
+    if not isinstance(made, str):
+        return made
+    lstms = [name for name, located in selected_weights(loaded.model, selection).items() if in_lstm(located)]
+    if not lstms:
+        return made
+    model = ModelProto()
+    model.CopyFrom(loaded.model)
+    return IntegerModel(
+        loaded=replace(loaded, model=model, original=loaded.model),
+        placement=Placement(layers={}),
+        ranges="dynamic",
+        balance=0.0,
+    )
+
+
+def _rounded(
+    loaded: Loaded, selection: SelectionOptions, options: ActivationOptions, split: DataSplit | None, goal: GuardGoal
+) -> IntegerModel | str:
+    """The model with rounded values, or why there are none."""
     if rounds_activations(loaded.model):
         raise OptionError("--activations: this model has activations on integers already; leave it out")
     model = at_integer_opset(loaded.model)
-    notes, goal = raise_ir(model), goal or GuardGoal()
+    notes = raise_ir(model)
     if options.activations == "dynamic" or split is None:
         return _dynamic(loaded, model, selection, options, split, goal, notes)
     fold_convolutions(model)

@@ -14,6 +14,7 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.encodings.native_types import NATIVE_WIDTHS
 from mixquant_onnx.export.integer_kernels import dequantized_values
 from mixquant_onnx.export.targets.integer_kernels import on_integers
+from mixquant_onnx.export.targets.lstm_kernels import in_lstm
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, row_from_json, row_to_json, site_errors
@@ -72,7 +73,7 @@ def search(
     dequantized = dequantized_values(loaded.model, ()) if form.integer else frozenset[str]()
 
     def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
-        if form.integer is None or not on_integers(located, dequantized):
+        if form.integer is None or not (on_integers(located, dequantized) or in_lstm(located)):
             return site_errors(located.site, values, wanted, estimate)
         return integer_errors(located.site, values, wanted, form.integer, estimate)
 

@@ -134,7 +134,7 @@ def _compare(batch: Sequence[_Stored], decoded: Sequence[FloatArray]) -> None:
 
 def _decoder_model(model: ModelProto, scope: Scope, names: Sequence[str]) -> ModelProto:
     """A model without inputs that outputs the values `names` of `scope` as float32."""
-    nodes, tensors = _needed(scope, names)
+    nodes, tensors = needed(scope, names)
     outputs = []
     for name in names:
         nodes.append(helper.make_node("Cast", [name], [f"{name}.as_float32"], to=TensorProto.FLOAT))
@@ -146,7 +146,7 @@ def _decoder_model(model: ModelProto, scope: Scope, names: Sequence[str]) -> Mod
     return small
 
 
-def _needed(scope: Scope, names: Sequence[str]) -> tuple[list[NodeProto], list[TensorProto]]:
+def needed(scope: Scope, names: Sequence[str]) -> tuple[list[NodeProto], list[TensorProto]]:
     """The nodes and tensors of `scope` that `names` are computed from, nodes in their order there."""
     order = {output: position for position, node in enumerate(scope.body.node) for output in node.output}
     stored = {t.name: t for t in scope.body.initializer} if isinstance(scope.body, GraphProto) else {}

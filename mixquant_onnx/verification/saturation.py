@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
+from mixquant_onnx.export.encodings.lstm_kernel import LstmKernel
 from mixquant_onnx.export.encodings.storage import Storage
 from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.rows import effective_grid, expand_params, to_rows
@@ -46,7 +47,7 @@ def overflowing(quantized: Mapping[str, QuantizedTensor], storages: Mapping[str,
     Returns:
         Names of weights.
     """
-    integer = (name for name, storage in storages.items() if isinstance(storage, Int8Kernel))
+    integer = (name for name, storage in storages.items() if isinstance(storage, Int8Kernel | LstmKernel))
     return tuple(name for name in integer if not _fits(largest_pair(quantized[name])))
 
 

@@ -12,6 +12,7 @@ from mixquant_onnx.data.noise import Data
 from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.quantized_lstm import plain_lstms
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight
@@ -21,6 +22,7 @@ from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.codes import verify_codes
 from mixquant_onnx.verification.equivalence import check_equivalence, dequantized_weights
 from mixquant_onnx.verification.labels import float_accuracy
+from mixquant_onnx.verification.lstms import check_lstms
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.saturation import overflowing
@@ -73,11 +75,12 @@ def verify(
     progress("verify", 0, _STEPS)
     sessions = [] if refusal is not None else _sessions(source)
     progress("verify", 1, _STEPS)
-    decoder = verify_codes(saved, sites, quantized, rewritten.values, rewritten.transposed)
+    plain = _in_standard_operators(saved, bool(sessions))
+    decoder = verify_codes(plain, sites, quantized, rewritten.values, rewritten.transposed)
     progress("verify", 2, _STEPS)
     outputs = _NOT_COMPARED
     if sessions and data is not None:
-        outputs = _compared(loaded, saved, sites, quantized, sessions, data, progress)
+        outputs = _compared(loaded, plain, sites, quantized, sessions, data, progress, plain is saved)
     progress("verify", 4, _STEPS)
     return Verification(
         codes=len(quantized),
@@ -94,6 +97,14 @@ def verify(
         optimism_db=optimism_db,
         overflowing=overflowing(quantized, rewritten.storages),
     )
+
+
+def _in_standard_operators(saved: ModelProto, runs: bool) -> ModelProto:
+    """The model with LSTM in place of its integer kernel. Raises ProofError where these differ."""
+    plain = plain_lstms(saved)
+    if plain is not saved and runs:
+        check_lstms(saved, plain)
+    return plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +133,7 @@ def _sessions(source: ModelProto | Path) -> list[Session]:
 def _compared(
     loaded: Loaded, saved: ModelProto, sites: Mapping[str, LocatedWeight],
     quantized: Mapping[str, QuantizedTensor],
-    sessions: list[Session], data: Data, progress: Progress,
+    sessions: list[Session], data: Data, progress: Progress, as_written: bool,
 ) -> _Outputs:  # fmt: skip
     """Compare outputs with the reference with the same weights, then with the float model's."""
     original = loaded.float_model
@@ -132,7 +143,8 @@ def _compared(
     accuracy = float_accuracy(wanted, data, session.outputs, axes)
     progress("verify", 3, _STEPS)
     with dequantized_weights(sites, quantized):
-        ratio = check_equivalence(saved, loaded.model, sessions[0], data, {q.dtype for q in quantized.values()})
+        exact = sessions[0] if as_written else Session(saved, "exact")
+        ratio = check_equivalence(saved, loaded.model, exact, data, {q.dtype for q in quantized.values()})
     quality = tuple(session_quality(wanted, one, data, axes) for one in sessions)
     return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy)
 

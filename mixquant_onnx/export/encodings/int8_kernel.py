@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixquant_onnx.config.activations import INTEGER_FROM_ORT
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.builder import Builder, Encoded, FreshName
 from mixquant_onnx.export.encodings.storage import SMALL_INTS_FROM_OPSET, Release, Storage
-from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 PER_CHANNEL_FROM_OPSET = 13
@@ -114,11 +115,23 @@ def encode_plain(q: QuantizedTensor, output: str, axis: int, transpose: bool, op
     along[axis] = -1
     zero = q.zero_point.reshape(along if q.zero_point.size > 1 else [1] * codes.ndim)
     builder = Builder(q, output, opset, fresh)
-    centred = (codes.astype(np.int16) - zero.astype(np.int16)).astype(np.int8)
     scale = _channels(q.scale).astype(np.float32)
-    inputs = [builder.store("codes", centred, counted=True), builder.store("scale", scale, counted=True)]
+    inputs = [builder.store("codes", centred(codes, zero), counted=True), builder.store("scale", scale, counted=True)]
     builder.node("DequantizeLinear", inputs, output, "dequantize", axis=axis)
     return builder.finish(output)
+
+
+def centred(codes: Codes, zero: Codes) -> NDArray[np.int8]:
+    """Codes minus their zero points.
+
+    Args:
+        codes: The codes.
+        zero: Zero points, broadcast.
+
+    Returns:
+        Levels as int8; differences must be from -128 to 127.
+    """
+    return (codes.astype(np.int16) - zero.astype(np.int16)).astype(np.int8)
 
 
 def _channels(scale: FloatArray) -> FloatArray:

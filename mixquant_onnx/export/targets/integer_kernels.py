@@ -53,13 +53,21 @@ def offer(weight: WeightInModel) -> Int8Kernel | None:
         bits=scheme.bits,
         axis=1 - axis if transpose else axis,
         transpose=transpose,
-        plain=_are_few(site.elements, scheme.bits, _NAMES) or _are_few(weight.facts.elements, scheme.bits, _FUNCTIONS),
+        plain=are_few(weight),
     )
 
 
-def _are_few(elements: int, bits: int, nbytes: int) -> bool:
-    """Whether bit planes save no more than some bytes."""
-    return elements * (8 - bits) <= 8 * nbytes
+def are_few(weight: WeightInModel) -> bool:
+    """Whether bit planes of a weight save fewer bytes than they take elsewhere.
+
+    Args:
+        weight: The weight.
+
+    Returns:
+        True where its codes are to be stored as int8.
+    """
+    saved = (8 - weight.scheme.bits) / 8
+    return weight.site.elements * saved <= _NAMES or weight.facts.elements * saved <= _FUNCTIONS
 
 
 def on_integers(located: LocatedWeight, dequantized: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ from typing import TypedDict
 from rich.console import Console
 
 from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
+from mixquant_onnx.export.encodings.lstm_kernel import LstmKernel
 from mixquant_onnx.report.inputs import Run
 
 
@@ -40,7 +41,7 @@ def data(run: Run) -> Integers | None:
     proof, storages = result.verification, result.rewritten.storages
     return {
         "integers": {
-            "layers": sum(isinstance(storage, Int8Kernel) for storage in storages.values()),
+            "layers": sum(isinstance(storage, Int8Kernel | LstmKernel) for storage in storages.values()),
             "weights": len(storages),
             "ranges": str(result.plan.settings.get("activation_ranges", "")),
             "balance": float(result.plan.settings.get("balance", 0.0)),
