@@ -22,13 +22,15 @@ from mixquant_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from mixquant_onnx.api import apply_plan, inspect, quantize, sweep
+    from mixquant_onnx.api import apply_plan, compare, inspect, quantize, sweep
     from mixquant_onnx.pipeline import RunResult
     from mixquant_onnx.planning.plan import Plan
+    from mixquant_onnx.verification.comparison import Comparison
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "DataError",
     "MetricError",
     "MixquantError",
@@ -43,6 +45,7 @@ __all__ = [
     "UnchangedError",
     "__version__",
     "apply_plan",
+    "compare",
     "inspect",
     "quantize",
     "sweep",
@@ -50,11 +53,13 @@ __all__ = [
 
 _LATE = {
     "apply_plan": "api",
+    "compare": "api",
     "inspect": "api",
     "quantize": "api",
     "sweep": "api",
     "RunResult": "pipeline",
     "Plan": "planning.plan",
+    "Comparison": "verification.comparison",
 }
 
 

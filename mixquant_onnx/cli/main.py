@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from mixquant_onnx.cli import inspect, quantize, sweep
+from mixquant_onnx.cli import compare, inspect, quantize, sweep
 from mixquant_onnx.cli.signals import stoppable
 from mixquant_onnx.errors import MixquantError
 
@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "quantize": quantize.main,
     "inspect": inspect.main,
     "sweep": sweep.main,
+    "compare": compare.main,
 }
 
 

@@ -41,6 +41,20 @@ def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
                 _add(group, one)
 
 
+def add_some(parser: Parser, title: str, keywords: Sequence[str]) -> None:
+    """Add a few options in a group of their own.
+
+    Args:
+        parser: The parser.
+        title: Title of the group.
+        keywords: Keywords of the options.
+    """
+    group = parser.add_argument_group(title)
+    known = {one.keyword: one for one in all_options()}
+    for keyword in keywords:
+        _add(group, known[keyword])
+
+
 def _add(group: Any, one: Option) -> None:
     shown = "" if one.kind in ("switch", "off") or one.default in (None, ()) else f" (default {one.shown})"
     told = {"dest": one.keyword, "default": argparse.SUPPRESS, "help": (one.help + shown).replace("%", "%%")}

@@ -16,10 +16,12 @@ def parser() -> Parser:
     made = Parser(
         prog="mixquant-onnx",
         usage="mixquant-onnx [quantize] IN.onnx OUT.onnx [options]\n       mixquant-onnx inspect IN.onnx [options]\n"
-        "       mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [options]",
+        "       mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [options]\n"
+        "       mixquant-onnx compare FLOAT.onnx OTHER.onnx --data rows.npz [options]",
         description="Quantize the weights of an ONNX model to 2..8 bits, layer by layer (MixQuant), for stock ONNX "
         "Runtime, and verify the result. `inspect` shows what would be done and writes nothing; `sweep` shows size "
-        "against quality for many plans. `mixquant-onnx inspect --help` and `mixquant-onnx sweep --help` tell more.",
+        "against quality for many plans; `compare` judges a file of whatever tool against its float model. "
+        "`mixquant-onnx sweep --help` and so on tell more.",
     )
     made.add_argument("paths", nargs="*", metavar="IN.onnx OUT.onnx", help="may be the same file")
     add_options(made)

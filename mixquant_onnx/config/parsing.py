@@ -156,11 +156,12 @@ def nbytes_of(text: str, nbytes: int) -> int:
     return int(number / 100 * nbytes) if found[2] == "%" else int(number * _UNITS[found[2].upper().rstrip("B") + "B"])
 
 
-def time_limit(value: str | float | None) -> str | None:
+def time_limit(value: str | float | None, flag: str = "--max-ms") -> str | None:
     """Check a limit of time.
 
     Args:
         value: Text such as `0.5x` (of float's time) or `12`, milliseconds; or milliseconds.
+        flag: Name of the option, for the message.
 
     Returns:
         The text; None stays None.
@@ -170,16 +171,17 @@ def time_limit(value: str | float | None) -> str | None:
     """
     if value is None:
         return None
-    milliseconds_of(str(value), 1.0)
+    milliseconds_of(str(value), 1.0, flag)
     return str(value)
 
 
-def milliseconds_of(text: str, float_ms: float) -> float:
+def milliseconds_of(text: str, float_ms: float, flag: str = "--max-ms") -> float:
     """Milliseconds of a limit.
 
     Args:
         text: `0.5x` or `12`, with or without `ms`.
         float_ms: What `x` multiplies.
+        flag: Name of the option, for the message.
 
     Returns:
         Milliseconds.
@@ -190,9 +192,7 @@ def milliseconds_of(text: str, float_ms: float) -> float:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(x|ms)?\s*", text)
     limit = float(found[1]) if found else 0.0
     if not found or not 0 < limit < math.inf:
-        raise OptionError(
-            f"--max-ms '{text}' is no limit; write for example 0.5x (of float's time) or 12 (milliseconds)"
-        )
+        raise OptionError(f"{flag} '{text}' is no limit; write for example 0.5x (of float's time) or 12 (milliseconds)")
     return limit * float_ms if found[2] == "x" else limit
 
 

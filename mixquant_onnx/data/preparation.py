@@ -42,6 +42,26 @@ def prepare(
     return _stand_in(model, options.data_free, selects, evaluation) if stands_in else None
 
 
+def all_rows(model: ModelProto, options: DataOptions) -> Data | None:
+    """All samples undivided, for comparisons to which nothing is fitted.
+
+    Args:
+        model: The float model.
+        options: Where data is read from.
+
+    Returns:
+        The user's samples, else proxy inputs, else noise; None where the model does not run on these.
+
+    Raises:
+        DataError: The user's samples do not fit the model.
+    """
+    if options.data is not None:
+        return _read(model, options.data, options.labels)
+    session = Session(model)
+    proxies = None if options.data_free else proxy_data(model, session)
+    return usable_data(session, model) if proxies is None else proxies
+
+
 def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Data | None) -> DataSplit | None:
     try:
         session = Session(model)

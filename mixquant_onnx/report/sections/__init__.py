@@ -15,6 +15,7 @@ from rich.console import Console
 from mixquant_onnx.report.inputs import Run, Sweep
 from mixquant_onnx.report.sections import (
     blocks,
+    comparison,
     compatibility,
     files,
     header,
@@ -29,6 +30,7 @@ from mixquant_onnx.report.sections import (
     weights,
     widening,
 )
+from mixquant_onnx.verification.comparison import Comparison
 
 Subject = TypeVar("Subject", contravariant=True)
 
@@ -63,6 +65,9 @@ SECTIONS: tuple[Section[Run], ...] = (
 SWEEP_SECTIONS: tuple[Section[Sweep], ...] = (tradeoff,)
 """Sections of a sweep."""
 
+COMPARISON_SECTIONS: tuple[Section[Comparison], ...] = (comparison,)
+"""Sections of a comparison."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Part:
@@ -72,15 +77,19 @@ class Part:
     data: Mapping[str, Any]
 
 
-def parts_of(subject: Run | Sweep) -> list[Part]:
+def parts_of(subject: Run | Sweep | Comparison) -> list[Part]:
     """The sections that have something to report.
 
     Args:
-        subject: A run or a sweep.
+        subject: A run, a sweep or a comparison.
 
     Returns:
         Sections with their data, in order.
     """
-    table: tuple[Section[Any], ...] = SWEEP_SECTIONS if isinstance(subject, Sweep) else SECTIONS
+    table: tuple[Section[Any], ...] = SECTIONS
+    if isinstance(subject, Sweep):
+        table = SWEEP_SECTIONS
+    elif isinstance(subject, Comparison):
+        table = COMPARISON_SECTIONS
     made = [(section, section.data(subject)) for section in table]
     return [Part(section=section, data=data) for section, data in made if data is not None]

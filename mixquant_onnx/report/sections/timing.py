@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from rich.console import Console
@@ -43,15 +44,27 @@ class Timing(TypedDict):
 
 def data(run: Run) -> Timing | None:
     """The figures; None where they were not measured."""
-    result = run.result
-    if result is None or not result.latency:
+    return None if run.result is None else timing_data(run.result.latency, run.result.memory)
+
+
+def timing_data(measured: Sequence[Latency], memory: tuple[Memory, Memory] | None) -> Timing | None:
+    """Times and memory as plain data.
+
+    Args:
+        measured: Times with different numbers of threads.
+        memory: Of the float model's session and of the other one's.
+
+    Returns:
+        Values that JSON has; None where nothing was measured.
+    """
+    if not measured:
         return None
     times: list[LatencyData] = [
-        {"threads": one.threads, "float_ms": one.float_ms, "written_ms": one.written_ms} for one in result.latency
+        {"threads": one.threads, "float_ms": one.float_ms, "written_ms": one.written_ms} for one in measured
     ]
-    if result.memory is None:
+    if memory is None:
         return {"latency": times, "memory": None}
-    before, after = result.memory
+    before, after = memory
     return {"latency": times, "memory": {"float": _data(before), "written": _data(after)}}
 
 
