@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import ModelProto
 
@@ -92,13 +93,7 @@ def compare(
     notes: list[str] = []
     layers = _layers(reference.model, other.model, data, notes)
     progress("compare", 3, _STEPS)
-    times: list[Latency] = []
-    measured: tuple[Memory, Memory] | None = None
-    if timed:
-        feed = batched(data, 1).feeds[0]
-        times = [latency(first, second, feed, threads) for threads in (1, 2)]
-        before, after = memory(first, feed), memory(second, feed)
-        measured = None if before is None or after is None else (before, after)
+    times, measured = _measured(first, second, data) if timed else ((), None)
     progress("compare", 4, _STEPS)
     exact = float_accuracy(wanted, data, session.outputs, axes)
     return Comparison(
@@ -106,13 +101,22 @@ def compare(
         quality=quality,
         float_accuracy=exact,
         layers=layers,
-        times=tuple(times),
+        times=times,
         memory=measured,
         samples=data.rows,
         data=data.name,
         origin=data.origin,
         notes=tuple(notes),
     )
+
+
+def _measured(
+    first: ModelProto | Path, second: ModelProto | Path, data: Data
+) -> tuple[tuple[Latency, ...], tuple[Memory, Memory] | None]:
+    feed = batched(data, 1).feeds[0]
+    times = tuple(latency(first, second, feed, threads) for threads in (1, 2))
+    before, after = memory(first, feed), memory(second, feed)
+    return times, None if before is None or after is None else (before, after)
 
 
 def _loaded(other: Loaded, session: Session) -> Session:
