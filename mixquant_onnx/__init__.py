@@ -22,9 +22,10 @@ from mixquant_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from mixquant_onnx.api import apply_plan, compare, inspect, quantize, sweep
+    from mixquant_onnx.api import apply_plan, inspect, quantize, sweep
     from mixquant_onnx.pipeline import RunResult
     from mixquant_onnx.planning.plan import Plan
+    from mixquant_onnx.verification.compare_models import compare
     from mixquant_onnx.verification.comparison import Comparison
 
 __version__ = "0.1.0"
@@ -53,7 +54,7 @@ __all__ = [
 
 _LATE = {
     "apply_plan": "api",
-    "compare": "api",
+    "compare": "verification.compare_models",
     "inspect": "api",
     "quantize": "api",
     "sweep": "api",

@@ -1,17 +1,16 @@
-"""The Python interface: quantize, inspect, sweep, compare, apply_plan. Nothing is printed."""
+"""The Python interface: quantize, inspect, sweep, apply_plan. Nothing is printed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixquant_onnx import run
 from mixquant_onnx.config.config import Config, config_of
-from mixquant_onnx.data.preparation import all_rows
-from mixquant_onnx.errors import DataError, ModelError, OptionError, PlanError, check_folder
+from mixquant_onnx.errors import OptionError, PlanError, check_folder
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.integer_kernels import WIDEST
 from mixquant_onnx.export.targets.table import target_named
@@ -27,11 +26,8 @@ from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_
 from mixquant_onnx.planning.table_file import check_table
 from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
 from mixquant_onnx.quantization.methods import method as known_method
-from mixquant_onnx.runtime.session import RuntimeFailure
 from mixquant_onnx.tradeoff import Point
 from mixquant_onnx.tradeoff import sweep as points_of
-from mixquant_onnx.verification.comparison import Comparison
-from mixquant_onnx.verification.comparison import compare as compared
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -165,46 +161,6 @@ def sweep(
     job = open_job(_loaded(model, config), replace(config, budget=budget))
     priced = price(job.searched(progress), budget.cost, job.work, progress)
     return points_of(priced, budget, job.execution, job.work, list(qems), bits, name_of(model), progress)
-
-
-def compare(
-    model: Model,
-    other: Model,
-    *,
-    data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    labels: str | Path | None = None,
-    data_free: bool = False,
-    benchmark: bool = True,
-    progress: Progress = quiet,
-) -> Comparison:
-    """Compare a model with another one that is to stand for it, made by whatever tool.
-
-    Args:
-        model: The float model: a path, an onnx ModelProto or an onnx_graphsurgeon Graph.
-        other: The other one, of the same inputs and outputs.
-        data: Samples, as for `quantize`; without, proxy inputs are generated.
-        labels: Classes of the samples.
-        data_free: Whether to generate noise instead.
-        benchmark: Whether to measure time and memory.
-        progress: Called with the stage, and how many of how many steps are done.
-
-    Returns:
-        The differences; `accuracy.gates.check_gates` compares them with limits.
-
-    Raises:
-        MixquantError: ModelError; DataError where the first model does not run on the samples; ProofError where the
-            other one does not load or run, or has other inputs or outputs.
-    """
-    given = {"data": data, "labels": labels, "data_free": data_free}
-    options = config_of(**{key: value for key, value in given.items() if value is not None}).data
-    first, second = as_loaded(model), as_loaded(other)
-    try:
-        rows = all_rows(first.model, options)
-    except RuntimeFailure as failure:
-        raise ModelError(f"{name_of(model)} does not load: {failure}") from failure
-    if rows is None:
-        raise DataError("no input is known that the first model runs on; give --data")
-    return compared(first, second, rows, timed=benchmark, progress=progress)
 
 
 def apply_plan(

@@ -53,10 +53,10 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from mixquant_onnx.accuracy.gates import check_gates
-    from mixquant_onnx.api import compare
     from mixquant_onnx.config.config import config_of
     from mixquant_onnx.report.sections import comparison, parts_of
     from mixquant_onnx.report.terminal import show
+    from mixquant_onnx.verification.compare_models import compare
 
     target = config_of(**keywords).accuracy
     given = {key: keywords[key] for key in _DATA if key in keywords}

@@ -1,0 +1,58 @@
+"""The Python interface of `mixquant-onnx compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from mixquant_onnx.config.config import config_of
+from mixquant_onnx.data.preparation import all_rows
+from mixquant_onnx.errors import DataError, ModelError
+from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model.files import as_loaded
+from mixquant_onnx.runtime.session import RuntimeFailure
+from mixquant_onnx.verification.comparison import Comparison
+from mixquant_onnx.verification.comparison import compare as compared
+
+
+def compare(
+    model: str | Path | ModelProto | Any,
+    other: str | Path | ModelProto | Any,
+    *,
+    data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    labels: str | Path | None = None,
+    data_free: bool = False,
+    benchmark: bool = True,
+    progress: Progress = quiet,
+) -> Comparison:
+    """Compare a model with another one that is to stand for it, made by whatever tool.
+
+    Args:
+        model: The float model: a path, an onnx ModelProto or an onnx_graphsurgeon Graph.
+        other: The other one, of the same inputs and outputs.
+        data: Samples, as for `quantize`; without, proxy inputs are generated.
+        labels: Classes of the samples.
+        data_free: Whether to generate noise instead.
+        benchmark: Whether to measure time and memory.
+        progress: Called with the stage, and how many of how many steps are done.
+
+    Returns:
+        The differences; `accuracy.gates.check_gates` compares them with limits.
+
+    Raises:
+        MixquantError: ModelError; DataError where the first model does not run on the samples; ProofError where the
+            other one does not load or run, or has other inputs or outputs.
+    """
+    given = {"data": data, "labels": labels, "data_free": data_free}
+    options = config_of(**{key: value for key, value in given.items() if value is not None}).data
+    first, second = as_loaded(model), as_loaded(other)
+    try:
+        rows = all_rows(first.model, options)
+    except RuntimeFailure as failure:
+        raise ModelError(f"the first model does not load: {failure}") from failure
+    if rows is None:
+        raise DataError("no input is known that the first model runs on; give --data")
+    return compared(first, second, rows, timed=benchmark, progress=progress)
