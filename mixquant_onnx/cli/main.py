@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from mixquant_onnx.cli import compare, inspect, quantize, sweep
+from mixquant_onnx.cli import compare, diff, inspect, quantize, sweep
 from mixquant_onnx.cli.signals import stoppable
 from mixquant_onnx.errors import MixquantError
 
@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "inspect": inspect.main,
     "sweep": sweep.main,
     "compare": compare.main,
+    "diff": diff.main,
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixquant_onnx.config.config import STAGES, all_options
+from mixquant_onnx.config.file import options_of_file
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.errors import OptionError
 
@@ -34,6 +35,10 @@ def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
         parser: The parser.
         without: Keywords of options to leave out.
     """
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="options from this file (default mixquant.toml or [tool.mixquant] in pyproject.toml, where there is one)",
+    )  # fmt: skip
     for title, stage in STAGES.values():
         group = parser.add_argument_group(title)
         for one in options_in(stage):
@@ -68,14 +73,22 @@ def _add(group: Any, one: Option) -> None:
 
 
 def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `config/` that were given.
+    """The options of `config/` that were given, and those of the file of options.
 
     Args:
         args: What the parser returned.
 
     Returns:
-        Values as text by keyword.
+        Values by keyword; those of the command line as text.
+
+    Raises:
+        OptionError: The file is not understood.
     """
+    kept = options_of_file(args.config) if "config" in args else {}
+    return {**kept, **_given(args)}
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {one.keyword: getattr(args, one.keyword) for one in all_options() if hasattr(args, one.keyword)}
 
 

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx.report.terminal import show
     from mixquant_onnx.tradeoff import sweep
 
-    keywords = keywords_in(args)
+    keywords = {key: value for key, value in keywords_in(args).items() if key not in ("qem", "avg_bits")}
     qems, bits = _plans(args, keywords)
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
     check_table_of(keywords, {"the model": source, "the file of --csv": args.csv, "the file of --json": args.json})

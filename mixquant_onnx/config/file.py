@@ -1,0 +1,84 @@
+"""Options from a file: mixquant.toml, or [tool.mixquant] in pyproject.toml."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixquant_onnx.config import parsing
+from mixquant_onnx.config.config import all_options
+from mixquant_onnx.errors import OptionError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAMES = ("mixquant.toml", "pyproject.toml")
+"""Files that are looked for in the working folder, the first that there is."""
+
+
+def file_of_options(path: Path | None) -> Path | None:
+    """The file that options are read from.
+
+    Args:
+        path: The file that was asked for; None for the first of `NAMES` in the working folder that has options.
+
+    Returns:
+        The file; None where there is none.
+    """
+    if path is not None:
+        return path
+    return next((Path(name) for name in NAMES if Path(name).is_file() and _has_options(Path(name))), None)
+
+
+def _has_options(path: Path) -> bool:
+    return path.name != "pyproject.toml" or b"[tool.mixquant" in path.read_bytes()
+
+
+def options_of_file(path: Path | None) -> dict[str, Any]:
+    """The options of a file, by keyword.
+
+    Names are those of the Python interface, with `-` or `_`: `avg-bits = 4.5`, `exclude = ["head.*"]`. Paths are
+    relative to the folder of the file.
+
+    Args:
+        path: As `file_of_options`.
+
+    Returns:
+        Options; none where there is no file.
+
+    Raises:
+        OptionError: The file cannot be read, or has names that are no options, or values of another type.
+    """
+    found = file_of_options(path)
+    if found is None:
+        return {}
+    try:
+        data: Any = tomllib.loads(found.read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"{found} cannot be read: {error}") from error
+    if found.name == "pyproject.toml":
+        data = data.get("tool", {}).get("mixquant", {})
+    if not isinstance(data, dict):
+        raise OptionError(f"{found}: [tool.mixquant] is no table of options")
+    return _checked(data, found)
+
+
+def _checked(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    known = {one.keyword: one for one in all_options()}
+    known |= {one.flag.lstrip("-").replace("-", "_"): one for one in all_options() if one.kind != "off"}
+    made: dict[str, Any] = {}
+    for name, value in data.items():
+        one = known.get(name.replace("-", "_"))
+        if one is None:
+            raise OptionError(f"{path}: '{name}' is no option; see mixquant-onnx --help")
+        if one.kind in ("switch", "off") and not isinstance(value, bool):
+            raise OptionError(f"{path}: {name} takes true or false, not {value!r}")
+        if isinstance(value, dict) or (isinstance(value, bool) and one.kind not in ("switch", "off")):
+            raise OptionError(f"{path}: {name} takes a value as in --help, not {value!r}")
+        inside = one.convert in (parsing.path, parsing.rows) and isinstance(value, str)
+        made[one.keyword] = str(path.parent / value) if inside else value
+    return made

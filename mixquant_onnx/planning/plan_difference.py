@@ -1,0 +1,50 @@
+"""What differs between two plans, for reviewers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mixquant_onnx.planning.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanDifference:
+    """Differences, each as text of the first plan and of the second; "float" for a weight that is not quantized.
+
+    Attributes:
+        settings: Options, rule and budget, by name.
+        weights: Schemes by the name of the weight, in the order of the second plan.
+    """
+
+    settings: dict[str, tuple[str, str]]
+    weights: dict[str, tuple[str, str]]
+
+    @property
+    def empty(self) -> bool:
+        """Whether the plans are the same."""
+        return not self.settings and not self.weights
+
+
+def difference(first: Plan, second: Plan) -> PlanDifference:
+    """Compare two plans.
+
+    Args:
+        first: The plan before.
+        second: The plan after.
+
+    Returns:
+        What differs; reasons of skipped tensors do not count.
+    """
+    one, other = ({"rule or budget": plan.allocator, **plan.settings} for plan in (first, second))
+    names = [*second.sites, *(name for name in first.sites if name not in second.sites)]
+    schemes = {name: (_scheme(first, name), _scheme(second, name)) for name in names}
+    settings = {key: (str(one.get(key, "-")), str(other.get(key, "-"))) for key in {**one, **other}}
+    return PlanDifference(settings=_changed(settings), weights=_changed(schemes))
+
+
+def _scheme(plan: Plan, name: str) -> str:
+    return str(plan.sites[name]) if name in plan.sites else "float"
+
+
+def _changed(pairs: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

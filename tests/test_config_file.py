@@ -1,0 +1,72 @@
+"""Options from mixquant.toml or pyproject.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from cases import text, weight
+
+import mixquant_onnx as mq
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.config.file import options_of_file
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_names_are_those_of_the_options(folder: Path) -> None:
+    (folder / "mixquant.toml").write_text(
+        'avg-bits = 4.5\nbits = [4, 8]\nmin_size = 100\nexclude = ["head.*"]\nsymmetric = true\nverify = false\n'
+        'data = "rows.npz"\nfor = "size"\n'
+    )
+    assert options_of_file(None) == {
+        "avg_bits": 4.5, "bits": [4, 8], "min_size": 100, "exclude": ["head.*"], "symmetric": True, "verify": False,
+        "data": "rows.npz", "optimize_for": "size",
+    }  # fmt: skip
+
+
+def test_paths_are_relative_to_the_file(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "options.toml").write_text('data = "rows.npz"\ntable = "/t"\n')
+    found = options_of_file(Path("sub/options.toml"))
+    assert found == {"data": str(Path("sub/rows.npz")), "table": "/t"}
+
+
+def test_pyproject_is_read_where_it_has_options(folder: Path) -> None:
+    assert options_of_file(None) == {}
+    (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert options_of_file(None) == {}
+    (folder / "pyproject.toml").write_text("[tool.mixquant]\nqem = 4\n")
+    assert options_of_file(None) == {"qem": 4}
+    (folder / "mixquant.toml").write_text("qem = 8\n")
+    assert options_of_file(None) == {"qem": 8}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("qemm = 2", "'qemm' is no option"), ("qem = [", "cannot be read"), ("verify = 1", "takes true or false"),
+        ("qem = true", "takes a value"), ("[qem]\nx = 1", "takes a value"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_file(content: str, says: str, folder: Path) -> None:
+    (folder / "mixquant.toml").write_text(content)
+    with pytest.raises(mq.OptionError, match=says) as raised:
+        options_of_file(None)
+    assert "mixquant.toml" in str(raised.value)
+
+
+def test_the_command_line_wins(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(text("g (float[N,64] x, float[64,64] w) => (float[N,64] y) { y = MatMul (x, w) }", w=weight(64, 64)),
+              folder / "m.onnx")  # fmt: skip
+    (folder / "mixquant.toml").write_text('bits = 4\nmethod = "mse"\n')
+    for given, bits in (([], 4), (["--bits", "8"], 8)):
+        assert main(["m.onnx", "o.onnx", "--data-free", "--plan", "p.json", *given]) == 0
+        assert f'"w{bits}.channel.mse"' in (folder / "p.json").read_text()
+    assert main(["m.onnx", "o.onnx", "--config", "none.toml"]) == 2
+    assert "none.toml cannot be read" in capsys.readouterr().err
