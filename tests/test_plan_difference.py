@@ -23,7 +23,8 @@ def test_changed_weights_and_settings_are_told(tmp_path: Path, capsys: pytest.Ca
     second = write(tmp_path / "b", {"u": "w4.channel.mse", "v": "w6.channel.mse", "x": "w8.channel.mse"}, qem=4)
     assert main(["diff", first, second]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "qem: 2 -> 4", "v: w5.channel.mse -> w6.channel.mse", "x: float -> w8.channel.mse", "w: w3.channel.mse -> float",
+        "qem: 2 -> 4", "v: w5.channel.mse -> w6.channel.mse", "x: float -> w8.channel.mse",
+        "w: w3.channel.mse -> float",
     ]  # fmt: skip
     assert main(["diff", first, first]) == 0 and capsys.readouterr().out == ""
 
