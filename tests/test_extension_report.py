@@ -46,7 +46,7 @@ def test_a_section_of_the_table_is_in_the_terminal_and_in_the_summary(
     position = sections.SECTIONS.index(sections.size)
     table = (*sections.SECTIONS[:position], Widest(), *sections.SECTIONS[position:])
     monkeypatch.setattr(sections, "SECTIONS", table)
-    summary = summary_of(model, output, "--bits", "4", "--no-verify", to=tmp_path / "run.json")
+    summary = summary_of(model, output, "--bits", "4", "--no-verify", "-v", to=tmp_path / "run.json")
     assert summary == {**plain, "widths": [4]} and list(summary) == [*plain, "widths"]
     printed = capsys.readouterr().out
     assert printed.index("left as float:") < printed.index("widths: [4]") < printed.index("size:")

@@ -212,7 +212,7 @@ def test_nan_where_float_has_none_is_told_in_the_table_and_warned_of(
     model, rows = roots()
     onnx.save(model, tmp_path / "m.onnx")
     data = data_file(tmp_path, rows)
-    arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "2", "--rounding", "nearest"]
+    arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "-v", "--bits", "2", "--rounding", "nearest"]
     assert main([*arguments, "--data", str(data), "--json", str(tmp_path / "s.json")]) == 0
     proof = json.loads((tmp_path / "s.json").read_text())["verification"]
     assert proof["quality"][1]["sqnr_db"] == "-inf" and proof["quality"][1]["outputs"][0]["nan"] > 0
@@ -372,7 +372,7 @@ def test_a_detector_whose_number_of_rows_changes_is_quantized_and_said_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx.save(with_nms(), tmp_path / "m.onnx")
-    arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "2"]
+    arguments = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "-v", "--bits", "2"]
     assert main([*arguments, "--json", str(tmp_path / "s.json")]) == 0
     deployed = json.loads((tmp_path / "s.json").read_text())["verification"]["quality"][1]
     assert deployed["sqnr_db"] == "-inf" and deployed["outputs"][1]["changed_shapes"] > 0

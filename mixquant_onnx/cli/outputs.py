@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from mixquant_onnx.report.inputs import Run
 
 
+STANDARD_OUTPUT = Path("-")
+"""In place of a file: the JSON goes to standard output, and nothing else does."""
+
+
 def add_report(made: argparse.ArgumentParser) -> None:
     """Add the options for files that quantize and inspect write beside the model."""
     group = made.add_argument_group("Plan and report")
-    group.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
+    group.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the summary as JSON; - for standard output alone"
+    )
     group.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
     group.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
+    group.add_argument("-v", "--verbose", action="store_true", help="all tables")
+    group.add_argument("-q", "--quiet", action="store_true", help="one line")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -49,7 +57,7 @@ def check_outputs(*paths: Path | None) -> None:
     from mixquant_onnx.model.files import check_writable
 
     for path in paths:
-        if path is not None:
+        if path is not None and path != STANDARD_OUTPUT:
             check_writable(path)
 
 
@@ -109,6 +117,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
+    from mixquant_onnx.report.brief import one_line, one_screen
     from mixquant_onnx.report.sections import parts_of
     from mixquant_onnx.report.summary import summary_of
     from mixquant_onnx.report.terminal import show
@@ -116,9 +125,18 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     if args.plan is not None:
         write_json(args.plan, plan.to_json())
     parts = parts_of(run)
-    show(parts, Console(highlight=False))
+    summary, console = summary_of(parts), Console(highlight=False)
+    if args.json == STANDARD_OUTPUT:
+        print(json.dumps(summary, indent=1))
+        return
+    if args.quiet:
+        print(one_line(summary))
+    elif args.verbose or run.result is None:
+        show(parts, console)
+    else:
+        one_screen(summary, console)
     if args.json is not None:
-        write_json(args.json, summary_of(parts))
+        write_json(args.json, summary)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mixquant_onnx.cli.outputs import add_report, check_outputs, check_table_of, named_files, plan_to_replay, report
+from mixquant_onnx.cli.outputs import (
+    STANDARD_OUTPUT,
+    add_report,
+    check_outputs,
+    check_table_of,
+    named_files,
+    plan_to_replay,
+    report,
+)
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.errors import OptionError
@@ -57,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
     check_outputs(output, args.json, args.plan)
     from mixquant_onnx import run
+    from mixquant_onnx.accuracy.search import silent
     from mixquant_onnx.api import check_data, checked_config, replayed
     from mixquant_onnx.cli.stages import stages_of
     from mixquant_onnx.model.files import load
@@ -73,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             planned, result = replayed(loaded, given, config, output, str(source), line)
         else:
             # Not by a Console of rich, which would write into the line of progress.
-            planned, result = run.run(loaded, config, output, str(source), line, print, line.opened("quantize"))
+            tell = silent if args.quiet or args.json == STANDARD_OUTPUT else print
+            planned, result = run.run(loaded, config, output, str(source), line, tell, line.opened("quantize"))
     report(Run(planned=planned, result=result), result.plan, args)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -58,6 +59,26 @@ def short(name: str, width: int = 36) -> str:
         The name, or an ellipsis and its end.
     """
     return name if len(name) <= width else "…" + name[1 - width :]
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Names cut in the middle to at most `width` characters, where they still differ if that is possible.
+
+    Args:
+        names: The names.
+        width: Most characters.
+
+    Returns:
+        The names in order.
+    """
+    best: list[str] = []
+    for head in sorted(range(max(width - 1, 1)), key=lambda h: abs(h - width // 3)):
+        tail = width - 1 - head
+        cut = [name if len(name) <= width else f"{name[:head]}…{name[len(name) - tail :]}" for name in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+        best = best or cut
+    return best
 
 
 def table(title: str | None = None) -> Table:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.report.formats import SHOWN, decibels, finite, print_rest, short, table
+from mixquant_onnx.report.formats import SHOWN, decibels, finite, print_rest, shortened, table
 from mixquant_onnx.report.inputs import Run
 
 
@@ -72,7 +72,7 @@ def render(console: Console, data: Weights) -> None:
     tensors = data["tensors"]
     if not tensors:
         return
-    console.print(_table(tensors, console.width))
+    console.print(weights_table(tensors, console.width))
     print_rest(console, len(tensors), "tensors")
     spread = ", ".join(f"{count} at {bits} bits" for bits, count in data["bits"].items())
     console.print(f"bits: {spread}; {data['average_bits']:.2f} bits a weight on average with scales and zero points")
@@ -108,7 +108,17 @@ def _sqnr(power: float, qe: float) -> float:
     return 10 * (math.log10(power) - math.log10(qe)) if power > 0 else -math.inf
 
 
-def _table(tensors: Sequence[TensorData], width: int) -> Table:
+def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN) -> Table:
+    """A table of weights, the lowest SQNR first.
+
+    Args:
+        tensors: The weights.
+        width: Columns of the terminal.
+        shown: Most rows.
+
+    Returns:
+        The table.
+    """
     made = table(f"{len(tensors)} weight tensors, worst SQNR first")
     fixed = [
         ("shape", "left", max(5, *(len(_shape(t)) for t in tensors))),
@@ -118,12 +128,14 @@ def _table(tensors: Sequence[TensorData], width: int) -> Table:
         ("SQNR", "right", max(7, *(len(decibels(t["sqnr_db"])) for t in tensors))),
     ]
     room = width - sum(4 + size for _, _, size in fixed) - 4
-    made.add_column("tensor", overflow="ellipsis", no_wrap=True, width=min(40, max(12, room)))
+    room = min(40, max(12, room))
+    made.add_column("tensor", overflow="ellipsis", no_wrap=True, width=room)
     for name, justify, size in fixed:
         made.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True, width=size)
-    for t in sorted(tensors, key=_order)[:SHOWN]:
+    worst = sorted(tensors, key=_order)[:shown]
+    for name, t in zip(shortened([t["name"] for t in worst], room), worst, strict=True):
         made.add_row(
-            escape(short(t["name"])),
+            escape(name),
             _shape(t),
             _bits_and_granularity(t),
             f"{t['qe']:.1e}",

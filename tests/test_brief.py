@@ -1,0 +1,93 @@
+"""One screen by default, one line with -q, all tables with -v, JSON alone with --json -."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cases import text, weight
+from onnx import ModelProto
+
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.report.formats import shortened
+
+
+def chain(count: int = 8) -> ModelProto:
+    declared = ", ".join(f"float[64,64] encoder_layers_{k}_attention_output_dense_weight" for k in range(count))
+    nodes = " ".join(
+        f"v{k + 1} = MatMul (v{k}, encoder_layers_{k}_attention_output_dense_weight)" for k in range(count)
+    )
+    weights = {f"encoder_layers_{k}_attention_output_dense_weight": weight(64, 64, seed=k) for k in range(count)}
+    return text(f"g (float[N,64] v0, {declared}) => (float[N,64] v{count}) {{ {nodes} }}", 17, 8, "", **weights)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", "80")
+    onnx.save(chain(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", v0=np.random.default_rng(1).standard_normal((40, 64)).astype(np.float32))
+    return [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--data", str(tmp_path / "d.npz"), "--bits", "4"]
+
+
+def test_one_screen_by_default(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(files) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("0.13 MB -> ") and "bits a weight (8 at 4)" in out and "quality: " in out
+    assert len(out.splitlines()) <= 24 and "… and 3 more tensors" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("wrote"))
+
+
+def test_names_are_cut_where_they_are_equal(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(files) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "w4.channel" in line]
+    assert len(rows) == len(set(rows)) == 5 and all("…" in name for name in rows)
+
+
+def test_all_tables_on_demand(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "-v"]) == 0
+    out = capsys.readouterr().out
+    assert "profile" in out and "deployed" in out and "more tensors" not in out
+
+
+def test_one_line_on_demand(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "-q", "--benchmark"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and " dB, " in out and "of float's time; " in out and out.endswith("o.onnx\n")
+
+
+def test_json_alone_on_standard_output(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits"] == {"4": 8}
+    assert main([*files[:2], *files[2:4], "--min-sqnr", "10", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["verification"]["codes"] == 8
+    assert not Path("-").exists()
+
+
+def test_an_unverified_run_says_so(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--no-verify"]) == 0
+    assert "not verified" in capsys.readouterr().out
+
+
+def test_colours_are_for_terminals(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(files) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "cut"),
+    [
+        (["a.b.c"], 5, ["a.b.c"]), (["block.1.weight", "block.2.weight"], 10, ["blo…weight", "blo…weight"]),
+        (["same.start.1", "same.start.2"], 8, ["sa…art.1", "sa…art.2"]),
+        (["1.same.ending", "2.same.ending"], 8, ["1.…nding", "2.…nding"]),
+    ],
+)  # fmt: skip
+def test_shortened_names(names: list[str], width: int, cut: list[str]) -> None:
+    found = shortened(names, width)
+    assert all(len(name) <= width for name in found)
+    if names[0].startswith("block"):
+        assert len(set(found)) == 2
+    else:
+        assert found == cut
