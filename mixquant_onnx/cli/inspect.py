@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixquant_onnx.cli.outputs import add_report, check_outputs, check_table_of, named_files, plan_to_replay, report
+from mixquant_onnx.cli.outputs import (
+    add_report,
+    check_outputs,
+    check_report,
+    check_table_of,
+    named_files,
+    plan_to_replay,
+    report,
+)
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 
@@ -41,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     check_table_of(keywords, {"the model": source, **named_files(args)})
     check_outputs(args.json, args.plan)
+    check_report(args.report)
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load

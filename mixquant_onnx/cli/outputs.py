@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ def add_report(made: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json", type=Path, metavar="FILE", help="write the summary as JSON; - for standard output alone"
     )
+    group.add_argument("--report", type=Path, metavar="FILE", help="write a report with figures, one HTML file")
     group.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
     group.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
     group.add_argument("-v", "--verbose", action="store_true", help="all tables")
@@ -42,7 +46,7 @@ def named_files(args: argparse.Namespace) -> dict[str, Path | None]:
     Returns:
         Paths; None for options that were not given.
     """
-    return {f"the file of --{name}": getattr(args, name) for name in ("json", "plan", "apply")}
+    return {f"the file of --{name}": getattr(args, name) for name in ("json", "report", "plan", "apply")}
 
 
 def check_outputs(*paths: Path | None) -> None:
@@ -59,6 +63,21 @@ def check_outputs(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and path != STANDARD_OUTPUT:
             check_writable(path)
+
+
+def check_report(path: Path | None) -> None:
+    """Check early that a report can be made and written.
+
+    Args:
+        path: The file; None if none was requested.
+
+    Raises:
+        OptionError: Packages are missing.
+        OutputError: It cannot be written.
+    """
+    if path is not None and not all(find_spec(name) for name in ("plotly", "jinja2")):
+        raise OptionError("--report needs plotly and jinja2: pip install 'mixquant-onnx[report]'")
+    check_outputs(path)
 
 
 def check_table_of(keywords: Mapping[str, Any], files: Mapping[str, Path | None]) -> None:
@@ -126,6 +145,10 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
         write_json(args.plan, plan.to_json())
     parts = parts_of(run)
     summary, console = summary_of(parts), Console(highlight=False)
+    if args.report is not None:
+        from mixquant_onnx.report.html.page import page
+
+        write_text(args.report, page(summary, str(args.paths[0]), shlex.join(["mixquant-onnx", *sys.argv[1:]])))
     if args.json == STANDARD_OUTPUT:
         print(json.dumps(summary, indent=1))
         return

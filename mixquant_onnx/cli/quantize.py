@@ -9,6 +9,7 @@ from mixquant_onnx.cli.outputs import (
     STANDARD_OUTPUT,
     add_report,
     check_outputs,
+    check_report,
     check_table_of,
     named_files,
     plan_to_replay,
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
     check_outputs(output, args.json, args.plan)
+    check_report(args.report)
     from mixquant_onnx import run
     from mixquant_onnx.accuracy.search import silent
     from mixquant_onnx.api import check_data, checked_config, replayed

@@ -58,7 +58,7 @@ def one_line(summary: Summary) -> str:
     found = summary.get("verification")
     parts = [_size(summary)]
     if found and found["quality"]:
-        parts.append(_quality(found["quality"][-1], found["float_accuracy"]))
+        parts.append(quality_text(found["quality"][-1], found["float_accuracy"]))
     if summary.get("latency"):
         first = summary["latency"][0]
         parts.append(f"{first['written_ms'] / first['float_ms']:.2f} of float's time")
@@ -79,7 +79,7 @@ def _print_verification(found: VerificationData | None, console: Console) -> Non
         console.print("[yellow]not verified (--no-verify)[/yellow]")
         return
     if found["quality"]:
-        quality = _quality(found["quality"][-1], found["float_accuracy"])
+        quality = quality_text(found["quality"][-1], found["float_accuracy"])
         console.print(f"quality: [bold]{escape(quality)}[/bold], {escape(title(found))}")
     console.print(
         f"verified: codes of {found['codes']} tensors decode exactly, the graph is float's with these weights "
@@ -87,7 +87,16 @@ def _print_verification(found: VerificationData | None, console: Console) -> Non
     )
 
 
-def _quality(quality: QualityData, float_accuracy: float | None) -> str:
+def quality_text(quality: QualityData, float_accuracy: float | None) -> str:
+    """The quality of outputs in a few words.
+
+    Args:
+        quality: The outputs under one profile.
+        float_accuracy: Top-1 accuracy of the float model; None without labels.
+
+    Returns:
+        Text without a line break.
+    """
     outputs = quality["outputs"]
     broken = any(output["nan"] or output["changed_shapes"] for output in outputs)
     parts = ["NaN or other shapes" if broken else decibels(quality["sqnr_db"])]

@@ -21,12 +21,12 @@ _SECONDS = 600
 """Longest time that loading and one run may take."""
 
 _CHILD = """
-import json, resource, sys
+import json, sys
 import numpy, onnxruntime
 
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def resident(key="VmRSS"):
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith(key))
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
@@ -36,7 +36,7 @@ before = resident()
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 session.run(None, feed)
 held = resident() - before
-peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+peak = resident("VmHWM") - before
 print(json.dumps([held, max(peak, held)]))
 """
 

@@ -1,0 +1,136 @@
+"""The page: headline, figures and tables of a run, from its summary alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from mixquant_onnx.report.brief import quality_text
+from mixquant_onnx.report.formats import decibels, size
+from mixquant_onnx.report.html import figures
+from mixquant_onnx.report.sections.verification import title as title_of_rows
+from mixquant_onnx.report.sections.weights import TensorData
+from mixquant_onnx.report.summary import Summary
+
+_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+class Card(NamedTuple):
+    """A figure of the headline."""
+
+    what: str
+    value: str
+    more: str
+
+
+class Drawn(NamedTuple):
+    """A figure with its heading."""
+
+    title: str
+    text: str
+    html: str
+
+
+class Table(NamedTuple):
+    """A table with its heading."""
+
+    title: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def page(summary: Summary, name: str, command: str) -> str:
+    """The report as HTML, without anything from outside.
+
+    Args:
+        summary: The summary of a run or of a plan.
+        name: Name of the model.
+        command: The command that repeats the run.
+
+    Returns:
+        The text of the file.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf8"))
+    found = summary.get("verification")
+    return template.render(
+        title=f"mixquant-onnx: {name}",
+        cards=_cards(summary),
+        warnings=list(found["warnings"]) if found else [],
+        figures=_figures(summary),
+        tables=_tables(summary),
+        lines=[*summary["notes"], *summary.get("hints", [])],
+        command=command,
+    )
+
+
+def _cards(summary: Summary) -> list[Card]:
+    before, spread = summary["nbytes_before"], summary["bits"]
+    cards = []
+    if "nbytes_after" in summary:
+        after = summary["nbytes_after"]
+        cards.append(Card("size", size(after), f"{after / before:.1%} of {size(before)}"))
+    widths = ", ".join(f"{count} at {bits}" for bits, count in spread.items())
+    cards.append(Card("bits a weight", f"{summary['average_bits']:.2f}", f"weights: {widths}"))
+    found = summary.get("verification")
+    if found and found["quality"]:
+        quality = found["quality"][-1]
+        cards.append(Card("quality", decibels(quality["sqnr_db"]), quality_text(quality, found["float_accuracy"])))
+    for one in summary.get("latency", [])[:1]:
+        share = f"{one['written_ms'] / one['float_ms']:.2f} of float's"
+        cards.append(Card("time of one row", share, f"{one['written_ms']:.3g} ms, one thread"))
+    held = summary.get("memory")
+    if held is not None:
+        part = held["written"]["held"] / max(held["float"]["held"], 1)
+        cards.append(Card("memory", f"{part:.2f} of float's", f"{held['written']['held'] / 1e6:.0f} MB"))
+    return cards
+
+
+def _figures(summary: Summary) -> list[Drawn]:
+    drawn: list[tuple[str, str, go.Figure]] = []
+    if "nbytes_after" in summary:
+        drawn.append(("Where the bytes are", "Parts of the written file.", figures.parts(summary)))
+    if summary["tensors"]:
+        told = "One bar for each weight, as high as its bytes, coloured by its bits."
+        drawn.append(("Weights", told, figures.layers(summary)))
+        told = "The larger mark is the width that was chosen. Choose a weight in the menu."
+        drawn.append(("Error against bits", told, figures.errors(summary)))
+    script = f"<script>{get_plotlyjs()}</script>" if drawn else ""
+    made = []
+    for title, text, figure in drawn:
+        html = figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG)
+        made.append(Drawn(title, text, script + html))
+        script = ""
+    return made
+
+
+def _tables(summary: Summary) -> list[Table]:
+    found, tables = summary.get("verification"), list[Table]()
+    if found:
+        exact = found["float_accuracy"]
+        rows = [[q["profile"], decibels(q["sqnr_db"]), quality_text(q, exact)] for q in found["quality"]]
+        text = f"Codes of {found['codes']} weights decode exactly. Against the float graph with these weights: "
+        text += f"{decibels(found['oracle_sqnr_db'])}. "
+        text += f"Outputs {title_of_rows(found)}." if rows else "No outputs were compared."
+        tables.append(Table("Verification", text, ("profile", "SQNR", "quality"), rows))
+    tables.append(Table("All weights", "", ("weight", "shape", "scheme", "bytes", "QE", "SQNR"),
+                        [_row(t) for t in summary["tensors"]]))  # fmt: skip
+    skipped = [[one["name"], one["reason"], size(one["nbytes"])] for one in summary["skipped"]]
+    if skipped:
+        share = f"{summary['left_float']['share']:.1%} of the input's bytes, small tensors included."
+        tables.append(Table("Left as float", share, ("tensor", "why", "bytes"), skipped))
+    settings = [[key, str(value)] for key, value in {**summary["versions"], **summary["settings"]}.items()]
+    tables.append(Table("Versions and options", "", ("name", "value"), settings))
+    return tables
+
+
+def _row(tensor: TensorData) -> list[str]:
+    shape = "x".join(map(str, tensor["shape"]))
+    return [tensor["name"], shape, tensor["scheme"], str(tensor["nbytes"]), f"{tensor['qe']:.2e}",
+            decibels(tensor["sqnr_db"])]  # fmt: skip
