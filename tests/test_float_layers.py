@@ -80,6 +80,12 @@ def test_classes_that_agree_are_near_enough(monkeypatch: pytest.MonkeyPatch) -> 
     assert eight(model).plan.settings["in_float"] == []
 
 
+def test_a_warning_says_what_helps_layers_on_integers() -> None:
+    made = eight(network())
+    assert made.verification is not None
+    assert any("keep more layers in float" in line for line in made.verification.warnings), made.verification.warnings
+
+
 def test_the_summary_names_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

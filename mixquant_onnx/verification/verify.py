@@ -12,6 +12,7 @@ from mixquant_onnx.data.noise import Data
 from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
 from mixquant_onnx.export.quantized_lstm import plain_lstms
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model.files import Loaded
@@ -27,7 +28,7 @@ from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.saturation import overflowing
 from mixquant_onnx.verification.statistics import Share
-from mixquant_onnx.verification.warnings import warnings_of
+from mixquant_onnx.verification.warnings import MORE_BITS, MORE_FLOAT, warnings_of
 
 _STEPS = 4
 """Steps that `verify` reports: sessions, codes, float outputs, comparisons."""
@@ -92,7 +93,7 @@ def verify(
         origin="user" if data is None else data.origin,
         data_name="" if data is None else data.name,
         notes=_notes(refusal, data, outputs),
-        warnings=warnings_of(outputs.quality, outputs.float_accuracy, None if data is None else data.origin),
+        warnings=_warnings(outputs, data, rewritten),
         in_sample=in_sample,
         optimism_db=optimism_db,
         overflowing=overflowing(quantized, rewritten.storages),
@@ -120,6 +121,12 @@ class _Outputs:
 
 
 _NOT_COMPARED = _Outputs()
+
+
+def _warnings(outputs: _Outputs, data: Data | None, rewritten: Rewritten) -> tuple[str, ...]:
+    integer = any(isinstance(storage, Int8Kernel) for storage in rewritten.storages.values())
+    origin = None if data is None else data.origin
+    return warnings_of(outputs.quality, outputs.float_accuracy, origin, MORE_FLOAT if integer else MORE_BITS)
 
 
 def _sessions(source: ModelProto | Path) -> list[Session]:

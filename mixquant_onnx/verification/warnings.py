@@ -16,11 +16,16 @@ MOST_LOST = 0.02
 
 Origin = Literal["user", "proxy", "noise"]
 
-_MORE_BITS = "allow more bits (a lower --qem, --bits 8)"
+MORE_BITS = "allow more bits (a lower --qem, --bits 8)"
+MORE_FLOAT = "keep more layers in float (--min-sqnr 25), or leave --activations out"
+"""What to do, for weights alone and for layers on integers."""
+
 _JUDGE = "judge with --data (a few dozen inputs of yours)"
 
 
-def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin: Origin | None) -> tuple[str, ...]:
+def warnings_of(
+    quality: Sequence[Quality], float_accuracy: Share | None, origin: Origin | None, advice: str = MORE_BITS
+) -> tuple[str, ...]:
     """The warnings of a written model, one line each.
 
     Args:
@@ -28,6 +33,7 @@ def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin
             profile.
         float_accuracy: Top-1 accuracy of the float model, where there are labels.
         origin: Where the samples come from; None where there were none.
+        advice: What to do.
 
     Returns:
         Distinct lines.
@@ -35,7 +41,7 @@ def warnings_of(quality: Sequence[Quality], float_accuracy: Share | None, origin
     if not quality or origin is None:
         return ()
     worst = min(quality, key=_order)
-    return tuple(dict.fromkeys([*_broken(quality), *_low(worst, float_accuracy, origin)]))
+    return tuple(dict.fromkeys([*_broken(quality, advice), *_low(worst, float_accuracy, origin, advice)]))
 
 
 def _order(quality: Quality) -> float:
@@ -43,11 +49,11 @@ def _order(quality: Quality) -> float:
     return float("inf") if quality.sqnr_db is None else quality.sqnr_db
 
 
-def _broken(quality: Sequence[Quality]) -> Iterator[str]:
+def _broken(quality: Sequence[Quality], advice: str) -> Iterator[str]:
     """Outputs that are NaN, or have other shapes, in any profile."""
     for one in quality:
         for output in one.invalid:
-            yield f"output '{output.name}' has NaN where float has none; {_MORE_BITS}, or --exclude the layers in front"
+            yield f"output '{output.name}' has NaN where float has none; {advice}, or --exclude the layers in front"
         if one.changed_shapes:
             names = ", ".join(f"'{output.name}'" for output in one.changed_shapes)
             most = max(one.changed_shapes, key=lambda output: output.changed_shapes)
@@ -57,10 +63,10 @@ def _broken(quality: Sequence[Quality]) -> Iterator[str]:
             )
 
 
-def _low(worst: Quality, float_accuracy: Share | None, origin: Origin) -> Iterator[str]:
+def _low(worst: Quality, float_accuracy: Share | None, origin: Origin, advice: str) -> Iterator[str]:
     """Low accuracy where there are labels, else changed decisions where there are enough, else a low SQNR."""
     where = {"user": "your data", "proxy": "proxy inputs", "noise": "noise"}[origin]
-    to_do = f"; {_MORE_BITS}" if origin == "user" else f"; {_JUDGE}, or {_MORE_BITS}"
+    to_do = f"; {advice}" if origin == "user" else f"; {_JUDGE}, or {advice}"
     if worst.accuracy is not None and float_accuracy is not None and float_accuracy.value > 0:
         if worst.accuracy < float_accuracy.value * (1 - MOST_LOST):
             yield f"quality is at risk: accuracy {worst.accuracy:.1%}, float {float_accuracy.value:.1%}{to_do}"
