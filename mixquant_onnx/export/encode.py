@@ -5,12 +5,15 @@ from __future__ import annotations
 from onnx import NodeProto, TensorProto
 
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
+from mixquant_onnx.export.encodings.expand import expanded
 from mixquant_onnx.export.encodings.storage import Storage
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 
 
-def encode(located: LocatedWeight, q: QuantizedTensor, storage: Storage, opset: int, fresh: FreshName) -> Encoded:
+def encode(
+    located: LocatedWeight, q: QuantizedTensor, storage: Storage, opset: int, fresh: FreshName, target: str = "ort"
+) -> Encoded:
     """Tensors and nodes that replace a weight.
 
     Doc string and metadata of the tensor go to the codes, those of a Constant node to the last node.
@@ -21,11 +24,14 @@ def encode(located: LocatedWeight, q: QuantizedTensor, storage: Storage, opset: 
         storage: How it is stored.
         opset: Opset of the model.
         fresh: Gives an unused name.
+        target: Name of the target; for `qdq` there are no functions.
 
     Returns:
         What to insert in place of the weight.
     """
     encoded = storage.encode(q, located.source.name, opset, fresh)
+    if target == "qdq":
+        encoded = expanded(encoded, fresh)
     _move_documentation(located.source.tensor, encoded.tensors[0])
     if located.source.node is not None:
         _move_documentation(located.source.node, encoded.nodes[-1])

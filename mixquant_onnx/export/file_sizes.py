@@ -107,7 +107,7 @@ class FileSizes:
         located = self._sites[name]
         storage = at_opset(self.storages(name, scheme), opset)
         shapes = outline(located.site, scheme, wide_scales=(name, scheme) in self._wide)
-        made = encode(located, shapes, storage, opset, _same)
+        made = encode(located, shapes, storage, opset, _same, self._options.target)
         shared = {f.name: 0 if self._known.get(f.name) == f else function_bytes(f) for f in made.functions}
         in_graph = isinstance(located.source.scope.body, GraphProto)
         return Piece(nbytes=encoded_bytes(made, in_graph, self._external), functions=shared)

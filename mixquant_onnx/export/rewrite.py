@@ -93,7 +93,8 @@ def rewrite(
         raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({notes[-1]})")
     storages = {name: at_opset(found, opset) for name, found in possible.items()}
     sites = located_in(model, {name: weights[name] for name in quantized})
-    encoded = {name: _encode(model, sites[name], q, storages[name], opset, fresh) for name, q in quantized.items()}
+    target = options.target
+    encoded = {n: _encode(model, sites[n], q, storages[n], opset, fresh, target) for n, q in quantized.items()}
     on_integers = [sites[name] for name, storage in storages.items() if isinstance(storage, Int8Kernel)]
     keep_integer_products(model, [reader for located in on_integers for reader in located.readers], fresh)
     _put_into(model, sites, encoded, notes)
@@ -127,10 +128,16 @@ def _put_into(
 
 
 def _encode(
-    model: ModelProto, located: LocatedWeight, q: QuantizedTensor, storage: Storage, opset: int, fresh: FreshName
+    model: ModelProto,
+    located: LocatedWeight,
+    q: QuantizedTensor,
+    storage: Storage,
+    opset: int,
+    fresh: FreshName,
+    target: str,
 ) -> Encoded:
     """One weight, not yet put in place; its functions are put into `model`, and its Gemms made MatMuls."""
-    encoded = encode(located, q, storage, opset, fresh)
+    encoded = encode(located, q, storage, opset, fresh, target)
     if storage.fused:
         adds = "Sum" if isinstance(storage, Int8Kernel) else "Add"
         _gemms_to_matmuls(located, encoded.nodes[-1].output[0], adds, fresh)
