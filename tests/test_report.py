@@ -15,8 +15,9 @@ from mixquant_onnx.report.sections.weights import TensorData
 
 def tensor(name: str, sqnr: float | str, qe: float) -> TensorData:
     return {
-        "name": name, "shape": [8, 4], "dtype": "float32", "ops": ["MatMul"], "nodes": ["m"], "scheme": "w4.channel",
-        "bits": 4, "nbytes": 16, "qe": qe, "baseline_qe": 1e-3, "sqnr_db": sqnr, "qe_by_bits": {"4": qe},
+        "name": name, "shape": [8, 4], "dtype": "float32", "ops": ["MatMul"], "nodes": ["m"], "outputs": [],
+        "scheme": "w4.channel", "bits": 4, "nbytes": 16, "qe": qe, "baseline_qe": 1e-3, "sqnr_db": sqnr,
+        "qe_by_bits": {"4": qe},
     }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     check_table_of(keywords, {"the model": source, **named_files(args)})
     check_outputs(args.json, args.plan)
-    check_report(args.report)
+    check_report(args.report, args.overlay)
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.errors import OptionError, writing
+from mixquant_onnx.errors import OptionError, check_folder, writing
 
 if TYPE_CHECKING:
     from mixquant_onnx.config.config import Config
@@ -30,6 +30,7 @@ def add_report(made: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE", help="write the summary as JSON; - for standard output alone"
     )
     group.add_argument("--report", type=Path, metavar="FILE", help="write a report with figures, one HTML file")
+    group.add_argument("--overlay", type=Path, metavar="DIR", help="write bits, errors, bytes for Model Explorer")
     group.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
     group.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
     group.add_argument("-v", "--verbose", action="store_true", help="all tables")
@@ -65,11 +66,12 @@ def check_outputs(*paths: Path | None) -> None:
             check_writable(path)
 
 
-def check_report(path: Path | None) -> None:
-    """Check early that a report can be made and written.
+def check_report(path: Path | None, overlay: Path | None) -> None:
+    """Check early that a report and an overlay can be made and written.
 
     Args:
         path: The file; None if none was requested.
+        overlay: The folder; None if none was requested.
 
     Raises:
         OptionError: Packages are missing.
@@ -78,6 +80,8 @@ def check_report(path: Path | None) -> None:
     if path is not None and not all(find_spec(name) for name in ("plotly", "jinja2")):
         raise OptionError("--report needs plotly and jinja2: pip install 'mixquant-onnx[report]'")
     check_outputs(path)
+    if overlay is not None:
+        check_folder(overlay)
 
 
 def check_table_of(keywords: Mapping[str, Any], files: Mapping[str, Path | None]) -> None:
@@ -137,6 +141,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mixquant_onnx.report.brief import one_line, one_screen
+    from mixquant_onnx.report.overlay import overlays
     from mixquant_onnx.report.sections import parts_of
     from mixquant_onnx.report.summary import summary_of
     from mixquant_onnx.report.terminal import show
@@ -145,6 +150,9 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
         write_json(args.plan, plan.to_json())
     parts = parts_of(run)
     summary, console = summary_of(parts), Console(highlight=False)
+    if args.overlay is not None:
+        for name, overlay in overlays(summary).items():
+            write_json(args.overlay / f"{name}.json", overlay)
     if args.report is not None:
         from mixquant_onnx.report.html.page import page
 

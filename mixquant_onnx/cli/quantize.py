@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
     check_outputs(output, args.json, args.plan)
-    check_report(args.report)
+    check_report(args.report, args.overlay)
     from mixquant_onnx import run
     from mixquant_onnx.accuracy.search import silent
     from mixquant_onnx.api import check_data, checked_config, replayed

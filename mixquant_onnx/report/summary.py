@@ -22,6 +22,7 @@ class PlanSummary(TypedDict):
 
     format: int
     versions: dict[str, str]
+    graph: str
     settings: dict[str, Any]
     nbytes_before: int
     weights: int

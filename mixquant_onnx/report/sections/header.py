@@ -15,10 +15,11 @@ SUMMARY_FORMAT = 1
 
 
 class Header(TypedDict):
-    """`format` of the summary, `versions` of packages by name, `settings` of the plan."""
+    """`format` of the summary, `versions` of packages by name, name of the `graph`, `settings` of the plan."""
 
     format: int
     versions: dict[str, str]
+    graph: str
     settings: dict[str, Any]
 
 
@@ -27,6 +28,7 @@ def data(run: Run) -> Header:
     return {
         "format": SUMMARY_FORMAT,
         "versions": {"mixquant_onnx": mixquant_onnx.__version__, "onnxruntime": version()},
+        "graph": run.planned.loaded.float_model.graph.name,
         "settings": dict(run.plan.settings),
     }
 

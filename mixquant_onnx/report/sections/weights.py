@@ -19,13 +19,18 @@ from mixquant_onnx.report.inputs import Run
 
 
 class PlannedTensor(TypedDict):
-    """A weight tensor. `qe`: mean squared error; `baseline_qe`: that of the baseline; `nbytes`: as stored."""
+    """A weight tensor.
+
+    `outputs`: first outputs of the nodes that read it. `qe`: mean squared error; `baseline_qe`: that of the baseline;
+    `nbytes`: as stored.
+    """
 
     name: str
     shape: list[int]
     dtype: str
     ops: list[str]
     nodes: list[str]
+    outputs: list[str]
     scheme: str
     bits: int
     nbytes: int
@@ -88,6 +93,7 @@ def _tensor(run: Run, name: str, scheme: Scheme) -> TensorData:
         "dtype": site.dtype,
         "ops": sorted({use.op for use in site.uses}),
         "nodes": [use.node for use in site.uses],
+        "outputs": [reader.node.output[0] for reader in run.planned.sites[name].readers if reader.node.output],
         "scheme": str(scheme),
         "bits": scheme.bits,
         "nbytes": cell.nbytes if run.result is None else run.result.rewritten.nbytes[name],
