@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ def test_changed_weights_and_settings_are_told(tmp_path: Path, capsys: pytest.Ca
         "w: w3.channel.mse -> float",
     ]  # fmt: skip
     assert main(["diff", first, first]) == 0 and capsys.readouterr().out == ""
+
+
+def test_who_reads_the_first_line_gets_no_traceback(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", {f"w{k}": "w4.channel.mse" for k in range(20_000)})
+    second = write(tmp_path / "b", {f"w{k}": "w5.channel.mse" for k in range(20_000)})
+    command = [sys.executable, "-m", "mixquant_onnx.cli.main", "diff", first, second]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"w0: w4.channel.mse -> w5.channel.mse\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

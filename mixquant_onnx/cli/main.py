@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +12,9 @@ from mixquant_onnx.errors import MixquantError
 
 INTERRUPTED = 130
 """Exit code after a signal to stop, 128 + SIGINT as in shells."""
+
+NOT_READ = 141
+"""Exit code where nobody reads the output to its end, 128 + SIGPIPE as in shells."""
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "quantize": quantize.main,
@@ -40,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             print(f"mixquant-onnx: {error}", file=sys.stderr)
             return error.exit_code
+        except BrokenPipeError:
+            # Nobody reads on; Python would complain once more when it flushes what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return NOT_READ
         except KeyboardInterrupt:
             print("mixquant-onnx: interrupted; nothing was written", file=sys.stderr)
             return INTERRUPTED

@@ -99,7 +99,7 @@ def _print_layers(console: Console, data: ComparisonData) -> None:
     print_rest(console, len(data["layers"]), "values", _SHOWN)
     apart = data["first_apart"]
     if apart is None:
-        console.print("all values inside are within 20 dB of the first model's")
+        console.print("all values inside have 20 dB or more against the first model's")
     else:
         console.print(f"they part at '{escape(apart['name'])}' ({apart['op']}): {decibels(apart['sqnr_db'])}")
 
