@@ -38,10 +38,13 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("patience")
-def test_an_option_is_one_field() -> None:
+def test_an_option_is_one_field(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser(prog="p")
     add_options(parser)
-    assert "--patience N" in parser.format_help() and "turns to wait (default 3)" in parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help-all"])
+    told = capsys.readouterr().out
+    assert "--patience N" in told and "turns to wait (default 3)" in told
     given = keywords_in(parser.parse_args(["--patience", "5"]))
     made = config_of(**given).checks
     assert isinstance(made, MoreChecks) and made.patience == 5 and config_of().checks != made

@@ -18,6 +18,7 @@ def parser() -> Parser:
     made = Parser(
         prog="mixquant-onnx compare",
         usage="mixquant-onnx compare FLOAT.onnx OTHER.onnx --data rows.npz [options]",
+        epilog="example:\n  mixquant-onnx compare in.onnx out.onnx --data d.npz --min-agreement 99% --max-slower 1.05x",
         description="Compare a model, made by whatever tool, with the float model that it is to stand for: outputs, "
         "values inside, size, time and memory. Exit code 8: it does not load or run, has other inputs or outputs, or "
         "answers by chance; 9: a limit below is not kept.",

@@ -15,6 +15,7 @@ def parser() -> Parser:
     made = Parser(
         prog="mixquant-onnx diff",
         usage="mixquant-onnx diff A.json B.json",
+        epilog="example:\n  mixquant-onnx diff reviewed.json new.json",
         description="Show what differs between two plans of --plan. Exit code 0: nothing; 1: something.",
     )
     made.add_argument("paths", nargs="*", metavar="A.json B.json")

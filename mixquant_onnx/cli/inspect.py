@@ -22,6 +22,7 @@ def parser() -> Parser:
     made = Parser(
         prog="mixquant-onnx inspect",
         usage="mixquant-onnx inspect IN.onnx [options]",
+        epilog="example:\n  mixquant-onnx inspect in.onnx --avg-bits 4 --data d.npz",
         description="Show the weights of a model, their errors at each width and the plan. Nothing is written but "
         "what --json, --plan and --table ask for.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,27 @@ from mixquant_onnx.config.file import options_of_file
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.errors import OptionError
 
+COMMON = (
+    "qem", "max_size", "avg_bits", "max_drop", "min_sqnr", "min_agreement", "data", "labels", "optimize_for", "bits",
+    "exclude", "benchmark",
+)  # fmt: skip
+"""Keywords of the options that most people need: --help shows these, --help-all every one."""
+
+
+_WIDTH = 78
+
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises OptionError where argparse would print its usage and exit."""
+    """A parser that raises OptionError where argparse would print its usage and exit.
+
+    Attributes:
+        hidden: Options that --help leaves out, with their texts.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        given["description"] = textwrap.fill(given.get("description", ""), _WIDTH)
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **given)
+        self.hidden: list[tuple[argparse.Action, str]] = []
 
     def error(self, message: str) -> Any:
         """Raise OptionError.
@@ -28,6 +47,17 @@ class Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
 
+class _HelpAll(argparse.Action):
+    """Prints the help with every option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, Parser)
+        for action, text in parser.hidden:
+            action.help = text
+        parser.print_help()
+        parser.exit()
+
+
 def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
     """Add the options of every stage, as text; options that are not given are missing in the namespace.
 
@@ -39,11 +69,15 @@ def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
         "--config", type=Path, metavar="FILE",
         help="options from this file (default mixquant.toml or [tool.mixquant] in pyproject.toml, where there is one)",
     )  # fmt: skip
+    add_some(parser, "Most used", [keyword for keyword in COMMON if keyword not in without])
     for title, stage in STAGES.values():
         group = parser.add_argument_group(title)
         for one in options_in(stage):
-            if one.keyword not in without:
-                _add(group, one)
+            if one.keyword not in {*without, *COMMON}:
+                action = _add(group, one)
+                parser.hidden.append((action, str(action.help)))
+                action.help = argparse.SUPPRESS
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every option")
 
 
 def add_some(parser: Parser, title: str, keywords: Sequence[str]) -> None:
@@ -60,16 +94,17 @@ def add_some(parser: Parser, title: str, keywords: Sequence[str]) -> None:
         _add(group, known[keyword])
 
 
-def _add(group: Any, one: Option) -> None:
+def _add(group: Any, one: Option) -> argparse.Action:
     shown = "" if one.kind in ("switch", "off") or one.default in (None, ()) else f" (default {one.shown})"
     told = {"dest": one.keyword, "default": argparse.SUPPRESS, "help": (one.help + shown).replace("%", "%%")}
     if one.kind == "value":
         metavar = one.metavar or "{" + ",".join(one.choices) + "}"
-        group.add_argument(one.flag, metavar=metavar, **told)
-    else:
-        actions = {"list": "append", "switch": "store_true", "off": "store_false"}
-        extra = {"metavar": one.metavar} if one.kind == "list" else {}
-        group.add_argument(one.flag, action=actions[one.kind], **extra, **told)
+        made: argparse.Action = group.add_argument(one.flag, metavar=metavar, **told)
+        return made
+    actions = {"list": "append", "switch": "store_true", "off": "store_false"}
+    extra = {"metavar": one.metavar} if one.kind == "list" else {}
+    switch: argparse.Action = group.add_argument(one.flag, action=actions[one.kind], **extra, **told)
+    return switch
 
 
 def keywords_in(args: argparse.Namespace) -> dict[str, Any]:

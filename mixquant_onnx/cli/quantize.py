@@ -28,9 +28,15 @@ def parser() -> Parser:
         "       mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [options]\n"
         "       mixquant-onnx compare FLOAT.onnx OTHER.onnx --data rows.npz [options]",
         description="Quantize the weights of an ONNX model to 2..8 bits, layer by layer (MixQuant), for stock ONNX "
-        "Runtime, and verify the result. `inspect` shows what would be done and writes nothing; `sweep` shows size "
-        "against quality for many plans; `compare` judges a file of whatever tool against its float model. "
-        "`mixquant-onnx sweep --help` and so on tell more.",
+        "Runtime, and verify the result.",
+        epilog="examples:\n"
+        "  mixquant-onnx in.onnx out.onnx                                     # by the rule, without data\n"
+        "  mixquant-onnx in.onnx out.onnx --max-drop 1% --data d.npz --labels y.npy\n"
+        "  mixquant-onnx in.onnx out.onnx --for speed --data d.npz            # layers on 8-bit integers\n"
+        "  mixquant-onnx inspect in.onnx                                      # what would be done\n"
+        "  mixquant-onnx sweep in.onnx --avg-bits 2.5..8 --data d.npz         # size against quality\n"
+        "  mixquant-onnx compare in.onnx out.onnx --data d.npz                # for any tool's file\n"
+        "  mixquant-onnx diff a.json b.json                                   # of two plans",
     )
     made.add_argument("paths", nargs="*", metavar="IN.onnx OUT.onnx", help="may be the same file")
     add_options(made)

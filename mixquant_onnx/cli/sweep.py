@@ -54,6 +54,7 @@ def parser() -> Parser:
     made = Parser(
         prog="mixquant-onnx sweep",
         usage="mixquant-onnx sweep IN.onnx --qem 1,2,4 --avg-bits 2.5..8 [options]",
+        epilog="example:\n  mixquant-onnx sweep in.onnx --avg-bits 2.5..8 --data d.npz --csv curve.csv",
         description="Show size against quality for many plans of a model, which is measured once.",
     )
     made.add_argument("paths", nargs="*", metavar="IN.onnx")

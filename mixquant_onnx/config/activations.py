@@ -51,8 +51,8 @@ class ActivationOptions:
     )  # fmt: skip
 
     optimize_for: Purpose | None = option(
-        None, "speed: layers on 8-bit integers (with --data all, without products alone); size: the smallest form of "
-        "each weight; memory: products on low-bit kernels wherever there are any; what is given beside it holds",
+        None, "speed: layers on 8-bit integers (without --data products alone); size: the smallest form of each "
+        "weight; memory: low-bit kernels wherever there are any",
         flag="--for", accepts='Literal["speed", "size", "memory"] | None', choices=("speed", "size", "memory"),
     )  # fmt: skip
     guard: bool = option(

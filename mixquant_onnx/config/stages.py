@@ -36,8 +36,8 @@ class SelectionOptions:
         convert=parsing.patterns,
     )  # fmt: skip
     exclude: tuple[str, ...] = option(
-        (), "not these; both may be given several times", accepts="Sequence[str]", kind="list", metavar="PATTERN",
-        convert=parsing.patterns,
+        (), "these tensors or nodes stay float; may be given several times, as --include",
+        accepts="Sequence[str]", kind="list", metavar="PATTERN", convert=parsing.patterns,
     )  # fmt: skip
     min_size: int = option(
         256, "tensors of fewer elements stay float", accepts="int", metavar="N", shown="256; 64 with --activations",
