@@ -67,6 +67,14 @@ def test_a_plan_has_a_report_too(tmp_path: Path) -> None:
     assert "Error against bits" in page and "Where the bytes are" not in page
 
 
+def test_a_sweep_has_a_report_too(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "m.onnx")
+    given = ["--data-free", "--method", "mse", "--qem", "1,100", "--report", str(tmp_path / "r.html")]
+    assert main(["sweep", str(tmp_path / "m.onnx"), *given]) == 0
+    page = own(tmp_path / "r.html")
+    assert "Size against quality" in page and "qem 100" in page and "Pareto front" in page
+
+
 def test_missing_packages_are_named_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

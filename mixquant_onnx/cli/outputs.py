@@ -66,7 +66,7 @@ def check_outputs(*paths: Path | None) -> None:
             check_writable(path)
 
 
-def check_report(path: Path | None, overlay: Path | None) -> None:
+def check_report(path: Path | None, overlay: Path | None = None) -> None:
     """Check early that a report and an overlay can be made and written.
 
     Args:
@@ -82,6 +82,11 @@ def check_report(path: Path | None, overlay: Path | None) -> None:
     check_outputs(path)
     if overlay is not None:
         check_folder(overlay)
+
+
+def command_line() -> str:
+    """The command that runs, to be repeated in a shell."""
+    return shlex.join(["mixquant-onnx", *sys.argv[1:]])
 
 
 def check_table_of(keywords: Mapping[str, Any], files: Mapping[str, Path | None]) -> None:
@@ -156,7 +161,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     if args.report is not None:
         from mixquant_onnx.report.html.page import page
 
-        write_text(args.report, page(summary, str(args.paths[0]), shlex.join(["mixquant-onnx", *sys.argv[1:]])))
+        write_text(args.report, page(summary, str(args.paths[0]), command_line()))
     if args.json == STANDARD_OUTPUT:
         print(json.dumps(summary, indent=1))
         return

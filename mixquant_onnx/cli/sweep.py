@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixquant_onnx.cli.outputs import check_outputs, check_table_of, write_json, write_text
+from mixquant_onnx.cli.outputs import check_outputs, check_report, check_table_of, command_line, write_json, write_text
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.errors import OptionError
@@ -63,6 +63,7 @@ def parser() -> Parser:
     group.add_argument("--avg-bits", dest="average_bits", metavar="LIST", help="a plan of so many bits for each")
     group.add_argument("--csv", type=Path, metavar="FILE", help="write the plans as CSV")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the plans as JSON")
+    group.add_argument("--report", type=Path, metavar="FILE", help="write a report with a figure, one HTML file")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
     add_options(made, without=("qem", "avg_bits"))
     return made
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
     check_table_of(keywords, {"the model": source, "the file of --csv": args.csv, "the file of --json": args.json})
     check_outputs(args.csv, args.json)
+    check_report(args.report)
     loaded = load(source)
     job = open_job(loaded, config)
     with progress_bar() as line:
@@ -106,7 +108,12 @@ def main(arguments: Sequence[str]) -> int:
         points = sweep(priced, config.budget, job.execution, job.work, qems, bits, str(source), line, _note)
     made = Sweep(points=points, nbytes_before=loaded.nbytes)
     show(parts_of(made), Console(highlight=False))
-    rows = tradeoff.data(made)["points"]
+    data = tradeoff.data(made)
+    rows = data["points"]
+    if args.report is not None:
+        from mixquant_onnx.report.html.page import sweep_page
+
+        write_text(args.report, sweep_page(data, str(source), command_line()))
     if args.json is not None:
         write_json(args.json, rows)
     if args.csv is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import plotly.graph_objects as go
 
 from mixquant_onnx.report.formats import decibels, size
+from mixquant_onnx.report.sections.tradeoff import PointData
 from mixquant_onnx.report.sections.weights import TensorData
 from mixquant_onnx.report.summary import Summary
 
@@ -105,11 +105,11 @@ def parts(summary: Summary) -> go.Figure:
     return _styled(figure, 220)
 
 
-def tradeoff(points: Sequence[dict[str, Any]], nbytes_before: int) -> go.Figure:
+def tradeoff(points: Sequence[PointData], nbytes_before: int) -> go.Figure:
     """Size against quality of many plans; the Pareto front is joined.
 
     Args:
-        points: What `sweep --json` writes.
+        points: The plans, as `sweep --json` writes them.
         nbytes_before: Size of the float model.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import plotly.graph_objects as go
@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from mixquant_onnx.report.brief import quality_text
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.html import figures
+from mixquant_onnx.report.sections.tradeoff import Tradeoff
 from mixquant_onnx.report.sections.verification import title as title_of_rows
 from mixquant_onnx.report.sections.weights import TensorData
 from mixquant_onnx.report.summary import Summary
@@ -46,7 +47,7 @@ class Table(NamedTuple):
 
 
 def page(summary: Summary, name: str, command: str) -> str:
-    """The report as HTML, without anything from outside.
+    """The report of a run as HTML, without anything from outside.
 
     Args:
         summary: The summary of a run or of a plan.
@@ -56,10 +57,8 @@ def page(summary: Summary, name: str, command: str) -> str:
     Returns:
         The text of the file.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf8"))
     found = summary.get("verification")
-    return template.render(
+    return _rendered(
         title=f"mixquant-onnx: {name}",
         cards=_cards(summary),
         warnings=list(found["warnings"]) if found else [],
@@ -68,6 +67,39 @@ def page(summary: Summary, name: str, command: str) -> str:
         lines=[*summary["notes"], *summary.get("hints", [])],
         command=command,
     )
+
+
+def sweep_page(data: Tradeoff, name: str, command: str) -> str:
+    """The report of a sweep as HTML, without anything from outside.
+
+    Args:
+        data: The plans.
+        name: Name of the model.
+        command: The command that repeats the sweep.
+
+    Returns:
+        The text of the file.
+    """
+    points = data["points"]
+    text = "Each mark is a plan; the line joins those that no other is both smaller and better than."
+    rows = [[p["setting"], str(p["nbytes"]), f"{p['average_bits']:.2f}", decibels(p["sqnr_db"]),
+             "yes" if p["pareto"] else ""] for p in points]  # fmt: skip
+    drawn = [("Size against quality", text, figures.tradeoff(points, data["nbytes_before"]))]
+    return _rendered(
+        title=f"mixquant-onnx sweep: {name}",
+        cards=[Card("plans", str(len(points)), f"float: {size(data['nbytes_before'])}")],
+        warnings=[],
+        figures=_drawn(drawn),
+        tables=[Table("Plans", "", ("plan", "bytes", "bits a weight", "SQNR", "none better"), rows)],
+        lines=[],
+        command=command,
+    )
+
+
+def _rendered(**values: Any) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf8"))
+    return template.render(**values)
 
 
 def _cards(summary: Summary) -> list[Card]:
@@ -101,6 +133,11 @@ def _figures(summary: Summary) -> list[Drawn]:
         drawn.append(("Weights", told, figures.layers(summary)))
         told = "The larger mark is the width that was chosen. Choose a weight in the menu."
         drawn.append(("Error against bits", told, figures.errors(summary)))
+    return _drawn(drawn)
+
+
+def _drawn(drawn: Sequence[tuple[str, str, go.Figure]]) -> list[Drawn]:
+    """Figures as HTML; the first one brings the library."""
     script = f"<script>{get_plotlyjs()}</script>" if drawn else ""
     made = []
     for title, text, figure in drawn:
