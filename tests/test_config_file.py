@@ -68,5 +68,6 @@ def test_the_command_line_wins(folder: Path, capsys: pytest.CaptureFixture[str])
     for given, bits in (([], 4), (["--bits", "8"], 8)):
         assert main(["m.onnx", "o.onnx", "--data-free", "--plan", "p.json", *given]) == 0
         assert f'"w{bits}.channel.mse"' in (folder / "p.json").read_text()
+    assert "mixquant-onnx: options from mixquant.toml" in capsys.readouterr().err
     assert main(["m.onnx", "o.onnx", "--config", "none.toml"]) == 2
     assert "none.toml cannot be read" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from mixquant_onnx.cli.outputs import (
     named_files,
     plan_to_replay,
     report,
+    tell_file_of_options,
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser().parse_intermixed_args(list(arguments))
     (source,) = paths_in(args, 1, "mixquant-onnx inspect")
     keywords = keywords_in(args)
+    tell_file_of_options(args)
     check_table_of(keywords, {"the model": source, **named_files(args)})
     check_outputs(args.json, args.plan)
     check_report(args.report, args.overlay)

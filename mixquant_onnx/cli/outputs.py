@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixquant_onnx.config.file import file_of_options
 from mixquant_onnx.errors import OptionError, check_folder, writing
 
 if TYPE_CHECKING:
@@ -82,6 +83,17 @@ def check_report(path: Path | None, overlay: Path | None = None) -> None:
     check_outputs(path)
     if overlay is not None:
         check_folder(overlay)
+
+
+def tell_file_of_options(args: argparse.Namespace) -> None:
+    """Say on stderr where options come from that are not on the command line.
+
+    Args:
+        args: What a parser with `add_options` returned.
+    """
+    found = file_of_options(args.config)
+    if found is not None:
+        print(f"mixquant-onnx: options from {found}", file=sys.stderr)
 
 
 def command_line() -> str:

@@ -14,6 +14,7 @@ from mixquant_onnx.cli.outputs import (
     named_files,
     plan_to_replay,
     report,
+    tell_file_of_options,
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.blocks:
         raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     keywords = keywords_in(args)
+    tell_file_of_options(args)
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
     check_outputs(output, args.json, args.plan)
     check_report(args.report, args.overlay)

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixquant_onnx.cli.outputs import check_outputs, check_report, check_table_of, command_line, write_json, write_text
+from mixquant_onnx.cli.outputs import (
+    check_outputs,
+    check_report,
+    check_table_of,
+    command_line,
+    tell_file_of_options,
+    write_json,
+    write_text,
+)
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.errors import OptionError
@@ -95,6 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx.tradeoff import sweep
 
     keywords = {key: value for key, value in keywords_in(args).items() if key not in ("qem", "avg_bits")}
+    tell_file_of_options(args)
     qems, bits = _plans(args, keywords)
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
     check_table_of(keywords, {"the model": source, "the file of --csv": args.csv, "the file of --json": args.json})
