@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
-from mixquant_onnx.verification import comparison
+from mixquant_onnx.verification import benchmark
 from mixquant_onnx.verification.latency import Latency
 
 
@@ -126,7 +126,7 @@ def run_model(path: str) -> Array:
 def test_time_and_memory(
     files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "latency", lambda *_: Latency(threads=1, float_ms=1.0, written_ms=1.3))
+    monkeypatch.setattr(benchmark, "latency", lambda *_: Latency(threads=1, float_ms=1.0, written_ms=1.3))
     given = ["compare", files["float"], files["rounded"], "--data", files["data"], "--max-slower"]
     assert main([*given, "1.2x"]) == 9 and "1.3 ms, 1.30 of float's" in capsys.readouterr().err
     assert main([*given, "1.4x"]) == 0

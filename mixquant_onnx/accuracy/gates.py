@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mixquant_onnx.accuracy.target import judge_quality
-from mixquant_onnx.config.parsing import milliseconds_of
 from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.errors import OptionError, PromiseError, ProofError, SlowError
+from mixquant_onnx.verification.benchmark import is_slower
 from mixquant_onnx.verification.comparison import Comparison
 from mixquant_onnx.verification.latency import text_of
 from mixquant_onnx.verification.statistics import FEW_ROWS
@@ -37,7 +37,7 @@ def check_gates(found: Comparison, target: AccuracyOptions, max_slower: str | No
     if max_slower is not None:
         if not found.times:
             raise OptionError("--max-slower needs times; leave --no-benchmark out")
-        if found.times[0].written_ms > milliseconds_of(max_slower, found.times[0].float_ms):
+        if is_slower(found.times[0], max_slower):
             raise SlowError(f"--max-slower {max_slower} is not kept: {text_of(found.times[:1])}")
 
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        MixquantError: As `api.compare` and `accuracy.gates.check_gates`.
+        MixquantError: As `verification.compare_models.compare` and `accuracy.gates.check_gates`.
     """
     args = parser().parse_intermixed_args(list(arguments))
     first, second = paths_in(args, 2, "mixquant-onnx compare")

@@ -11,6 +11,7 @@ from mixquant_onnx.errors import ModelError
 from mixquant_onnx.export.encodings.builder import FreshName
 from mixquant_onnx.export.encodings.int8_kernel import PER_CHANNEL_FROM_OPSET
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
+from mixquant_onnx.model.dependencies import set_nodes
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.quantization.activations.placement import RoundedValue
 from mixquant_onnx.quantization.activations.ranges import TOP, ActivationGrid
@@ -18,6 +19,9 @@ from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
 ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 """Operators that round a value to 8 bits."""
+
+_ROUNDING_ERROR = 1e-5
+"""Of a scale in float32, relative to it, with some room."""
 
 
 def at_integer_opset(model: ModelProto) -> ModelProto:
@@ -132,9 +136,6 @@ def _within(scale: float, seen: ValueGraph, node: NodeProto) -> float:
     return float(below if np.float32(TOP) * below <= bound else np.nextafter(below, np.float32(0)))
 
 
-_ROUNDING_ERROR = 1e-5
-
-
 def _store_scale(graph: GraphProto, value: str, scale: float, fresh: FreshName) -> str:
     name = fresh(f"{value}.scale")
     graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), name))
@@ -155,9 +156,7 @@ def _insert(graph: GraphProto, pairs: Mapping[str, list[NodeProto]]) -> None:
         ordered.append(node)
         for name in node.output:
             ordered += pairs.get(name, [])
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(copies)
+    set_nodes(graph, ordered)
 
 
 def without_roundings(model: ModelProto) -> ModelProto:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from mixquant_onnx.export.encodings.builder import FreshName
 from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.model.operators import domain_of
@@ -190,11 +189,11 @@ def _add_to_bias(conv: NodeProto, factor: Values, offset: Values, channels: int,
         _store(folding.tensors[conv.input[2]], after)
         return
     del conv.input[2:]
-    conv.input.append(_new_tensor(f"{conv.output[0]}.bias", after, conv, folding.fresh, folding))
+    conv.input.append(_new_tensor(f"{conv.output[0]}.bias", after, conv, folding))
 
 
-def _new_tensor(wish: str, values: Values, reader: NodeProto, fresh: FreshName, folding: _Folding) -> str:
-    name = fresh(wish)
+def _new_tensor(wish: str, values: Values, reader: NodeProto, folding: _Folding) -> str:
+    name = folding.fresh(wish)
     folding.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     folding.tensors[name] = folding.graph.initializer[-1]
     folding.readers[name] = [reader]

@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto
 
 from mixquant_onnx.export.integer_rules import RULES
 from mixquant_onnx.export.substitutes import Context, Substitute
-from mixquant_onnx.model.dependencies import reads
+from mixquant_onnx.model.dependencies import set_nodes
 
 
 def to_integer_form(model: ModelProto) -> tuple[Substitute, ...]:
@@ -45,25 +45,4 @@ def _swap(model: ModelProto, changes: Sequence[tuple[Sequence[NodeProto], Sequen
         nodes += put.get(node.output[0], ()) if node.output else ()
         if not gone & set(node.output):
             nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-
-
-def drop_unread(model: ModelProto, original: ModelProto) -> None:
-    """Take out the initializers that no node reads any more.
-
-    Args:
-        model: The model; it is changed.
-        original: What it was made of; initializers that are not read there either are kept.
-    """
-    before = {tensor.name for tensor in original.graph.initializer} - _read(original)
-    used = _read(model) | before
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name not in used:
-            del model.graph.initializer[index]
-
-
-def _read(model: ModelProto) -> set[str]:
-    names = {value.name for value in [*model.graph.output, *model.graph.input]}
-    return names.union(*(reads(node) for node in model.graph.node))
+    set_nodes(model.graph, nodes)

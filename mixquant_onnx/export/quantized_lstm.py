@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.export.encodings.builder import FreshName
-from mixquant_onnx.model.dependencies import reads
+from mixquant_onnx.model.dependencies import drop_initializers, unread_initializers
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import fresh_names
 
@@ -51,7 +51,7 @@ def quantize_lstms(model: ModelProto, weights: set[str], fresh: FreshName) -> No
             dequantize.CopyFrom(helper.make_node("Reshape", [dequantize.input[0], reshape.input[1]], [levels]))
             reshape.CopyFrom(helper.make_node("Transpose", [levels], [node.input[index]], perm=[0, 2, 1]))
     if lstms:
-        _drop_unread(model, old)
+        drop_initializers(model, old & unread_initializers(model))
         if not any(one.domain == _DOMAIN for one in model.opset_import):
             model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
 
@@ -84,13 +84,6 @@ def plain_lstms(model: ModelProto) -> ModelProto:
         node.op_type, node.domain = "LSTM", ""
         del node.input[_STANDARD_INPUTS:]
     return copy
-
-
-def _drop_unread(model: ModelProto, names: set[str]) -> None:
-    read = {name for node in model.graph.node for name in reads(node)}
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name in names - read:
-            del model.graph.initializer[index]
 
 
 def _is_kernel(node: NodeProto) -> bool:

@@ -14,9 +14,10 @@ from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.export.activations import at_integer_opset, round_dynamically, round_values, rounds_activations
 from mixquant_onnx.export.fold_convolutions import fold_convolutions
-from mixquant_onnx.export.integer_form import drop_unread, restore, to_integer_form
+from mixquant_onnx.export.integer_form import restore, to_integer_form
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.export.targets.lstm_kernels import in_lstm
+from mixquant_onnx.model.dependencies import drop_initializers, unread_initializers
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.planning.float_layers import layers_in_float
 from mixquant_onnx.planning.guard_goal import GuardGoal
@@ -139,7 +140,7 @@ def _rounded(
     used = {value.name for value in made.placement.values}
     restore(chosen.model, [one for one in substitutes if not one.results & used])
     round_values(chosen.model, made.placement.values, grids)
-    drop_unread(chosen.model, loaded.model)
+    drop_initializers(chosen.model, unread_initializers(chosen.model) - unread_initializers(loaded.model))
     return made
 
 

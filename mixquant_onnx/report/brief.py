@@ -67,11 +67,16 @@ def one_line(summary: Summary) -> str:
 
 def _size(summary: Summary) -> str:
     before, bits = summary["nbytes_before"], f"{summary['average_bits']:.2f} bits a weight"
-    spread = ", ".join(f"{count} at {width}" for width, count in summary["bits"].items())
+    spread = spread_text(summary)
     bits = f"{bits} ({spread})" if spread else "no weight quantized"
     if "nbytes_after" not in summary:
         return f"{size(before)}, {bits}"
     return f"{size(before)} -> {size(summary['nbytes_after'])} ({summary['nbytes_after'] / before:.1%}), {bits}"
+
+
+def spread_text(summary: Summary) -> str:
+    """How many weights have each width, as text."""
+    return ", ".join(f"{count} at {width}" for width, count in summary["bits"].items())
 
 
 def _print_verification(found: VerificationData | None, console: Console) -> None:

@@ -45,9 +45,26 @@ def benchmark(original: ModelProto | Path, written: ModelProto | Path, split: Da
     if feed is None:
         return Benchmark(notes=("no times: no input is known that this model runs on; give --data",))
     try:
-        times = tuple(latency(original, written, feed, threads) for threads in (1, 2))
+        return measured(original, written, feed)
     except RuntimeFailure as failure:
         return Benchmark(notes=(f"no times: a model does not run here ({failure})",))
+
+
+def measured(original: ModelProto | Path, written: ModelProto | Path, feed: Feed) -> Benchmark:
+    """Measure time and memory.
+
+    Args:
+        original: The float model.
+        written: The other one, of the same inputs.
+        feed: One sample.
+
+    Returns:
+        The figures.
+
+    Raises:
+        RuntimeFailure: A model does not load or run.
+    """
+    times = tuple(latency(original, written, feed, threads) for threads in (1, 2))
     before = memory(original, feed)
     after = None if before is None else memory(written, feed)
     return Benchmark(times=times, memory=None if before is None or after is None else (before, after))
@@ -73,8 +90,13 @@ def check_time(limit: str, original: ModelProto | Path, written: ModelProto | Pa
         found = latency(original, written, feed)
     except RuntimeFailure as failure:
         raise DataError(f"--max-ms cannot be measured: the model does not run here ({failure})") from failure
-    if found.written_ms > milliseconds_of(limit, found.float_ms):
+    if is_slower(found, limit):
         raise SlowError(f"--max-ms {limit} is not reached: {text_of([found])}")
+
+
+def is_slower(found: Latency, limit: str) -> bool:
+    """Whether a written model takes longer than a limit of time, such as `12` milliseconds or `0.5x` of float's."""
+    return found.written_ms > milliseconds_of(limit, found.float_ms)
 
 
 def _one_row(split: DataSplit | None) -> Feed | None:

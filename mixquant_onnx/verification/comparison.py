@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from onnx import ModelProto
 
@@ -14,11 +13,12 @@ from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.verification.benchmark import Benchmark, measured
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.labels import float_accuracy
-from mixquant_onnx.verification.latency import Latency, latency
+from mixquant_onnx.verification.latency import Latency
 from mixquant_onnx.verification.layer_differences import LayerDifference, layer_differences
-from mixquant_onnx.verification.memory import Memory, memory
+from mixquant_onnx.verification.memory import Memory
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.statistics import Share
 
@@ -93,7 +93,7 @@ def compare(
     notes: list[str] = []
     layers = _layers(reference.model, other.model, data, notes)
     progress("compare", 3, _STEPS)
-    times, measured = _measured(first, second, data) if timed else ((), None)
+    figures = measured(first, second, batched(data, 1).feeds[0]) if timed else Benchmark()
     progress("compare", 4, _STEPS)
     exact = float_accuracy(wanted, data, session.outputs, axes)
     return Comparison(
@@ -101,22 +101,13 @@ def compare(
         quality=quality,
         float_accuracy=exact,
         layers=layers,
-        times=times,
-        memory=measured,
+        times=figures.times,
+        memory=figures.memory,
         samples=data.rows,
         data=data.name,
         origin=data.origin,
         notes=tuple(notes),
     )
-
-
-def _measured(
-    first: ModelProto | Path, second: ModelProto | Path, data: Data
-) -> tuple[tuple[Latency, ...], tuple[Memory, Memory] | None]:
-    feed = batched(data, 1).feeds[0]
-    times = tuple(latency(first, second, feed, threads) for threads in (1, 2))
-    before, after = memory(first, feed), memory(second, feed)
-    return times, None if before is None or after is None else (before, after)
 
 
 def _loaded(other: Loaded, session: Session) -> Session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.export.quantized_lstm import KERNEL
@@ -52,7 +52,7 @@ def _outputs(model: ModelProto, node: NodeProto) -> FloatArray:
     alone.input[0], alone.output[0] = "x", "y"
     del alone.output[1:]
     size = next(t for t in model.graph.initializer if t.name == _shape_of_weight(model, node))
-    inputs = int(np.frombuffer(size.raw_data, np.int64)[-1])
+    inputs = int(numpy_helper.to_array(size)[-1])
     graph = helper.make_graph(
         [*nodes, alone], "lstm",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [_STEPS, 1, inputs])],

@@ -9,7 +9,9 @@ from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
 from mixquant_onnx.export.weight_in_model import WeightInModel
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.rows import effective_grid
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.activations.placement import INTEGER_OPERATORS
 
 WIDEST: dict[Cpu, int] = {"any": 7, "vnni": 8}
@@ -38,11 +40,8 @@ def offer(weight: WeightInModel) -> Int8Kernel | None:
     site, scheme, cpu = weight.site, weight.scheme, weight.options.integer
     if not cpu or not on_integers(weight.located, weight.facts.dequantized):
         return None
-    grid = effective_grid(site.shape, site.layout, scheme.grid)
-    if grid.block is not None or scheme.bits > WIDEST[cpu] or (scheme.bits >= FIRST_SYMMETRIC and not scheme.symmetric):
-        return None
-    layout = site.layout
-    if layout.p + layout.q != 1 and grid.per != "tensor":
+    layout, grid = site.layout, effective_grid(site.shape, site.layout, scheme.grid)
+    if not suits_kernels(scheme, grid, cpu) or (layout.p + layout.q != 1 and grid.per != "tensor"):
         return None
     transposes = {bool(attributes(reader.node).get("transB", 0)) for reader in weight.located.readers}
     if len(transposes) > 1:
@@ -55,6 +54,21 @@ def offer(weight: WeightInModel) -> Int8Kernel | None:
         transpose=transpose,
         plain=are_few(weight),
     )
+
+
+def suits_kernels(scheme: Scheme, grid: Granularity, cpu: Cpu) -> bool:
+    """Whether integer kernels compute exactly with codes of a scheme.
+
+    Args:
+        scheme: The scheme.
+        grid: Its grid, as `effective_grid` gives it.
+        cpu: The processor.
+
+    Returns:
+        False for blocks, for codes that are too wide, and for wide ones around another code than the middle.
+    """
+    centred = scheme.bits < FIRST_SYMMETRIC or scheme.symmetric
+    return grid.block is None and scheme.bits <= WIDEST[cpu] and centred
 
 
 def are_few(weight: WeightInModel) -> bool:

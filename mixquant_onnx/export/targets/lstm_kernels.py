@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from mixquant_onnx.export.encodings.lstm_kernel import LstmKernel
-from mixquant_onnx.export.targets.integer_kernels import FIRST_SYMMETRIC, WIDEST, are_few
+from mixquant_onnx.export.targets.integer_kernels import are_few, suits_kernels
 from mixquant_onnx.export.weight_in_model import WeightInModel
 from mixquant_onnx.model.operators import attributes, domain_of
 from mixquant_onnx.model.weights import LocatedWeight
@@ -31,10 +31,7 @@ def offer(weight: WeightInModel) -> LstmKernel | None:
     if not cpu or not in_lstm(weight.located):
         return None
     grid = effective_grid(site.shape, site.layout, scheme.grid)
-    asymmetric = scheme.bits >= FIRST_SYMMETRIC and not scheme.symmetric
-    if grid.block is not None or scheme.bits > WIDEST[cpu] or asymmetric:
-        return None
-    return LstmKernel(bits=scheme.bits, plain=are_few(weight))
+    return LstmKernel(bits=scheme.bits, plain=are_few(weight)) if suits_kernels(scheme, grid, cpu) else None
 
 
 def in_lstm(located: LocatedWeight) -> bool:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.sections.tradeoff import PointData
-from mixquant_onnx.report.sections.weights import TensorData
+from mixquant_onnx.report.sections.weights import TensorData, shape_text
 from mixquant_onnx.report.summary import Summary
 
 COLORS = {2: "#b2182b", 3: "#d6604d", 4: "#f4a582", 5: "#92c5de", 6: "#4393c3", 7: "#2166ac", 8: "#053061"}
@@ -101,7 +101,7 @@ def parts(summary: Summary) -> go.Figure:
             y=[""], x=[nbytes], name=name, orientation="h", marker_color=color,
             hovertemplate=f"{name}: {size(nbytes)}, {nbytes / after:.1%}<extra></extra>",
         )  # fmt: skip
-    figure.update_layout(barmode="stack", xaxis_title="bytes", height=220)
+    figure.update_layout(barmode="stack", xaxis_title="bytes")
     return _styled(figure, 220)
 
 
@@ -134,10 +134,9 @@ def tradeoff(points: Sequence[PointData], nbytes_before: int) -> go.Figure:
 
 
 def _told(tensor: TensorData) -> str:
-    shape, ops = "x".join(map(str, tensor["shape"])), ", ".join(tensor["ops"])
     lines = [
         f"<b>{escape(tensor['name'])}</b>",
-        escape(f"{shape}, {ops}"),
+        escape(f"{shape_text(tensor)}, {', '.join(tensor['ops'])}"),
         f"{tensor['scheme']}: {size(tensor['nbytes'])}",
         f"QE {tensor['qe']:.2e}, {decibels(tensor['sqnr_db'])}",
     ]

@@ -10,12 +10,12 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mixquant_onnx.report.brief import quality_text
+from mixquant_onnx.report.brief import quality_text, spread_text
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.html import figures
 from mixquant_onnx.report.sections.tradeoff import Tradeoff
 from mixquant_onnx.report.sections.verification import title as title_of_rows
-from mixquant_onnx.report.sections.weights import TensorData
+from mixquant_onnx.report.sections.weights import TensorData, shape_text
 from mixquant_onnx.report.summary import Summary
 
 _CONFIG = {"displayModeBar": False, "responsive": True}
@@ -103,13 +103,12 @@ def _rendered(**values: Any) -> str:
 
 
 def _cards(summary: Summary) -> list[Card]:
-    before, spread = summary["nbytes_before"], summary["bits"]
+    before = summary["nbytes_before"]
     cards = []
     if "nbytes_after" in summary:
         after = summary["nbytes_after"]
         cards.append(Card("size", size(after), f"{after / before:.1%} of {size(before)}"))
-    widths = ", ".join(f"{count} at {bits}" for bits, count in spread.items())
-    cards.append(Card("bits a weight", f"{summary['average_bits']:.2f}", f"weights: {widths}"))
+    cards.append(Card("bits a weight", f"{summary['average_bits']:.2f}", f"weights: {spread_text(summary)}"))
     found = summary.get("verification")
     if found and found["quality"]:
         quality = found["quality"][-1]
@@ -168,6 +167,5 @@ def _tables(summary: Summary) -> list[Table]:
 
 
 def _row(tensor: TensorData) -> list[str]:
-    shape = "x".join(map(str, tensor["shape"]))
-    return [tensor["name"], shape, tensor["scheme"], str(tensor["nbytes"]), f"{tensor['qe']:.2e}",
+    return [tensor["name"], shape_text(tensor), tensor["scheme"], str(tensor["nbytes"]), f"{tensor['qe']:.2e}",
             decibels(tensor["sqnr_db"])]  # fmt: skip

@@ -10,6 +10,7 @@ from rich.markup import escape
 from mixquant_onnx.report.formats import decibels, finite, print_rest, short, size, table
 from mixquant_onnx.report.quality import Interval, QualityData, interval, quality_data
 from mixquant_onnx.report.quality_text import print_parts, profiles
+from mixquant_onnx.report.sections import notes
 from mixquant_onnx.report.sections.timing import Timing, timing_data
 from mixquant_onnx.report.sections.timing import render as render_timing
 from mixquant_onnx.verification.comparison import Comparison
@@ -83,8 +84,7 @@ def render(console: Console, data: ComparisonData) -> None:
     print_parts(data["quality"]["outputs"], console)
     if data["layers"]:
         _print_layers(console, data)
-    for line in data["notes"]:
-        console.print(f"note: {escape(line)}")
+    notes.render(console, {"notes": data["notes"]})
 
 
 def _print_layers(console: Console, data: ComparisonData) -> None:

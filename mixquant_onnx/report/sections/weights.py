@@ -127,7 +127,7 @@ def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN)
     """
     made = table(f"{len(tensors)} weight tensors, worst SQNR first")
     fixed = [
-        ("shape", "left", max(5, *(len(_shape(t)) for t in tensors))),
+        ("shape", "left", max(5, *(len(shape_text(t)) for t in tensors))),
         ("scheme", "left", max(6, *(len(_bits_and_granularity(t)) for t in tensors))),
         ("QE", "right", 7),
         ("/ int8", "right", 6),
@@ -142,7 +142,7 @@ def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN)
     for name, t in zip(shortened([t["name"] for t in worst], room), worst, strict=True):
         made.add_row(
             escape(name),
-            _shape(t),
+            shape_text(t),
             _bits_and_granularity(t),
             f"{t['qe']:.1e}",
             _ratio(t),
@@ -157,7 +157,8 @@ def _order(tensor: TensorData) -> float:
     return value if isinstance(value, (int, float)) else ends.get(value, math.inf)
 
 
-def _shape(tensor: TensorData) -> str:
+def shape_text(tensor: TensorData) -> str:
+    """The shape of a weight as text, such as 64x3x3x3."""
     return "x".join(map(str, tensor["shape"]))
 
 
