@@ -15,7 +15,7 @@ Purpose = Literal["speed", "size", "memory"]
 Ranges = Literal["auto", RangeMethod]
 
 INTEGER_FROM_ORT = (1, 25)
-"""The first onnxruntime on which integer execution was tested (docs/activations.md)."""
+"""The first onnxruntime on which integer execution was tested (docs/research/activations.md)."""
 
 
 def _activations(value: object) -> str:

@@ -80,13 +80,15 @@ def release(value: str | tuple[int, int]) -> tuple[int, int]:
 
 
 OLDEST_ORT = (1, 20)
-"""The oldest onnxruntime on which files were tested (docs/releases.md)."""
+"""The oldest onnxruntime on which files were tested (docs/research/releases.md)."""
 
 FUSED_PAYS_FROM = (1, 25)
-"""The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float (docs/releases.md)."""
+"""The first onnxruntime whose MatMulNBits fusion takes 8 bits and is not slower than float
+(docs/research/releases.md)."""
 
 SMALL_INTS_FROM = (1, 21)
-"""The first onnxruntime with Add and Sub on 8-bit integers: smaller files that load faster (docs/releases.md)."""
+"""The first onnxruntime with Add and Sub on 8-bit integers: smaller files that load faster
+(docs/research/releases.md)."""
 
 
 def share(flag: str) -> Callable[[Any], float | None]:

@@ -225,8 +225,8 @@ class FormOptions:
 
     `fused` selects the large MatMul and Gemm weights that run on the runtime's low-bit kernels. `auto`: those that see
     one row by the model's declared shapes, where the kernels are faster on every processor tested; `always`: all of
-    them, which is faster on processors with VNNI and up to 1.7 times slower on others (docs/kernels.md); `never`: none.
-    `integer`: the processors for which layers with rounded inputs run on integers; None where none do.
+    them, which is faster on processors with VNNI and up to 1.7 times slower on others (docs/research/kernels.md);
+    `never`: none. `integer`: the processors for which layers with rounded inputs run on integers; None where none do.
     """
 
     target: str = option(

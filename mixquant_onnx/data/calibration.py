@@ -45,8 +45,8 @@ _PLACES = 16
 
 PROXY_SAMPLE_WEIGHT = 0.25
 """Number of independent samples that one sample of a proxy input counts as. Of 1, 1/4, 1/16 and 1/64 it does best on
-ResNet-20, MobileNetV2 and EfficientNet-Lite0 (docs/data_free.md); cross-validation on halves of the proxies takes twice
-as long and gains nothing.
+ResNet-20, MobileNetV2 and EfficientNet-Lite0 (docs/research/data_free.md); cross-validation on halves of the
+proxies takes twice as long and gains nothing.
 """
 
 WIDEST_OF_PROXIES = 2304

@@ -34,7 +34,7 @@ class Moments:
 
         Inputs of one sign share that sign, but noise does not tell which are largest: they get a common mean. No
         variance is below its squared mean: real inputs vary more than noise (mean^2 / variance of a layer's real inputs
-        is 0.05 to 1.9 on the models of docs/accuracy.md, up to 10^5 on generated ones).
+        is 0.05 to 1.9 on the models of docs/research/accuracy.md, up to 10^5 on generated ones).
 
         Returns:
             Moments of the same shape; `self` where signs are unknown.

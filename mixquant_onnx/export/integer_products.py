@@ -1,4 +1,4 @@
-"""Products on integers, written so that ONNX Runtime finds their kernels (docs/activations.md)."""
+"""Products on integers, written so that ONNX Runtime finds their kernels (docs/research/activations.md)."""
 
 from __future__ import annotations
 

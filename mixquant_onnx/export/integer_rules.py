@@ -1,4 +1,4 @@
-"""What is written in place of operators without an integer kernel, one rule each (docs/activations.md).
+"""What is written in place of operators without an integer kernel, one rule each (docs/research/activations.md).
 
 To add one, write a function from a node to what replaces it, and add it to `RULES`.
 """

@@ -41,7 +41,7 @@ def typical_noise(reference: Outputs, other: Outputs) -> float:
     """The geometric mean over batches of `relative_noise`.
 
     Where outputs are heavy-tailed, a few rows hold most of a sum of squares, and which rows those are is chance: of
-    plans compared on some tens of rows the geometric mean finds the better one more often (docs/selection.md).
+    plans compared on some tens of rows the geometric mean finds the better one more often (docs/research/selection.md).
 
     Args:
         reference: Outputs of the float model, one list per batch.

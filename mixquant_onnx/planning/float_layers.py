@@ -39,7 +39,8 @@ _LEAST_GAIN = 0.05
 def layers_in_float(rounding: Rounding, goal: GuardGoal, data: Data) -> set[str]:
     """Choose layers that stay in float, by the noise of each value alone and the time that is given up.
 
-    Noises of single values add up to that of all within 2 dB (docs/activations.md), so that the search runs no model.
+    Noises of single values add up to that of all within 2 dB (docs/research/activations.md), so that the search
+    runs no model.
 
     Args:
         rounding: The model.

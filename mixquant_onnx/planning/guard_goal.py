@@ -8,7 +8,7 @@ from mixquant_onnx.config.stages import AccuracyOptions
 
 GOOD_NOISE = 10**-2.4
 """Noise-to-signal ratio of the outputs (24 dB), with float weights, that is good enough: models that near lose at most
-0.5 points (docs/activations.md)."""
+0.5 points (docs/research/activations.md)."""
 
 GOOD_AGREEMENT = 0.995
 """Share of equal decisions that is good enough too."""

@@ -40,8 +40,8 @@ NO_LAYER = (
     "with a float32 weight as its second input; weights alone are quantized"
 )
 SLOWER = (
-    "no layer runs on integers, as all are so small that float is quicker by the table of docs/activations.md; weights "
-    "alone are quantized"
+    "no layer runs on integers, as all are so small that float is quicker by the table of docs/research/activations.md"
+    "; weights alone are quantized"
 )
 
 

@@ -1,4 +1,4 @@
-"""Nanoseconds that layers save on integers, by a table of measured rates (docs/activations.md).
+"""Nanoseconds that layers save on integers, by a table of measured rates (docs/research/activations.md).
 
 The table is that of one processor (AVX-512 VNNI, one thread). It is not measured on the machine of the user, so that
 the same command writes the same file everywhere.

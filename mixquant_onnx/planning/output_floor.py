@@ -22,7 +22,7 @@ from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 FLOOR_DB = 20.0
-"""Least SQNR of the outputs in dB, on held-out samples (docs/data_free.md)."""
+"""Least SQNR of the outputs in dB, on held-out samples (docs/research/data_free.md)."""
 
 _TURNS = 2
 """Most times that weights are quantized again with more bits; bounds time."""

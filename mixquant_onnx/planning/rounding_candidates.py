@@ -35,7 +35,7 @@ _LEAST_GAIN = 0.1
 """Share of the noise that equalized channels must save: they take a product with a constant at every run."""
 
 _COMPARED: tuple[RangeMethod, ...] = ("minmax", "percentile", "mse")
-"""Ways that `auto` chooses from: entropy was best on none of six models (docs/activations.md)."""
+"""Ways that `auto` chooses from: entropy was best on none of six models (docs/research/activations.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

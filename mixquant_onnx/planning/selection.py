@@ -1,8 +1,9 @@
 """Selection of the sensitivity: each makes a plan, and the plan with the least noise on held-out samples is used.
 
-No sensitivity is best on every model (docs/accuracy.md): the measured effect of a layer ignores that later layers
-compensate for it, and a data-free one ignores effects altogether. Plans are put together from the table and run once;
-the best of them are then quantized in the order of the graph, where layers compensate for those before, and run again.
+No sensitivity is best on every model (docs/research/accuracy.md): the measured effect of a layer ignores that later
+layers compensate for it, and a data-free one ignores effects altogether. Plans are put together from the table and run
+once; the best of them are then quantized in the order of the graph, where layers compensate for those before, and run
+again.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ _FINAL_SECONDS = 10.0
 """CPU seconds that this may take in all, by an estimate: a measured time would make results depend on the load."""
 
 _SECONDS = (2.5e-6, 5e-11)
-"""CPU seconds of such a quantization for each weight, and for each multiplication of the runs (docs/selection.md)."""
+"""CPU seconds of such a quantization for each weight, and for each multiplication of the runs
+(docs/research/selection.md)."""
 
 _NEAR_DB = 6.0
 """Decibels behind the best up to which a plan may turn out to be the best: later layers make up for more of some plans
-than of others, and plans 5 dB behind came out best on the models of docs/selection.md.
+than of others, and plans 5 dB behind came out best on the models of docs/research/selection.md.
 """
 
 

@@ -134,7 +134,7 @@ METHODS: dict[str, Method] = {
     "adaround": _ADAROUND,
 }
 """By name. A layer outside of all blocks is reconstructed alone, which is AdaRound. As the surrogate of learned
-rounding, gptq is as good as adaround and faster (docs/experiment-ablation.md).
+rounding, gptq is as good as adaround and faster (docs/research/experiment-ablation.md).
 """
 
 

@@ -33,7 +33,7 @@ _AT_ONCE = 1 << 22
 """Weights, counted once for each width, that are rounded at once: 16 MiB an array. Does not change the result."""
 
 _TRIAL_BITS = 4
-"""Width at which shrinkage is chosen; the same shrinkage serves all widths (docs/selection.md)."""
+"""Width at which shrinkage is chosen; the same shrinkage serves all widths (docs/research/selection.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

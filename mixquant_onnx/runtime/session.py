@@ -68,7 +68,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.log_severity_level = 4
-        # An arena grows in powers of two, and is not freed before the last output of its session (docs/selection.md).
+        # An arena grows in powers of two, and is not freed before the last output of its session
+        # (docs/research/selection.md).
         options.enable_cpu_mem_arena = False
         # Runs alternate with NumPy computations, which spinning threads would slow down.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -29,7 +29,7 @@ from mixquant_onnx.verification.divergence import (
 
 LEAST_SQNR_DB = {"float32": 70.0, "float64": 70.0, "float16": 40.0, "bfloat16": 20.0}
 """Least SQNR in dB of a written model against its reference, by the type of its weights. Rounding in float32 leaves
-95 dB and more on the models of docs/models.md; a wrong axis or zero point in one layer leaves less than 40
+95 dB and more on the models of docs/research/models.md; a wrong axis or zero point in one layer leaves less than 40
 (tests/test_verify.py)."""
 
 

@@ -15,7 +15,7 @@ from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification.codes import needed
 
 MOST_NOISE = 0.01
-"""Noise-to-signal ratio of the outputs (20 dB); 36 dB and more were measured (docs/activations.md)."""
+"""Noise-to-signal ratio of the outputs (20 dB); 36 dB and more were measured (docs/research/activations.md)."""
 
 _STEPS = 8
 _SEED = 0

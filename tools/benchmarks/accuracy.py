@@ -35,7 +35,7 @@ PEERS = {
     "resnet20_cifar10": "0.251 MB", "silero_vad": "0.819 MB", "tinygpt_bytes": "0.628 MB", "magika": "0.439 MB",
     "ppocrv4_rec": "2.920 MB", "efficientnet_lite0": "4.849 MB", "minilm_l6": "20.074 MB",
 }  # fmt: skip
-"""The smallest file with at most 1 % loss among the others, from docs/peers.md (tools/peers --write)."""
+"""The smallest file with at most 1 % loss among the others, from docs/research/peers.md (tools/peers --write)."""
 
 LOWER_IS_BETTER = ("tinygpt_bytes",)
 

@@ -1,4 +1,4 @@
-"""One command with several tables: the table of a name is printed, and with --write put into docs/ too."""
+"""One command with several tables: the table of a name is printed, and with --write put into docs/research/ too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(
     plots: bool = False,
     modules: Mapping[str, str] | None = None,
 ) -> int:
-    """`tool` NAME [options] [--write], where NAME is a module of `package`; its file is docs/{prefix}{NAME}.md.
+    """`tool` NAME [options] [--write], where NAME is a module of `package`; its file: docs/research/{prefix}{NAME}.md.
 
     `plots`: each takes --plot, and --write puts that beside the table. `modules`: those not called by their names.
     """
@@ -35,13 +35,13 @@ def run(
     if not write:
         return int(main(rest))
     text = io.StringIO()
-    drawn = ["--plot", str(ROOT / "docs" / f"{prefix}{name}.svg")] if plots else []
+    drawn = ["--plot", str(ROOT / "docs" / "research" / f"{prefix}{name}.svg")] if plots else []
     with contextlib.redirect_stdout(text):
         code = int(main([*rest, *drawn]))
     print(text.getvalue(), end="")
     if code == 0:
         shown = " ".join(argument for argument in rest if "/" not in argument)
         command = f"{tool} {name} {shown}".strip()
-        file = ROOT / "docs" / f"{prefix}{name}.md"
+        file = ROOT / "docs" / "research" / f"{prefix}{name}.md"
         file.write_text(f"{text.getvalue()}\nWritten by `{command} --write`.\n", encoding="utf8")
     return code

@@ -1,4 +1,4 @@
-"""What other quantizers make of the models of docs/accuracy.md; --write puts the tables into docs/ too."""
+"""What other quantizers make of the models of docs/research/accuracy.md; --write puts the tables there too."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", help="models, separated by commas")
     parser.add_argument("--peers", help=f"of {', '.join(p.name for p in PEERS)}, separated by commas")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each step of each run")
-    parser.add_argument("--write", action="store_true", help="write docs/peers.md too")
+    parser.add_argument("--write", action="store_true", help="write docs/research/peers.md too")
     args = parser.parse_args(arguments)
     if args.data_root is None:
         print("peers needs --data-root or MIXQUANT_DATA: a folder of labelled data", file=sys.stderr)
@@ -86,5 +86,5 @@ def main(arguments: list[str]) -> int:
     if args.write:
         shown = " ".join(argument for argument in arguments if "/" not in argument)
         done = f"{text}\nWritten by `tools/peers {shown}`.\n"
-        (ROOT / "docs" / "peers.md").write_text(done, encoding="utf8")
+        (ROOT / "docs" / "research" / "peers.md").write_text(done, encoding="utf8")
     return 0

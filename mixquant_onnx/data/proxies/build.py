@@ -20,7 +20,7 @@ from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 ROWS = 48
-"""Samples that are generated; MobileNetV2 and EfficientNet-Lite0 gain up to this number (docs/accuracy.md)."""
+"""Samples that are generated; MobileNetV2 and EfficientNet-Lite0 gain up to this number (docs/research/accuracy.md)."""
 
 _FEWEST = 16
 """Fewest samples, for models that are slow or have large inputs: the least that can be split (`data.split`)."""

@@ -180,7 +180,7 @@ def tokens(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> N
 def _file(random: np.random.Generator, kind: int, length: int, limit: int) -> NDArray[np.int64]:
     """`length` bytes of text; where there is an id beyond bytes it is used as padding, and every other text is shorter.
 
-    Adding binary files gained nothing on magika (docs/data_free.md).
+    Adding binary files gained nothing on magika (docs/research/data_free.md).
     """
     text = np.frombuffer(_TEXT.encode() * (2 + length // len(_TEXT)), np.uint8)
     start = int(random.integers(0, len(_TEXT)))

@@ -33,7 +33,7 @@ USUAL = ("mean and deviation", "-1..1", "0..1")
 
 _SMALLEST_DEVIATION = 0.05
 """Standard deviation of the first layer's outputs on pictures in -1..1, below which the network expects 0..255: such
-networks have about 0.01, others 0.2 to 2.7 (the labelled models of docs/accuracy.md).
+networks have about 0.01, others 0.2 to 2.7 (the labelled models of docs/research/accuracy.md).
 """
 
 _THROUGH = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Concat"})

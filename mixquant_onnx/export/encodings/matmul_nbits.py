@@ -16,7 +16,7 @@ KERNELS_FROM_OPSET = 21
 """The first opset with DequantizeLinear in blocks, and with UINT4 (DequantizeLinear-21)."""
 
 CAST_TO_UINT4_FROM: Release = (1, 23)
-"""The first onnxruntime with Cast to UINT4 (docs/releases.md)."""
+"""The first onnxruntime with Cast to UINT4 (docs/research/releases.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class MatMulNBits(Storage):
 
     @property
     def needs_vnni(self) -> bool:
-        """Without VNNI the kernels are faster than float at one row alone (docs/kernels.md)."""
+        """Without VNNI the kernels are faster than float at one row alone (docs/research/kernels.md)."""
         return self.many_rows
 
 

@@ -72,7 +72,8 @@ def matmul_kernel(k: int, n: int, scheme: Scheme) -> Kernel | None:
         The kernel; None where all are slower.
 
     Source:
-        The bounds are where `tools/bench kernels` crosses 1.0 (docs/kernels.md), with a margin for other machines.
+        The bounds are where `tools/bench kernels` crosses 1.0 (docs/research/kernels.md), with a margin for
+        other machines.
     """
     block = scheme.grid.block
     four_bits = scheme.bits <= 4

@@ -12,7 +12,7 @@ from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.rows import effective_grid
 
 LEAST_ELEMENTS = 1 << 16
-"""Elements of a weight from which on the kernel is faster than float: 128 units (docs/activations.md)."""
+"""Elements of a weight from which on the kernel is faster than float: 128 units (docs/research/activations.md)."""
 
 _PLAIN_ATTRIBUTES = frozenset({"hidden_size", "direction"})
 """Attributes of an LSTM with no others than defaults."""

@@ -9,7 +9,7 @@ from mixquant_onnx.config.parsing import OLDEST_ORT
 from mixquant_onnx.export.encodings.storage import Release, Storage
 
 _OPSET_FROM: dict[int, Release] = {23: (1, 23), 24: (1, 24), 25: (1, 25), 26: (1, 26)}
-"""The first release that loads an opset (docs/releases.md); `OLDEST_ORT` has those before."""
+"""The first release that loads an opset (docs/research/releases.md); `OLDEST_ORT` has those before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ def releases_of(storages: Collection[Storage], opset: int) -> Releases:
         The releases.
 
     Source:
-        Results of the tests on releases from 1.20 on (docs/releases.md).
+        Results of the tests on releases from 1.20 on (docs/research/releases.md).
     """
     loads = max(OLDEST_ORT, _OPSET_FROM.get(opset, OLDEST_ORT), *(s.loads_from(opset) for s in storages))
     paying = [storage.not_slower_from() for storage in storages]

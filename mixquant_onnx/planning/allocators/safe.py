@@ -1,7 +1,7 @@
 """The MixQuant rule with a least SQNR for each weight, and the most bits for the smallest weights.
 
 The paper bounds the error by a multiple of that of plain int8, which itself is large on weights with outliers and on
-depthwise layers, where one scale serves channels of very different magnitudes (docs/data_free.md).
+depthwise layers, where one scale serves channels of very different magnitudes (docs/research/data_free.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from mixquant_onnx.planning.error_table import Candidate, ErrorRow, ErrorTable
 
 LEAST_SQNR_DB = 25.0
 """Least SQNR of a tensor's dequantized weights, in dB: that of 5 bits per channel on weights without outliers
-(docs/data_free.md).
+(docs/research/data_free.md).
 """
 
 INSURANCE = 0.01

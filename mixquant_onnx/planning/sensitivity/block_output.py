@@ -65,7 +65,7 @@ def compensation(measurement: Measurement) -> Shares:
 
     The first is quantized at the lower anchor width, the second at the higher one, fitted to inputs that the first has
     changed. Where the second's own error is small, the share hardly depends on the width of the first
-    (docs/experiment-pairs.md).
+    (docs/research/experiment-pairs.md).
 
     Args:
         measurement: The model, the candidates and samples.

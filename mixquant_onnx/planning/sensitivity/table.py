@@ -49,7 +49,7 @@ SENSITIVITIES: dict[str, Sensitivity] = {
     UNIFORM: Sensitivity(measure=uniform.measure, alias="even", needs_rows=False, competes_on_proxies=True),
     WEIGHT_ERROR: Sensitivity(measure=weight_error.measure, alias="energy", needs_rows=False, competes_on_proxies=True),
 }
-"""By name. None is the best on every model (docs/accuracy.md)."""
+"""By name. None is the best on every model (docs/research/accuracy.md)."""
 
 
 def sensitivity_name(text: str) -> str:

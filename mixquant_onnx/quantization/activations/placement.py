@@ -24,8 +24,8 @@ _OWN_GRID = frozenset({"GlobalAveragePool", "Sigmoid", "LeakyRelu"})
 _LARGE_PRODUCT = 1 << 16
 _SMALL_PRODUCT = 1 << 13
 _MANY_ROWS = 32
-"""Weights of a product from which on integers are faster than float with one row, and with many (docs/activations.md):
-below, rounding the input takes longer than the product."""
+"""Weights of a product from which on integers are faster than float with one row, and with many
+(docs/research/activations.md): below, rounding the input takes longer than the product."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

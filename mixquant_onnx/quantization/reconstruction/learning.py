@@ -24,7 +24,7 @@ _STRENGTH = 1.0
 _NEAR = (0.1, 1.0)
 """Strengths of a proximal term (the squared change of each weight) in the loss, so that weights without effect do not
 change; the second is tried where the first does worse on held-out samples. Without it Adam moves every weight, and 300
-steps on EfficientNet-Lite0 end above the initial loss on the training samples (docs/experiment-brecq.md).
+steps on EfficientNet-Lite0 end above the initial loss on the training samples (docs/research/experiment-brecq.md).
 """
 
 _DRAWS = 16

@@ -14,7 +14,7 @@ from mixquant_onnx.quantization.rounding.objective import Problem, Rows
 
 _SAMPLE_WEIGHTS = (1.0, 4.0, 1 / 8)
 """Candidates: the number of independent samples that each sample counts as; the first wins a tie. One value for all
-models would cost up to 0.8 dB (docs/accuracy.md).
+models would cost up to 0.8 dB (docs/research/accuracy.md).
 """
 
 _NO_SHRINKAGE = 0.05

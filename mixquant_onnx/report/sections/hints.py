@@ -47,5 +47,5 @@ def _integers(run: Run) -> str | None:
         return None
     products = all(use.op in PRODUCTS for name in weights for use in sites[name].site.uses)
     option = "--activations dynamic (or 8, with --data)" if products else "--activations 8 with --data"
-    gain = "0.4 to 0.8 of float's time on the nets of docs/speed.md"
+    gain = "0.4 to 0.8 of float's time on the nets of docs/research/speed.md"
     return f"{option} runs {len(weights)} of {len(sites)} layers on 8-bit integers: {gain}"
