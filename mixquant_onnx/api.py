@@ -26,8 +26,8 @@ from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_
 from mixquant_onnx.planning.table_file import check_table
 from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
 from mixquant_onnx.quantization.methods import method as known_method
-from mixquant_onnx.tradeoff import Point
-from mixquant_onnx.tradeoff import sweep as points_of
+from mixquant_onnx.tradeoff.point import Point
+from mixquant_onnx.tradeoff.sweep import sweep as points_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -19,6 +19,7 @@ from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedWeight
+from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
@@ -40,8 +41,8 @@ from mixquant_onnx.verification.verify import verify
 class RunResult:
     """The model, what was decided and measured, and the proof (None where it was not asked for).
 
-    Sizes are bytes, external data included. `qe` is that of the codes as written. `latency`: times of a run, where they
-    were measured; `memory`: of the float model's session and of the written one's.
+    Sizes are bytes, external data included. `quantized` are the weights, `qe` is that of their codes. `latency`: times
+    of a run, where they were measured; `memory`: of the float model's session and of the written one's.
     """
 
     model: ModelProto
@@ -53,6 +54,7 @@ class RunResult:
     verification: Verification | None
     nbytes_before: int
     nbytes_after: int
+    quantized: Mapping[str, QuantizedTensor]
     qe: Mapping[str, float]
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -171,6 +173,7 @@ def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Ver
         verification=verification,
         nbytes_before=planned.loaded.nbytes,
         nbytes_after=nbytes,
+        quantized=made.layers.quantized,
         qe=made.layers.qe,
         files=files,
         notes=made.layers.notes,

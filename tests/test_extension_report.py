@@ -17,7 +17,7 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.summary import PlanSummary, Summary
 
 RUN_ONLY = set(Summary.__annotations__) - set(PlanSummary.__annotations__) - {
-    "blocks", "integers", "latency", "memory",
+    "blocks", "integers", "latency", "memory", "sensitivity",
 }  # fmt: skip
 
 
@@ -56,9 +56,9 @@ def test_a_section_of_the_table_is_in_the_terminal_and_in_the_summary(
 
 def test_the_summary_has_the_keys_of_its_schema_in_order(model: Path, output: Path, tmp_path: Path) -> None:
     plan = summary_of("inspect", model, to=tmp_path / "plan.json")
-    assert list(plan) == list(PlanSummary.__annotations__)
+    assert list(plan) == [*PlanSummary.__annotations__, "sensitivity"]
     with_blocks = summary_of("inspect", model, "--blocks", to=tmp_path / "plan.json")
-    assert list(with_blocks) == [*PlanSummary.__annotations__, "blocks"]
+    assert list(with_blocks) == [*PlanSummary.__annotations__, "sensitivity", "blocks"]
     run = summary_of(model, output, "--data-free", to=tmp_path / "run.json")
     assert list(run) == [
         key for key in Summary.__annotations__ if key not in ("blocks", "integers", "latency", "memory")
@@ -77,6 +77,6 @@ def test_a_section_of_sweeps_is_shown(
     monkeypatch.setattr(sections, "SWEEP_SECTIONS", (*sections.SWEEP_SECTIONS, smallest))
     assert main(["sweep", str(model), "--avg-bits", "4,6", "--no-verify", "--json", str(tmp_path / "p.json")]) == 0
     printed = capsys.readouterr().out
-    points = json.loads((tmp_path / "p.json").read_text())
+    points = json.loads((tmp_path / "p.json").read_text())["points"]
     assert {point["setting"] for point in points} == {"avg-bits 4", "avg-bits 6"}
     assert printed.index("no other plan") < printed.index(f"smallest: {points[0]['setting']}")

@@ -21,11 +21,19 @@ def test_values_are_by_the_outputs_of_the_layers(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     folder = tmp_path / "new" / "overlay"
     assert main([str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--bits", "5", "--overlay", str(folder)]) == 0
-    assert {file.name for file in folder.iterdir()} == {"bits.json", "bytes.json", "qe.json", "sqnr_db.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "bits.json",
+        "bytes.json",
+        "qe.json",
+        "sensitivity.json",
+        "sqnr_db.json",
+    }
     bits = json.loads((folder / "bits.json").read_text())["net"]
     outputs = {name: {"value": 5.0} for name in ("h", "i", "y")}
     assert outputs.items() <= bits["results"].items() and bits["name"] == "bits"
     assert {"named"} == set(bits["results"]) - set(outputs) - {"MatMul->i", "MatMul->y"}
+    shares = json.loads((folder / "sensitivity.json").read_text())["net"]["results"]
+    assert shares["h"]["value"] + shares["i"]["value"] == pytest.approx(1) and shares["i"] == shares["y"]
     assert [stop["stop"] for stop in bits["gradient"]] == [0, 1]
     written = {o for node in onnx.load(tmp_path / "o.onnx").graph.node for o in node.output}
     assert set(outputs) <= written

@@ -156,7 +156,7 @@ def test_a_sweep_tells_the_bits_that_outputs_need(effort: str, tmp_path: Path) -
     onnx.save(deep(8), tmp_path / "deep.onnx")
     arguments = ["sweep", str(tmp_path / "deep.onnx"), "--qem", "1000000", "--json", str(tmp_path / "sweep.json")]
     assert main([*arguments, "--effort", effort]) == 0
-    point = json.loads((tmp_path / "sweep.json").read_text())[0]
+    point = json.loads((tmp_path / "sweep.json").read_text())["points"][0]
     made = mq.quantize(deep(8), qem=1e6)
     assert made.plan.sites != mq.inspect(deep(8), qem=1e6).plan.sites
     assert point["average_bits"] == pytest.approx(made.average_bits, rel=1e-6 if effort == "thorough" else 0.1)

@@ -18,13 +18,14 @@ from cases import Fails, classifier, decibels, files_under, text, weight
 from conftest import ROOT
 
 import mixquant_onnx as mq
-from mixquant_onnx import tradeoff
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.cli.sweep import numbers
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.planning import allocation
-from mixquant_onnx.tradeoff import Point, marked
+from mixquant_onnx.report.sections.tradeoff import Tradeoff
+from mixquant_onnx.tradeoff import sweep as sweeping
+from mixquant_onnx.tradeoff.point import Point, marked
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
 Row = dict[str, Any]
@@ -38,7 +39,9 @@ def sweep(tmp_path: Path) -> Sweep:
     def run(*arguments: object) -> list[Row]:
         path = tmp_path / "rows.json"
         assert main(["sweep", *map(str, arguments), "--json", str(path)]) == 0
-        rows: list[Row] = json.loads(path.read_text(encoding="utf8"), parse_constant=pytest.fail)
+        written = json.loads(path.read_text(encoding="utf8"), parse_constant=pytest.fail)
+        assert list(written) == list(Tradeoff.__annotations__) and written["format"] == 1
+        rows: list[Row] = written["points"]
         path.unlink()
         return rows
 
@@ -151,6 +154,35 @@ def test_each_row_is_what_a_run_of_that_plan_gives(
         assert row["sqnr_db"] == (None if verify else pytest.approx(run.verification.quality[1].sqnr_db))
 
 
+@pytest.mark.parametrize("verify", [[], ["--no-verify"]])
+def test_plans_are_compared_with_plain_int8(verify: list[str], model: Path, tmp_path: Path) -> None:
+    fixed = ["--data-free", "--method", "mse"]
+    assert main(["sweep", str(model), "--qem", "1", "--json", str(tmp_path / "s.json"), *fixed, *verify]) == 0
+    plain = json.loads((tmp_path / "s.json").read_text())["plain_int8"]
+    same: dict[str, Any] = {"bits": 8, "granularity": "tensor", "method": "minmax", "rounding": "nearest"}
+    run = mq.quantize(model, rule="paper", data_free=True, **same)
+    assert run.verification is not None and not run.plan.skipped
+    assert (plain["nbytes"], plain["average_bits"]) == (run.nbytes_after, pytest.approx(run.average_bits))
+    assert plain["sqnr_db"] == (None if verify else pytest.approx(run.verification.quality[1].sqnr_db))
+
+
+def test_the_accuracy_of_float_is_told_on_the_same_rows(tmp_path: Path) -> None:
+    with np.load(CNN.with_name("eval.npz")) as rows:
+        values, labels = rows["input"][:256], rows["labels"][:256].copy()
+    labels[::2] = (labels[::2] + 1) % 10
+    np.savez(tmp_path / "d.npz", input=values, labels=labels)
+    given = ["--data", str(tmp_path / "d.npz"), "--method", "mse", "--cost", "energy", "--avg-bits", "8"]
+    assert main(["sweep", str(CNN), "--json", str(tmp_path / "s.json"), *given]) == 0
+    written = json.loads((tmp_path / "s.json").read_text())
+    held = split_data(onnx.load(CNN), Data(feeds=({"input": values},), labels=labels), wants_selection=False).evaluation
+    assert held.labels is not None
+    wanted = onnxruntime.InferenceSession(CNN).run(None, dict(held.feeds[0]))[0].argmax(1)
+    assert (
+        written["float_accuracy"] == pytest.approx((wanted == held.labels).mean()) and written["float_accuracy"] < 0.8
+    )
+    assert written["plain_int8"]["accuracy"] == pytest.approx(written["float_accuracy"], abs=0.1)
+
+
 def test_quality_is_measured_on_data_that_was_held_back(tmp_path: Path, sweep: Sweep) -> None:
     data, output = tmp_path / "some.npz", tmp_path / "out.onnx"
     with np.load(CNN.with_name("eval.npz")) as all_rows:
@@ -188,7 +220,7 @@ def test_a_calibrated_plan_is_put_together_and_run_once(
     settings = [model, "--avg-bits", "4,7", "--data", data, "--rounding", "nearest"]
     whole = sweep(*settings, "--effort", "thorough", "--method", "gptq")
     assert "last step" not in capsys.readouterr().out
-    monkeypatch.setattr(tradeoff, "execute", again)
+    monkeypatch.setattr(sweeping, "execute", again)
     assert [row["finished"] for row in sweep(*settings, "--no-verify")] == [None, None]
     assert "last step" not in capsys.readouterr().out
     points = sweep(*settings, "--method", "gptq")
@@ -207,7 +239,7 @@ def test_plans_from_the_table_are_judged_on_rows_that_nothing_was_fitted_to(monk
     used: dict[str, set[bytes]] = {"solve_table": set(), "session_quality": set()}
 
     def recorded(name: str) -> Callable[..., Any]:
-        plain = getattr(tradeoff, name)
+        plain = getattr(sweeping, name)
 
         def run(*given: Any) -> Any:
             data = next(one for one in given if isinstance(one, Data))
@@ -217,7 +249,7 @@ def test_plans_from_the_table_are_judged_on_rows_that_nothing_was_fitted_to(monk
         return run
 
     for name in used:
-        monkeypatch.setattr(tradeoff, name, recorded(name))
+        monkeypatch.setattr(sweeping, name, recorded(name))
     mq.sweep(classifier(), average_bits=[4], data={"x": weight(96, 64) * 10})
     fitted, judged = used.values()
     assert len(judged) == 12 and len(fitted) == 63 and not fitted & judged

@@ -30,7 +30,7 @@ def parser() -> Parser:
     group.add_argument("--max-slower", metavar="TIME", help="at most 1.05x of float's time with one thread, or 12 ms")
     group.add_argument("--no-benchmark", action="store_true", help="no times and no memory")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    made.add_debug(group)
     return made
 
 

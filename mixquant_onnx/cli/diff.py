@@ -19,7 +19,7 @@ def parser() -> Parser:
         description="Show what differs between two plans of --plan. Exit code 0: nothing; 1: something.",
     )
     made.add_argument("paths", nargs="*", metavar="A.json B.json")
-    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    made.add_debug()
     return made
 
 

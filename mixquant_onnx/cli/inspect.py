@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from mixquant_onnx.cli.outputs import (
     add_report,
-    check_outputs,
     check_report,
     check_table_of,
     named_files,
     plan_to_replay,
     report,
     tell_file_of_options,
+    wants_detail,
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
@@ -51,8 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     tell_file_of_options(args)
     check_table_of(keywords, {"the model": source, **named_files(args)})
-    check_outputs(args.json, args.plan)
-    check_report(args.report, args.overlay)
+    plots = check_report(args)
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load
@@ -67,5 +66,5 @@ def main(arguments: Sequence[str]) -> int:
             planned = fit_plan(loaded, given, config.selection.min_size, config.form, line)
         else:
             planned = run.plan(loaded, config, line, line.opened("inspect"))
-    report(Run(planned=planned, blocks=args.blocks), planned.plan, args)
+    report(Run(planned=planned, blocks=args.blocks, detail=wants_detail(args)), planned.plan, args, plots)
     return 0

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from mixquant_onnx.cli import compare, diff, inspect, quantize, sweep
+from mixquant_onnx.cli import compare, completion, diff, inspect, quantize, sweep
 from mixquant_onnx.cli.signals import stoppable
 from mixquant_onnx.errors import MixquantError
 
@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "sweep": sweep.main,
     "compare": compare.main,
     "diff": diff.main,
+    "completion": completion.main,
 }
 
 

@@ -6,17 +6,19 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
+from mixquant_onnx.cli.parser import Parser
 from mixquant_onnx.config.file import file_of_options
 from mixquant_onnx.errors import OptionError, check_folder, writing
 
 if TYPE_CHECKING:
     from mixquant_onnx.config.config import Config
     from mixquant_onnx.planning.plan import Plan
+    from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.report.inputs import Run
 
 
@@ -24,19 +26,19 @@ STANDARD_OUTPUT = Path("-")
 """In place of a file: the JSON goes to standard output, and nothing else does."""
 
 
-def add_report(made: argparse.ArgumentParser) -> None:
+def add_report(made: Parser) -> None:
     """Add the options for files that quantize and inspect write beside the model."""
     group = made.add_argument_group("Plan and report")
     group.add_argument(
         "--json", type=Path, metavar="FILE", help="write the summary as JSON; - for standard output alone"
     )
-    group.add_argument("--report", type=Path, metavar="FILE", help="write a report with figures, one HTML file")
+    add_figures(group)
     group.add_argument("--overlay", type=Path, metavar="DIR", help="write bits, errors, bytes for Model Explorer")
     group.add_argument("--plan", type=Path, metavar="FILE", help="write the plan, to edit and replay")
     group.add_argument("--apply", type=Path, metavar="FILE", help="replay a plan; search options do not count")
     group.add_argument("-v", "--verbose", action="store_true", help="all tables")
     group.add_argument("-q", "--quiet", action="store_true", help="one line")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    made.add_debug(group)
 
 
 def named_files(args: argparse.Namespace) -> dict[str, Path | None]:
@@ -67,22 +69,32 @@ def check_outputs(*paths: Path | None) -> None:
             check_writable(path)
 
 
-def check_report(path: Path | None, overlay: Path | None = None) -> None:
-    """Check early that a report and an overlay can be made and written.
+def check_report(args: argparse.Namespace) -> list[Plot]:
+    """Check early that the files of `add_report` can be made and written.
 
     Args:
-        path: The file; None if none was requested.
-        overlay: The folder; None if none was requested.
+        args: The options of `add_report`.
+
+    Returns:
+        The figures of --plot.
 
     Raises:
-        OptionError: Packages are missing.
-        OutputError: It cannot be written.
+        OptionError: Packages are missing, or a figure is not known.
+        OutputError: A file cannot be written.
     """
-    if path is not None and not all(find_spec(name) for name in ("plotly", "jinja2")):
-        raise OptionError("--report needs plotly and jinja2: pip install 'mixquant-onnx[report]'")
-    check_outputs(path)
-    if overlay is not None:
-        check_folder(overlay)
+    check_outputs(args.json, args.plan)
+    if args.overlay is not None:
+        check_folder(args.overlay)
+    return plots_of(args, "run")
+
+
+def wants_detail(args: argparse.Namespace) -> bool:
+    """Whether a file is written of the summary, or of figures.
+
+    Args:
+        args: The options of `add_report`.
+    """
+    return any((args.json, args.report, args.overlay, args.plot))
 
 
 def tell_file_of_options(args: argparse.Namespace) -> None:
@@ -144,13 +156,14 @@ def plan_to_replay(path: Path | None, config: Config) -> Plan | None:
     return plan
 
 
-def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
-    """Write the plan of --plan, print the report, and write the summary of --json.
+def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]) -> None:
+    """Write the files of `add_report`, and print the report.
 
     Args:
         run: What there is to report.
         plan: The plan that was made.
         args: The options of `add_report`.
+        plots: What `check_report` gave.
 
     Raises:
         OutputError: A file cannot be written.
@@ -174,6 +187,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace) -> None:
         from mixquant_onnx.report.html.page import page
 
         write_text(args.report, page(summary, str(args.paths[0]), command_line()))
+    write_plots(plots, "run", summary)
     if args.json == STANDARD_OUTPUT:
         print(json.dumps(summary, indent=1))
         return

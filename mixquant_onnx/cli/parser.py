@@ -35,6 +35,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **given)
         self.hidden: list[tuple[argparse.Action, str]] = []
 
+    def add_debug(self, group: Any = None) -> None:
+        """Add --debug.
+
+        Args:
+            group: A group of this parser; None for none.
+        """
+        (group or self).add_argument("--debug", action="store_true", help="show the traceback of an error")
+
     def error(self, message: str) -> Any:
         """Raise OptionError.
 

@@ -15,6 +15,7 @@ from mixquant_onnx.cli.outputs import (
     plan_to_replay,
     report,
     tell_file_of_options,
+    wants_detail,
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
@@ -72,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     tell_file_of_options(args)
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
-    check_outputs(output, args.json, args.plan)
-    check_report(args.report, args.overlay)
+    check_outputs(output)
+    plots = check_report(args)
     from mixquant_onnx import run
     from mixquant_onnx.accuracy.search import silent
     from mixquant_onnx.api import check_data, checked_config, replayed
@@ -94,5 +95,5 @@ def main(arguments: Sequence[str]) -> int:
             # Not by a Console of rich, which would write into the line of progress.
             tell = silent if args.quiet or args.json == STANDARD_OUTPUT else print
             planned, result = run.run(loaded, config, output, str(source), line, tell, line.opened("quantize"))
-    report(Run(planned=planned, result=result), result.plan, args)
+    report(Run(planned=planned, result=result, detail=wants_detail(args)), result.plan, args, plots)
     return 0

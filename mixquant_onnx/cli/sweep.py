@@ -9,11 +9,11 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
 from mixquant_onnx.cli.outputs import (
     check_outputs,
-    check_report,
     check_table_of,
     command_line,
     tell_file_of_options,
@@ -23,6 +23,10 @@ from mixquant_onnx.cli.outputs import (
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.errors import OptionError
+
+if TYPE_CHECKING:
+    from mixquant_onnx.report.figures.save import Plot
+    from mixquant_onnx.report.inputs import Sweep
 
 _STEP = 0.5
 """Step of a range of numbers without one; half a bit."""
@@ -71,8 +75,8 @@ def parser() -> Parser:
     group.add_argument("--avg-bits", dest="average_bits", metavar="LIST", help="a plan of so many bits for each")
     group.add_argument("--csv", type=Path, metavar="FILE", help="write the plans as CSV")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the plans as JSON")
-    group.add_argument("--report", type=Path, metavar="FILE", help="write a report with a figure, one HTML file")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_figures(group)
+    made.add_debug(group)
     add_options(made, without=("qem", "avg_bits"))
     return made
 
@@ -91,16 +95,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     args = parser().parse_intermixed_args(list(arguments))
     (source,) = paths_in(args, 1, "mixquant-onnx sweep")
-    from rich.console import Console
-
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.job import open_job
     from mixquant_onnx.model.files import load
     from mixquant_onnx.planning.allocation import price
     from mixquant_onnx.report.inputs import Sweep
-    from mixquant_onnx.report.sections import parts_of, tradeoff
-    from mixquant_onnx.report.terminal import show
-    from mixquant_onnx.tradeoff import sweep
+    from mixquant_onnx.tradeoff.reference import reference
+    from mixquant_onnx.tradeoff.sweep import sweep
 
     keywords = {key: value for key, value in keywords_in(args).items() if key not in ("qem", "avg_bits")}
     tell_file_of_options(args)
@@ -108,26 +109,37 @@ def main(arguments: Sequence[str]) -> int:
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
     check_table_of(keywords, {"the model": source, "the file of --csv": args.csv, "the file of --json": args.json})
     check_outputs(args.csv, args.json)
-    check_report(args.report)
+    plots = plots_of(args, "sweep")
     loaded = load(source)
     job = open_job(loaded, config)
     with progress_bar() as line:
         line.opened("sweep")(job)
         priced = price(job.searched(line), config.budget.cost, job.work, line)
         points = sweep(priced, config.budget, job.execution, job.work, qems, bits, str(source), line, _note)
-    made = Sweep(points=points, nbytes_before=loaded.nbytes)
+        compared = reference(priced, job.execution, str(source))
+    _report(Sweep(points=points, nbytes_before=loaded.nbytes, reference=compared), args, plots)
+    return 0
+
+
+def _report(made: Sweep, args: argparse.Namespace, plots: Sequence[Plot]) -> None:
+    """Print the plans, and write the files that were asked for. Raises OutputError."""
+    from rich.console import Console
+
+    from mixquant_onnx.report.sections import parts_of, tradeoff
+    from mixquant_onnx.report.terminal import show
+
     show(parts_of(made), Console(highlight=False))
     data = tradeoff.data(made)
     rows = data["points"]
     if args.report is not None:
         from mixquant_onnx.report.html.page import sweep_page
 
-        write_text(args.report, sweep_page(data, str(source), command_line()))
+        write_text(args.report, sweep_page(data, str(args.paths[0]), command_line()))
+    write_plots(plots, "sweep", data)
     if args.json is not None:
-        write_json(args.json, rows)
+        write_json(args.json, data)
     if args.csv is not None:
         write_text(args.csv, _csv(rows))
-    return 0
 
 
 def _plans(args: argparse.Namespace, keywords: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -189,8 +189,9 @@ def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tu
         return ()
     name = max(far, key=lambda n: abs(far[n][0] - far[n][1]))
     ours, theirs = far[name]
+    count = f"{len(far)} weights get" if len(far) > 1 else "1 weight gets"
     return (
-        f"{len(far)} weights get {_FAR} bits more or less by cost '{priced.cost}' than by '{WEIGHT_ERROR}', "
+        f"{count} {_FAR} bits more or less by cost '{priced.cost}' than by '{WEIGHT_ERROR}', "
         f"most '{name}': {ours} and {theirs}",
     )
 
@@ -212,7 +213,7 @@ def plan_priced(priced: Priced, budget: BudgetOptions) -> Planned:
         return plan_of_bits(priced, budget, budget.avg_bits)
     choices = priced.choices()
     table = priced.searched.table
-    allowed = budget.qem * sum(_baseline_cost(table[name], priced.costs[name]) for name in table)
+    allowed = budget.qem * sum(baseline_cost(table[name], priced.costs[name]) for name in table)
     return plan_of_choices(priced, budget, smallest_within_cost(choices, allowed), BY_SCOPE)
 
 
@@ -256,11 +257,20 @@ def plan_of_choices(
         The plan, without weights that are not worth quantizing.
     """
     schemes = {name: choice.scheme for name, choice in chosen.items() if choice.scheme is not None}
-    return planned_with(priced.searched, schemes, budget, allocator)
+    made = planned_with(priced.searched, schemes, budget, allocator)
+    return replace(made, cost=priced.cost, costs=priced.costs)
 
 
-def _baseline_cost(errors: ErrorRow, own: Mapping[Scheme, float]) -> float:
-    """The cost of plain int8, extrapolated in proportion to QE from the candidate with the nearest QE."""
+def baseline_cost(errors: ErrorRow, own: Mapping[Scheme, float]) -> float:
+    """The cost of plain int8, extrapolated in proportion to QE from the candidate with the nearest QE.
+
+    Args:
+        errors: The errors of the candidates of a weight.
+        own: Their costs.
+
+    Returns:
+        The cost; 0 where plain int8 has no error.
+    """
     with_error = [cell for cell in errors.candidates if cell.qe > 0]
     if not with_error or errors.baseline <= 0:
         return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOptions
@@ -34,6 +34,8 @@ class Planned:
         form: How files are written.
         notes: Remarks for the user.
         at_a_loss: Weights that stay float because they would take no fewer bytes quantized.
+        cost: Name of the sensitivity by which a budget was spent; empty for a rule.
+        costs: Its costs, of each candidate of each weight.
     """
 
     loaded: Loaded
@@ -43,6 +45,8 @@ class Planned:
     form: FormOptions
     notes: tuple[str, ...] = ()
     at_a_loss: frozenset[str] = frozenset()
+    cost: str = ""
+    costs: Mapping[str, Mapping[Scheme, float]] = field(default_factory=dict)
 
     def with_sites(self, sites: Mapping[str, Scheme]) -> Planned:
         """The same with other schemes, by the name of the weight."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.tradeoff import Point
+from mixquant_onnx.tradeoff.point import Point
+from mixquant_onnx.tradeoff.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -19,11 +20,13 @@ class Run:
         planned: The plan with the weights and their errors.
         result: The written model; None where the plan was not executed (`inspect`).
         blocks: Whether to show the blocks of the graph (`inspect --blocks`).
+        detail: Whether histograms and sensitivities are wanted, which take a pass over the weights.
     """
 
     planned: Planned
     result: RunResult | None = None
     blocks: bool = False
+    detail: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -38,7 +41,9 @@ class Sweep:
     Attributes:
         points: The plans.
         nbytes_before: Size of the float model in bytes.
+        reference: What they are compared with.
     """
 
     points: Sequence[Point]
     nbytes_before: int
+    reference: Reference = field(default_factory=Reference)

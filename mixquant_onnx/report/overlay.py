@@ -38,21 +38,25 @@ Overlay = dict[str, GraphData]
 """By the name of the graph."""
 
 
-def _bits(tensor: TensorData) -> float | None:
+def _bits(tensor: TensorData, _: Summary) -> float | None:
     return float(tensor["bits"])
 
 
-def _bytes(tensor: TensorData) -> float | None:
+def _bytes(tensor: TensorData, _: Summary) -> float | None:
     return float(tensor["nbytes"])
 
 
-def _error(tensor: TensorData) -> float | None:
+def _error(tensor: TensorData, _: Summary) -> float | None:
     return tensor["qe"]
 
 
-def _sqnr(tensor: TensorData) -> float | None:
+def _sqnr(tensor: TensorData, _: Summary) -> float | None:
     value = tensor["sqnr_db"]
     return None if isinstance(value, str) else value
+
+
+def _sensitivity(tensor: TensorData, summary: Summary) -> float | None:
+    return summary["sensitivity"]["shares"].get(tensor["name"]) if "sensitivity" in summary else None
 
 
 def _keys(tensor: TensorData) -> list[str]:
@@ -62,11 +66,12 @@ def _keys(tensor: TensorData) -> list[str]:
 
 _RED, _BLUE, _WHITE, _YELLOW = "#d6604d", "#4393c3", "#ffffff", "#d9a521"
 
-VALUES: Mapping[str, tuple[Callable[[TensorData], float | None], str, str]] = {
+VALUES: Mapping[str, tuple[Callable[[TensorData, Summary], float | None], str, str]] = {
     "bits": (_bits, _RED, _BLUE),
     "sqnr_db": (_sqnr, _RED, _BLUE),
     "qe": (_error, _WHITE, _RED),
     "bytes": (_bytes, _WHITE, _YELLOW),
+    "sensitivity": (_sensitivity, _WHITE, _RED),
 }
 """By the name of the file: the value, and the colours of the least and of the largest one."""
 
@@ -82,7 +87,7 @@ def overlays(summary: Summary) -> dict[str, Overlay]:
     """
     made: dict[str, Overlay] = {}
     for name, (value_of, low, high) in VALUES.items():
-        found = [(tensor, value_of(tensor)) for tensor in summary["tensors"]]
+        found = [(tensor, value_of(tensor, summary)) for tensor in summary["tensors"]]
         results: dict[str, Value] = {
             key: {"value": value} for tensor, value in found if value is not None for key in _keys(tensor)
         }

@@ -10,8 +10,10 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.sections import Part
 from mixquant_onnx.report.sections.blocks import BlockData
 from mixquant_onnx.report.sections.compatibility import Opset, Releases
+from mixquant_onnx.report.sections.histograms import HistogramData
 from mixquant_onnx.report.sections.integers import IntegerData
 from mixquant_onnx.report.sections.left_float import LeftFloatShare, SkippedTensor
+from mixquant_onnx.report.sections.sensitivity import SensitivityData
 from mixquant_onnx.report.sections.timing import LatencyData, MemoryPair
 from mixquant_onnx.report.sections.verification import VerificationData
 from mixquant_onnx.report.sections.weights import TensorData
@@ -38,9 +40,12 @@ class Summary(PlanSummary, total=False):
     """The schema of --json.
 
     The further keys are present only for a run, `integers` only with layers on integers, `latency` and `memory` only
-    with --benchmark; `blocks` only for `inspect --blocks`.
+    with --benchmark; `blocks` only for `inspect --blocks`; `sensitivity` and `histograms` only where a file of the
+    summary or of figures is written.
     """
 
+    sensitivity: SensitivityData
+    histograms: dict[str, HistogramData]
     nbytes_after: int
     latency: list[LatencyData]
     memory: MemoryPair | None

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import jinja2
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
+import vl_convert
 
 from mixquant_onnx.report.brief import quality_text, spread_text
+from mixquant_onnx.report.figures.run import RUN_FIGURES
+from mixquant_onnx.report.figures.style import Data, Figure, spec
+from mixquant_onnx.report.figures.sweep import SWEEP_FIGURES
 from mixquant_onnx.report.formats import decibels, size
-from mixquant_onnx.report.html import figures
 from mixquant_onnx.report.sections.tradeoff import Tradeoff
 from mixquant_onnx.report.sections.verification import title as title_of_rows
 from mixquant_onnx.report.sections.weights import TensorData, shape_text
 from mixquant_onnx.report.summary import Summary
-
-_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 class Card(NamedTuple):
@@ -30,11 +30,11 @@ class Card(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A figure with its heading."""
+    """A figure with its heading, and its Vega-Lite specification as JSON."""
 
     title: str
     text: str
-    html: str
+    spec: str
 
 
 class Table(NamedTuple):
@@ -62,7 +62,7 @@ def page(summary: Summary, name: str, command: str) -> str:
         title=f"mixquant-onnx: {name}",
         cards=_cards(summary),
         warnings=list(found["warnings"]) if found else [],
-        figures=_figures(summary),
+        figures=_drawn(RUN_FIGURES, summary),
         tables=_tables(summary),
         lines=[*summary["notes"], *summary.get("hints", [])],
         command=command,
@@ -81,25 +81,35 @@ def sweep_page(data: Tradeoff, name: str, command: str) -> str:
         The text of the file.
     """
     points = data["points"]
-    text = "Each mark is a plan; the line joins those that no other is both smaller and better than."
     rows = [[p["setting"], str(p["nbytes"]), f"{p['average_bits']:.2f}", decibels(p["sqnr_db"]),
-             "yes" if p["pareto"] else ""] for p in points]  # fmt: skip
-    drawn = [("Size against quality", text, figures.tradeoff(points, data["nbytes_before"]))]
+             "-" if p["accuracy"] is None else f"{p['accuracy']:.2%}", "yes" if p["pareto"] else ""]
+            for p in [*points, *([] if data["plain_int8"] is None else [data["plain_int8"]])]]  # fmt: skip
+    exact = data["float_accuracy"]
+    more = f"float: {size(data['nbytes_before'])}" + ("" if exact is None else f", accuracy {exact:.2%}")
     return _rendered(
         title=f"mixquant-onnx sweep: {name}",
-        cards=[Card("plans", str(len(points)), f"float: {size(data['nbytes_before'])}")],
+        cards=[Card("plans", str(len(points)), more), *_card_of_int8(data)],
         warnings=[],
-        figures=_drawn(drawn),
-        tables=[Table("Plans", "", ("plan", "bytes", "bits a weight", "SQNR", "none better"), rows)],
+        figures=_drawn(SWEEP_FIGURES, data),
+        tables=[Table("Plans", "", ("plan", "bytes", "bits a weight", "SQNR", "accuracy", "none better"), rows)],
         lines=[],
         command=command,
     )
 
 
+def _card_of_int8(data: Tradeoff) -> list[Card]:
+    plain = data["plain_int8"]
+    if plain is None:
+        return []
+    exact = "" if plain["accuracy"] is None else f", accuracy {plain['accuracy']:.2%}"
+    return [Card(plain["setting"], size(plain["nbytes"]), decibels(plain["sqnr_db"]) + exact)]
+
+
 def _rendered(**values: Any) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf8"))
-    return template.render(**values)
+    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if values["figures"] else ""
+    return template.render(library=library, **values)
 
 
 def _cards(summary: Summary) -> list[Card]:
@@ -123,27 +133,14 @@ def _cards(summary: Summary) -> list[Card]:
     return cards
 
 
-def _figures(summary: Summary) -> list[Drawn]:
-    drawn: list[tuple[str, str, go.Figure]] = []
-    if "nbytes_after" in summary:
-        drawn.append(("Where the bytes are", "Parts of the written file.", figures.parts(summary)))
-    if summary["tensors"]:
-        told = "One bar for each weight, as high as its bytes, coloured by its bits."
-        drawn.append(("Weights", told, figures.layers(summary)))
-        told = "The larger mark is the width that was chosen. Choose a weight in the menu."
-        drawn.append(("Error against bits", told, figures.errors(summary)))
-    return _drawn(drawn)
+def _drawn(figures: Mapping[str, Figure[Data]], data: Data) -> list[Drawn]:
+    drawn = [(figure, figure.draw(data)) for figure in figures.values()]
+    return [Drawn(f.title, f.text, _script(spec(f, chart))) for f, chart in drawn if chart is not None]
 
 
-def _drawn(drawn: Sequence[tuple[str, str, go.Figure]]) -> list[Drawn]:
-    """Figures as HTML; the first one brings the library."""
-    script = f"<script>{get_plotlyjs()}</script>" if drawn else ""
-    made = []
-    for title, text, figure in drawn:
-        html = figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG)
-        made.append(Drawn(title, text, script + html))
-        script = ""
-    return made
+def _script(value: Any) -> str:
+    """JSON that may stand in a script: nothing in it ends the script."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _tables(summary: Summary) -> list[Table]:

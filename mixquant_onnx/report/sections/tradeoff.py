@@ -9,8 +9,11 @@ from rich.console import Console
 
 from mixquant_onnx.report.formats import decibels, finite, size, table
 from mixquant_onnx.report.inputs import Sweep
-from mixquant_onnx.tradeoff import Point
+from mixquant_onnx.tradeoff.point import Point
 from mixquant_onnx.verification.statistics import FEW_ROWS
+
+FORMAT = 1
+"""Version of the schema."""
 
 
 class PointData(TypedDict):
@@ -30,23 +33,38 @@ class PointData(TypedDict):
 
 
 class Tradeoff(TypedDict):
-    """`points`: one per plan, smallest first; `nbytes_before`: bytes of the float model."""
+    """The schema of `sweep --json`.
 
-    points: list[PointData]
+    `points`: one per plan, smallest first; `plain_int8`: the plan that they are compared with; `nbytes_before`: bytes
+    of the float model; `float_accuracy`: its accuracy, null without labels.
+    """
+
+    format: int
     nbytes_before: int
+    float_accuracy: float | None
+    plain_int8: PointData | None
+    points: list[PointData]
 
 
 def data(sweep: Sweep) -> Tradeoff:
-    """The points of a sweep. --json and --csv hold `points` alone."""
-    return {"points": [_point(point) for point in sweep.points], "nbytes_before": sweep.nbytes_before}
+    """The points of a sweep, and what they are compared with. --csv holds `points` alone."""
+    plain = sweep.reference.plain_int8
+    return {
+        "format": FORMAT,
+        "nbytes_before": sweep.nbytes_before,
+        "float_accuracy": sweep.reference.float_accuracy,
+        "plain_int8": None if plain is None else _point(plain),
+        "points": [_point(point) for point in sweep.points],
+    }
 
 
 def render(console: Console, data: Tradeoff) -> None:
     """Print one row per plan, smallest first; a star marks the Pareto front."""
     made = table("size against quality")
-    for name in ("", "plan", "size", "of input", "bits", "SQNR", "agreement", "accuracy"):
+    for name in ("", "plan", "size", "of input", "bits", "SQNR", "agrees", "accuracy"):
         made.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
-    for p in data["points"]:
+    plain = data["plain_int8"]
+    for p in data["points"] + ([] if plain is None else [plain]):
         agreement = None if p["rows"] < FEW_ROWS else p["top1_agreement"]
         shares = ["-" if share is None else f"{share:.2%}" for share in (agreement, p["accuracy"])]
         ratio = f"{p['nbytes'] / data['nbytes_before']:.1%}"

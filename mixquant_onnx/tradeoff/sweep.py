@@ -1,4 +1,4 @@
-"""Many plans from one measurement: size against quality."""
+"""Many plans from one measurement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mixquant_onnx.config.stages import BudgetOptions
-from mixquant_onnx.data.dataset import Data, DataSplit
+from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.events import Progress, quiet
@@ -23,41 +23,9 @@ from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.tradeoff.point import Point, marked, with_quality
 from mixquant_onnx.verification.classes import class_axes
-from mixquant_onnx.verification.quality import Quality, session_quality
-from mixquant_onnx.verification.statistics import FEW_ROWS
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """One plan.
-
-    Attributes:
-        setting: The QEM or bits that it was made for.
-        nbytes: Size of its file in bytes.
-        average_bits: Bits per weight, scales and zero points included.
-        cost: Sum of its weights' costs.
-        sqnr_db: SQNR of the outputs in dB, in the deployed profile; None if not measured.
-        top1_agreement: Share of decisions equal to float's, from 0 to 1; None if not measured.
-        accuracy: Top-1 accuracy, from 0 to 1; None without labels.
-        rows: Samples on which the quality was measured.
-        data: What these samples are: the user's, proxies or noise.
-        finished: Whether the quality is that of the plan as a run finishes it, where layers make up for those before
-            them, and not of the plan as put together from the table; None if not measured.
-        pareto: Whether no other point is both smaller and better, in SQNR or, where there is none, in cost.
-    """
-
-    setting: str
-    nbytes: int
-    average_bits: float
-    cost: float
-    sqnr_db: float | None = None
-    top1_agreement: float | None = None
-    accuracy: float | None = None
-    rows: int = 0
-    data: str = ""
-    finished: bool | None = None
-    pareto: bool = False
+from mixquant_onnx.verification.quality import session_quality
 
 
 def sweep(
@@ -188,7 +156,7 @@ def _from_table(setting: str, planned: Planned, priced: Priced, table: _Table) -
         quality = session_quality(table.reference, Session(model), data, table.axes)
     except RuntimeFailure:
         return None
-    return _with_quality(_before_quality(setting, planned.plan.sites, priced, size), quality, data, finished=False)
+    return with_quality(_before_quality(setting, planned.plan.sites, priced, size), quality, data, finished=False)
 
 
 def _finished(setting: str, planned: Planned, priced: Priced, execution: Execution, name: str) -> Point:
@@ -198,20 +166,7 @@ def _finished(setting: str, planned: Planned, priced: Priced, execution: Executi
     deployed = result.verification.deployed if result.verification is not None else None
     if deployed is None or execution.split is None:
         return made
-    return _with_quality(made, deployed, execution.split.evaluation, finished=True)
-
-
-def _with_quality(point: Point, deployed: Quality, data: Data, finished: bool) -> Point:
-    told = data.origin == "user" or data.rows >= FEW_ROWS
-    return replace(
-        point,
-        sqnr_db=deployed.sqnr_db,
-        top1_agreement=deployed.top1_agreement if told else None,
-        accuracy=deployed.accuracy,
-        rows=data.rows,
-        data=data.name,
-        finished=finished,
-    )
+    return with_quality(made, deployed, execution.split.evaluation, finished=True)
 
 
 def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, nbytes: int) -> Point:
@@ -221,23 +176,3 @@ def _before_quality(setting: str, chosen: Mapping[str, Scheme], priced: Priced, 
     taken = sum({c.scheme: c.nbytes for c in table[site].candidates}[scheme] for site, scheme in chosen.items())
     elements = sum(table[site].elements for site in chosen)
     return Point(setting=setting, nbytes=nbytes, average_bits=bits_per_weight(taken, elements), cost=cost)
-
-
-def marked(points: Sequence[Point]) -> list[Point]:
-    """Mark the points on the Pareto front.
-
-    Args:
-        points: Points in any order.
-
-    Returns:
-        The points, smallest first; of equal ones the first is marked.
-    """
-    best, result = float("-inf"), []
-    for point in sorted(points, key=lambda p: (p.nbytes, -_quality(p))):
-        result.append(replace(point, pareto=_quality(point) > best))
-        best = max(best, _quality(point))
-    return result
-
-
-def _quality(point: Point) -> float:
-    return point.sqnr_db if point.sqnr_db is not None else -point.cost

@@ -1,0 +1,86 @@
+"""One plan of a sweep: size and quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.verification.quality import Quality
+from mixquant_onnx.verification.statistics import FEW_ROWS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One plan.
+
+    Attributes:
+        setting: The QEM or bits that it was made for.
+        nbytes: Size of its file in bytes.
+        average_bits: Bits per weight, scales and zero points included.
+        cost: Sum of its weights' costs.
+        sqnr_db: SQNR of the outputs in dB, in the deployed profile; None if not measured.
+        top1_agreement: Share of decisions equal to float's, from 0 to 1; None if not measured.
+        accuracy: Top-1 accuracy, from 0 to 1; None without labels.
+        rows: Samples on which the quality was measured.
+        data: What these samples are: the user's, proxies or noise.
+        finished: Whether the quality is that of the plan as a run finishes it, where layers make up for those before
+            them, and not of the plan as put together from the table; None if not measured.
+        pareto: Whether no other point is both smaller and better, in SQNR or, where there is none, in cost.
+    """
+
+    setting: str
+    nbytes: int
+    average_bits: float
+    cost: float
+    sqnr_db: float | None = None
+    top1_agreement: float | None = None
+    accuracy: float | None = None
+    rows: int = 0
+    data: str = ""
+    finished: bool | None = None
+    pareto: bool = False
+
+
+def with_quality(point: Point, deployed: Quality, data: Data, finished: bool) -> Point:
+    """A point with the quality of its outputs.
+
+    Args:
+        point: The point.
+        deployed: The quality in the deployed profile.
+        data: The samples on which it was measured.
+        finished: See `Point`.
+
+    Returns:
+        The point with its quality; shares of few samples that are not the user's are left out.
+    """
+    told = data.origin == "user" or data.rows >= FEW_ROWS
+    return replace(
+        point,
+        sqnr_db=deployed.sqnr_db,
+        top1_agreement=deployed.top1_agreement if told else None,
+        accuracy=deployed.accuracy,
+        rows=data.rows,
+        data=data.name,
+        finished=finished,
+    )
+
+
+def marked(points: Sequence[Point]) -> list[Point]:
+    """Mark the points on the Pareto front.
+
+    Args:
+        points: Points in any order.
+
+    Returns:
+        The points, smallest first; of equal ones the first is marked.
+    """
+    best, result = float("-inf"), []
+    for point in sorted(points, key=lambda p: (p.nbytes, -_quality(p))):
+        result.append(replace(point, pareto=_quality(point) > best))
+        best = max(best, _quality(point))
+    return result
+
+
+def _quality(point: Point) -> float:
+    return point.sqnr_db if point.sqnr_db is not None else -point.cost
