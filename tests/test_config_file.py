@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -10,7 +11,12 @@ from cases import text, weight
 
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
-from mixquant_onnx.config.file import options_of_file
+from mixquant_onnx.config.file import file_of_options, options_of_file
+
+
+def found_options() -> dict[str, Any]:
+    found = file_of_options(None)
+    return {} if found is None else options_of_file(found)
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def test_names_are_those_of_the_options(folder: Path) -> None:
         'avg-bits = 4.5\nbits = [4, 8]\nmin_size = 100\nexclude = ["head.*"]\nsymmetric = true\nverify = false\n'
         'data = "rows.npz"\nfor = "size"\n'
     )
-    assert options_of_file(None) == {
+    assert found_options() == {
         "avg_bits": 4.5, "bits": [4, 8], "min_size": 100, "exclude": ["head.*"], "symmetric": True, "verify": False,
         "data": "rows.npz", "optimize_for": "size",
     }  # fmt: skip
@@ -38,13 +44,13 @@ def test_paths_are_relative_to_the_file(folder: Path) -> None:
 
 
 def test_pyproject_is_read_where_it_has_options(folder: Path) -> None:
-    assert options_of_file(None) == {}
+    assert found_options() == {}
     (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    assert options_of_file(None) == {}
+    assert found_options() == {}
     (folder / "pyproject.toml").write_text("[tool.mixquant]\nqem = 4\n")
-    assert options_of_file(None) == {"qem": 4}
+    assert found_options() == {"qem": 4}
     (folder / "mixquant.toml").write_text("qem = 8\n")
-    assert options_of_file(None) == {"qem": 8}
+    assert found_options() == {"qem": 8}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ def test_pyproject_is_read_where_it_has_options(folder: Path) -> None:
 def test_errors_name_the_file(content: str, says: str, folder: Path) -> None:
     (folder / "mixquant.toml").write_text(content)
     with pytest.raises(mq.OptionError, match=says) as raised:
-        options_of_file(None)
+        found_options()
     assert "mixquant.toml" in str(raised.value)
 
 

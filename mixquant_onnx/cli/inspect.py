@@ -11,7 +11,6 @@ from mixquant_onnx.cli.outputs import (
     named_files,
     plan_to_replay,
     report,
-    tell_file_of_options,
     wants_detail,
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
@@ -49,7 +48,6 @@ def main(arguments: Sequence[str]) -> int:
     args = parser().parse_intermixed_args(list(arguments))
     (source,) = paths_in(args, 1, "mixquant-onnx inspect")
     keywords = keywords_in(args)
-    tell_file_of_options(args)
     check_table_of(keywords, {"the model": source, **named_files(args)})
     plots = check_report(args)
     from mixquant_onnx import run

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
 from mixquant_onnx.cli.parser import Parser
-from mixquant_onnx.config.file import file_of_options
 from mixquant_onnx.errors import OptionError, check_folder, writing
 
 if TYPE_CHECKING:
@@ -95,17 +94,6 @@ def wants_detail(args: argparse.Namespace) -> bool:
         args: The options of `add_report`.
     """
     return any((args.json, args.report, args.overlay, args.plot))
-
-
-def tell_file_of_options(args: argparse.Namespace) -> None:
-    """Say on stderr where options come from that are not on the command line.
-
-    Args:
-        args: What a parser with `add_options` returned.
-    """
-    found = file_of_options(args.config)
-    if found is not None:
-        print(f"mixquant-onnx: options from {found}", file=sys.stderr)
 
 
 def command_line() -> str:

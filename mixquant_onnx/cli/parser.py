@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mixquant_onnx.config.config import STAGES, all_options
-from mixquant_onnx.config.file import options_of_file
+from mixquant_onnx.config.file import file_of_options, options_of_file
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.errors import OptionError
 
@@ -116,7 +117,7 @@ def _add(group: Any, one: Option) -> argparse.Action:
 
 
 def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `config/` that were given, and those of the file of options.
+    """The options of `config/` that were given, and those of the file of options, which is named on stderr.
 
     Args:
         args: What the parser returned.
@@ -127,7 +128,11 @@ def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         OptionError: The file is not understood.
     """
-    kept = options_of_file(args.config) if "config" in args else {}
+    found = file_of_options(args.config) if "config" in args else None
+    if found is None:
+        return _given(args)
+    kept = options_of_file(found)
+    print(f"mixquant-onnx: options from {found}", file=sys.stderr)
     return {**kept, **_given(args)}
 
 

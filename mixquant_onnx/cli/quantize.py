@@ -14,7 +14,6 @@ from mixquant_onnx.cli.outputs import (
     named_files,
     plan_to_replay,
     report,
-    tell_file_of_options,
     wants_detail,
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
@@ -71,7 +70,6 @@ def main(arguments: Sequence[str]) -> int:
     if args.blocks:
         raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     keywords = keywords_in(args)
-    tell_file_of_options(args)
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
     check_outputs(output)
     plots = check_report(args)

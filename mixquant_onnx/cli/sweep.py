@@ -16,7 +16,6 @@ from mixquant_onnx.cli.outputs import (
     check_outputs,
     check_table_of,
     command_line,
-    tell_file_of_options,
     write_json,
     write_text,
 )
@@ -104,7 +103,6 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx.tradeoff.sweep import sweep
 
     keywords = {key: value for key, value in keywords_in(args).items() if key not in ("qem", "avg_bits")}
-    tell_file_of_options(args)
     qems, bits = _plans(args, keywords)
     config = checked_config(**keywords, **({"avg_bits": bits[0]} if bits else {}))
     check_table_of(keywords, {"the model": source, "the file of --csv": args.csv, "the file of --json": args.json})

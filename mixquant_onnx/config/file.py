@@ -38,24 +38,21 @@ def _has_options(path: Path) -> bool:
     return path.name != "pyproject.toml" or b"[tool.mixquant" in path.read_bytes()
 
 
-def options_of_file(path: Path | None) -> dict[str, Any]:
+def options_of_file(found: Path) -> dict[str, Any]:
     """The options of a file, by keyword.
 
     Names are those of the Python interface, with `-` or `_`: `avg-bits = 4.5`, `exclude = ["head.*"]`. Paths are
     relative to the folder of the file.
 
     Args:
-        path: As `file_of_options`.
+        found: The file.
 
     Returns:
-        Options; none where there is no file.
+        Options.
 
     Raises:
         OptionError: The file cannot be read, or has names that are no options, or values of another type.
     """
-    found = file_of_options(path)
-    if found is None:
-        return {}
     try:
         data: Any = tomllib.loads(found.read_text(encoding="utf8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

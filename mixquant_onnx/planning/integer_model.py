@@ -34,6 +34,7 @@ from mixquant_onnx.planning.rounding_candidates import (
 from mixquant_onnx.planning.slow_layers import slow_layers
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.quantization.activations.placement import Placement, place
+from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
 NO_LAYER = (
     "no layer runs on integers, for lack of a Conv or of a MatMul or Gemm that is large enough, in the main graph and "
@@ -157,7 +158,7 @@ def _dynamic(
     chosen = best_dynamic(model, selection, split)
     sites = integer_weights(chosen.placement, selected_weights(chosen.model, selection))
     rows = rows_a_sample(chosen.model, split)
-    elements = elements_of_products(chosen.model, sites, chosen.placement, rows)
+    elements = elements_of_products(ValueGraph(chosen.model), sites, chosen.placement, rows)
     rounding = Rounding(model=chosen.model, sites=sites, placement=chosen.placement, elements=elements, grids=None)
     made = _made(rounding, loaded, options, goal, split, "dynamic", chosen.balance, notes)
     if isinstance(made, IntegerModel):

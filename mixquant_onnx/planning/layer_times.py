@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
 from mixquant_onnx.model.weights import LocatedWeight, WeightTensor
 from mixquant_onnx.quantization.activations.placement import Placement
@@ -33,12 +33,12 @@ _CONVERSION = 0.3
 
 
 def saved_nanoseconds(
-    model: ModelProto, sites: Mapping[str, LocatedWeight], placement: Placement, elements: Mapping[str, float]
+    graph: ValueGraph, sites: Mapping[str, LocatedWeight], placement: Placement, elements: Mapping[str, float]
 ) -> dict[str, float]:
     """Estimate what each integer layer saves for one sample, conversions aside; it may be negative.
 
     Args:
-        model: The float model.
+        graph: The float model.
         sites: Its weights by name.
         placement: Where it is rounded.
         elements: Elements of its rounded values for one sample, where they are known.
@@ -47,8 +47,7 @@ def saved_nanoseconds(
         Nanoseconds by the name of the weight.
     """
     found: dict[str, float] = {}
-    graph = ValueGraph(model)
-    for node, name in _layers(model, placement):
+    for node, name in _layers(graph, placement):
         site = sites[name].site
         p, _, q, _ = site.layout.sizes(site.shape)
         read = elements.get(node.input[0], site.elements / (p * q))
@@ -71,12 +70,12 @@ def _saved_by_convolution(site: WeightTensor, positions: float, written: float) 
 
 
 def total_saved(
-    model: ModelProto, sites: Mapping[str, LocatedWeight], placement: Placement, elements: Mapping[str, float]
+    graph: ValueGraph, sites: Mapping[str, LocatedWeight], placement: Placement, elements: Mapping[str, float]
 ) -> float:
     """What all integer layers save for one sample, without what conversions take.
 
     Args:
-        model: As `saved_nanoseconds`.
+        graph: As `saved_nanoseconds`.
         sites: As `saved_nanoseconds`.
         placement: As `saved_nanoseconds`.
         elements: As `saved_nanoseconds`.
@@ -85,24 +84,24 @@ def total_saved(
         Nanoseconds.
     """
     made = {value.name for value in placement.values if value.readers is None}
-    graph, read_as_float = ValueGraph(model), set[str]()
-    for node in model.graph.node:
+    read_as_float = set[str]()
+    for node in graph.nodes:
         integer = any(name in placement.layers for name in node.output) or (node.output and graph.result(node) in made)
         read_as_float |= set() if integer else made & set(node.input)
     converted = [v.name for v in placement.values if v.readers is not None or v.name in read_as_float]
     spent = _CONVERSION * sum(elements.get(name, 0.0) for name in converted if name not in graph.constants)
-    between = made - {graph.result(node) for node, _ in _layers(model, placement)}
+    between = made - {graph.result(node) for node, _ in _layers(graph, placement)}
     saved = _ELEMENTWISE * sum(elements.get(name, 0.0) for name in between)
-    return saved + sum(saved_nanoseconds(model, sites, placement, elements).values()) - spent
+    return saved + sum(saved_nanoseconds(graph, sites, placement, elements).values()) - spent
 
 
 def elements_of_products(
-    model: ModelProto, sites: Mapping[str, LocatedWeight], placement: Placement, rows: Mapping[str, float]
+    graph: ValueGraph, sites: Mapping[str, LocatedWeight], placement: Placement, rows: Mapping[str, float]
 ) -> dict[str, float]:
     """Elements that products read.
 
     Args:
-        model: The float model.
+        graph: The float model.
         sites: Its weights by name.
         placement: Where it is rounded.
         rows: Rows of the first operand for one sample, by its name; one where that is not known.
@@ -111,12 +110,12 @@ def elements_of_products(
         For one sample, by the name of the operand.
     """
     found: dict[str, float] = {}
-    for node, name in _layers(model, placement):
+    for node, name in _layers(graph, placement):
         p, _, q, _ = sites[name].site.layout.sizes(sites[name].site.shape)
         found[node.input[0]] = rows.get(node.input[0], 1.0) * sites[name].site.elements / (p * q)
     return found
 
 
-def _layers(model: ModelProto, placement: Placement) -> Sequence[tuple[NodeProto, str]]:
+def _layers(graph: ValueGraph, placement: Placement) -> Sequence[tuple[NodeProto, str]]:
     layers = placement.layers
-    return [(node, layers[node.output[0]]) for node in model.graph.node if node.output and node.output[0] in layers]
+    return [(node, layers[node.output[0]]) for node in graph.nodes if node.output and node.output[0] in layers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnx import ModelProto
 
@@ -12,9 +13,10 @@ from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.planning.layer_times import saved_nanoseconds, total_saved
 from mixquant_onnx.quantization.activations.placement import Placement, RoundedValue, place
 from mixquant_onnx.quantization.activations.ranges import ActivationGrid
+from mixquant_onnx.quantization.activations.value_graph import ValueGraph
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Rounding:
     """A model and where it is to be rounded.
 
@@ -33,6 +35,11 @@ class Rounding:
     elements: Mapping[str, float]
     grids: Mapping[str, ActivationGrid] | None
     unusable: frozenset[str] = frozenset()
+
+    @cached_property
+    def graph(self) -> ValueGraph:
+        """The model with the producers and readers of its values."""
+        return ValueGraph(self.model)
 
     def without(self, layers: set[str]) -> Placement:
         """Where it is rounded if more layers stay in float.
@@ -64,7 +71,7 @@ class Rounding:
 
     def saved(self) -> dict[str, float]:
         """Nanoseconds that each layer saves, conversions aside, by the name of its weight."""
-        return saved_nanoseconds(self.model, self.sites, self.placement, self.elements)
+        return saved_nanoseconds(self.graph, self.sites, self.placement, self.elements)
 
     def total_saved(self, layers: set[str]) -> float:
         """Nanoseconds that are saved if some layers stay in float.
@@ -75,4 +82,4 @@ class Rounding:
         Returns:
             What all others save, without what conversions take.
         """
-        return total_saved(self.model, self.sites, self.without(layers), self.elements)
+        return total_saved(self.graph, self.sites, self.without(layers), self.elements)

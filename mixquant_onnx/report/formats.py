@@ -81,6 +81,22 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     return best
 
 
+def rows_text(count: int, name: str) -> str:
+    """Samples as text.
+
+    Args:
+        count: How many there are.
+        name: What they are, such as "rows of your data"; with a number of its own, that is kept.
+
+    Returns:
+        Such as "1 row of your data".
+    """
+    if name[:1].isdigit():
+        return name
+    named = name or "rows"
+    return f"{count} {named.replace('rows', 'row', 1) if count == 1 else named}"
+
+
 def table(title: str | None = None) -> Table:
     """An empty table in the style of all sections.
 

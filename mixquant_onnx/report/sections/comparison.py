@@ -7,7 +7,7 @@ from typing import TypedDict
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, finite, print_rest, short, size, table
+from mixquant_onnx.report.formats import decibels, finite, print_rest, rows_text, short, size, table
 from mixquant_onnx.report.quality import Interval, QualityData, interval, quality_data
 from mixquant_onnx.report.quality_text import print_parts, profiles
 from mixquant_onnx.report.sections import notes
@@ -78,7 +78,7 @@ def render(console: Console, data: ComparisonData) -> None:
     console.print(f"size: {size(before)} and {size(after)} ({after / before:.1%})")
     if data["timing"] is not None:
         render_timing(console, data["timing"])
-    rows = data["data"] if data["data"][:1].isdigit() else f"{data['samples']} {data['data']}"
+    rows = rows_text(data["samples"], data["data"])
     console.print(escape(f"the second model against the first, {rows}"))
     console.print(profiles([data["quality"]], data["float_accuracy"]))
     print_parts(data["quality"]["outputs"], console)

@@ -7,7 +7,7 @@ from typing import TypedDict
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, finite
+from mixquant_onnx.report.formats import decibels, finite, rows_text
 from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.quality import Interval, QualityData, interval, quality_data
 from mixquant_onnx.report.quality_text import print_parts, profiles
@@ -76,12 +76,7 @@ def title(found: VerificationData) -> str:
     Returns:
         One line.
     """
-    count = found["samples"]
-    name = found["data"] or "rows"
-    rows = name if name[:1].isdigit() else f"{count} {name}"
-    if count == 1:
-        rows = rows.replace("rows of", "row of")
-    text = f"against the float model, {rows}"
+    text = f"against the float model, {rows_text(found['samples'], found['data'])}"
     if found["origin"] == "noise":
         return f"{text}: shows that the rewrite is right, says nothing about accuracy"
     if found["origin"] == "proxy":
