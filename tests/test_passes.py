@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,3 +69,17 @@ def test_an_error_of_a_pass_names_the_reason() -> None:
     model = text("g (float[N,64] x, float[64,64] v) => (float[N,64] y) { y = MatMul (x, v) }", v=weight(64, 64))
     with pytest.raises(mq.OptionError, match="neither"):
         QuantizePass(method="neither").call(ir.from_proto(model))
+
+
+@pytest.mark.slow
+def test_the_example_for_olive_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("olive")
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.load(CNN), "in.onnx")
+    page = (CNN.parents[2] / "docs" / "passes.md").read_text(encoding="utf8")
+    found: dict[str, Any] = {"__name__": "example"}
+    for block in re.findall(r"```python\n(.*?)```", page.split("## Olive")[1], flags=re.DOTALL):
+        exec(block, found)
+    written = Path(found["quantized"].model_path)
+    assert written.stat().st_size < 0.4 * CNN.stat().st_size
+    assert ran(onnx.load(written)).shape == (4, 10)
