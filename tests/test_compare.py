@@ -126,12 +126,32 @@ def run_model(path: str) -> Array:
 def test_time_and_memory(
     files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "latency", lambda *_: Latency(threads=1, float_ms=1.0, written_ms=1.3))
+    timed = []
+
+    def latency(first: Path, second: Path, feed: dict[str, Array], threads: int) -> Latency:
+        timed.append(feed["x"].shape)
+        return Latency(threads=threads, float_ms=1.0, written_ms=1.3)
+
+    monkeypatch.setattr(benchmark, "latency", latency)
     given = ["compare", files["float"], files["rounded"], "--data", files["data"], "--max-slower"]
     assert main([*given, "1.2x"]) == 9 and "1.3 ms, 1.30 of float's" in capsys.readouterr().err
     assert main([*given, "1.4x"]) == 0
     out = capsys.readouterr().out
     assert "time of one row: 1.3 ms" in out and "memory of a session:" in out
+    assert set(timed) == {(1, 3, 8, 8)}
+
+
+def test_a_comparison_has_a_report_and_a_figure(files: dict[str, str], tmp_path: Path) -> None:
+    page, plot = tmp_path / "r.html", tmp_path / "values.svg"
+    assert run(files, "shuffled", "--report", str(page), "--plot", str(plot)) == 8
+    told = page.read_text("utf8")
+    assert "they part at" in told and "Values inside" in told and '"value": "c"' in told
+    assert "SQNR in dB" in plot.read_text()
+
+
+def test_only_json_on_standard_output(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(files, "rounded", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 64
 
 
 def test_a_file_of_another_quantizer(files: dict[str, str], tmp_path: Path) -> None:

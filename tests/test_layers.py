@@ -22,7 +22,7 @@ HOMES = {
     "onnx_graphsurgeon": ["model/files.py", "passes/graphsurgeon.py"],
     "onnx_ir": ["passes/ir.py"],
     "onnxruntime": ["runtime/session.py"],
-    "altair": [f"report/figures/{name}.py" for name in ("run", "style", "sweep")],
+    "altair": [f"report/figures/{name}.py" for name in ("compare", "run", "style", "sweep")],
 }
 """The files that import a library."""
 

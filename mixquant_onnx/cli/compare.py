@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mixquant_onnx.cli.outputs import check_outputs, write_json
+from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
+from mixquant_onnx.cli.outputs import STANDARD_OUTPUT, check_outputs, command_line, write_json, write_text
 from mixquant_onnx.cli.parser import Parser, add_some, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.config.parsing import time_limit
+
+if TYPE_CHECKING:
+    from mixquant_onnx.report.figures.save import Plot
+    from mixquant_onnx.report.sections.comparison import ComparisonData
 
 _DATA = ("data", "labels", "data_free")
 
@@ -29,7 +36,10 @@ def parser() -> Parser:
     group = made.add_argument_group("Time and report")
     group.add_argument("--max-slower", metavar="TIME", help="at most 1.05x of float's time with one thread, or 12 ms")
     group.add_argument("--no-benchmark", action="store_true", help="no times and no memory")
-    group.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
+    group.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the comparison as JSON; - for standard output alone"
+    )
+    add_figures(group)
     made.add_debug(group)
     return made
 
@@ -51,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     keywords = keywords_in(args)
     limit = None if args.max_slower is None else time_limit(args.max_slower, "--max-slower")
     check_outputs(args.json)
+    plots = plots_of(args, "compare")
     from rich.console import Console
 
     from mixquant_onnx.accuracy.gates import check_gates
@@ -64,8 +75,19 @@ def main(arguments: Sequence[str]) -> int:
     with progress_bar() as line:
         line.expect(("compare",))
         found = compare(first, second, benchmark=not args.no_benchmark, progress=line, **given)
-    show(parts_of(found), Console(highlight=False))
-    if args.json is not None:
-        write_json(args.json, comparison.data(found))
+    if args.json != STANDARD_OUTPUT:
+        show(parts_of(found), Console(highlight=False))
+    _write(comparison.data(found), args, plots)
     check_gates(found, target, limit)
     return 0
+
+
+def _write(data: ComparisonData, args: argparse.Namespace, plots: Sequence[Plot]) -> None:
+    """Write the files that were asked for. Raises OutputError."""
+    if args.report is not None:
+        from mixquant_onnx.report.html.compare import comparison_page
+
+        write_text(args.report, comparison_page(data, (args.paths[0], args.paths[1]), command_line()))
+    write_plots(plots, "compare", data)
+    if args.json is not None:
+        write_json(args.json, data)

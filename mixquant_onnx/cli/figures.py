@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.report.figures.style import Figure
 
-Command = Literal["run", "sweep"]
+Command = Literal["run", "sweep", "compare"]
 """Whose figures."""
 
 PACKAGES = ("altair", "vl_convert", "jinja2")
@@ -79,6 +79,10 @@ def figures_of(command: Command) -> Mapping[str, Figure[Any]]:
         from mixquant_onnx.report.figures.sweep import SWEEP_FIGURES
 
         return SWEEP_FIGURES
+    if command == "compare":
+        from mixquant_onnx.report.figures.compare import COMPARISON_FIGURES
+
+        return COMPARISON_FIGURES
     from mixquant_onnx.report.figures.run import RUN_FIGURES
 
     return RUN_FIGURES

@@ -172,12 +172,13 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
         for name, overlay in overlays(summary).items():
             write_json(args.overlay / f"{name}.json", overlay)
     if args.report is not None:
-        from mixquant_onnx.report.html.page import page
+        from mixquant_onnx.report.html.run import run_page
 
-        write_text(args.report, page(summary, str(args.paths[0]), command_line()))
+        write_text(args.report, run_page(summary, str(args.paths[0]), command_line()))
     write_plots(plots, "run", summary)
+    if args.json is not None:
+        write_json(args.json, summary)
     if args.json == STANDARD_OUTPUT:
-        print(json.dumps(summary, indent=1))
         return
     if args.quiet:
         print(one_line(summary))
@@ -185,21 +186,23 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
         show(parts, console)
     else:
         one_screen(summary, console)
-    if args.json is not None:
-        write_json(args.json, summary)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file.
 
     Args:
-        path: The file.
+        path: The file, or STANDARD_OUTPUT.
         data: What `json` can write.
 
     Raises:
         OutputError: It cannot be written.
     """
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    text = json.dumps(data, indent=1) + "\n"
+    if path == STANDARD_OUTPUT:
+        print(text, end="")
+    else:
+        write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
 from mixquant_onnx.cli.outputs import (
+    STANDARD_OUTPUT,
     check_outputs,
     check_table_of,
     command_line,
@@ -73,7 +74,7 @@ def parser() -> Parser:
     group.add_argument("--qem", dest="qems", metavar="LIST", help="a plan by the rule for each: 1,2,4 or 1..4:0.5")
     group.add_argument("--avg-bits", dest="average_bits", metavar="LIST", help="a plan of so many bits for each")
     group.add_argument("--csv", type=Path, metavar="FILE", help="write the plans as CSV")
-    group.add_argument("--json", type=Path, metavar="FILE", help="write the plans as JSON")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write the plans as JSON; - for standard output alone")
     add_figures(group)
     made.add_debug(group)
     add_options(made, without=("qem", "avg_bits"))
@@ -126,11 +127,12 @@ def _report(made: Sweep, args: argparse.Namespace, plots: Sequence[Plot]) -> Non
     from mixquant_onnx.report.sections import parts_of, tradeoff
     from mixquant_onnx.report.terminal import show
 
-    show(parts_of(made), Console(highlight=False))
+    if args.json != STANDARD_OUTPUT:
+        show(parts_of(made), Console(highlight=False))
     data = tradeoff.data(made)
     rows = data["points"]
     if args.report is not None:
-        from mixquant_onnx.report.html.page import sweep_page
+        from mixquant_onnx.report.html.sweep import sweep_page
 
         write_text(args.report, sweep_page(data, str(args.paths[0]), command_line()))
     write_plots(plots, "sweep", data)

@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data, batched
 from mixquant_onnx.data.outputs import reference_outputs
+from mixquant_onnx.data.split import with_axes
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
@@ -81,6 +82,7 @@ def compare(
     progress("compare", 0, _STEPS)
     first, second = (one.path or one.model for one in (reference, other))
     session = Session(first)
+    data = batched(with_axes(session, data))
     wanted = reference_outputs(session, data)
     progress("compare", 1, _STEPS)
     judged = _loaded(other, session)
