@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 
-@pytest.mark.parametrize("tool", ["options", "architecture"])
+@pytest.mark.parametrize("tool", ["options", "architecture", "schema"])
 def test_what_is_made_from_the_code_is_as_it_would_be_made(tool: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
