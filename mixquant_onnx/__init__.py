@@ -1,7 +1,8 @@
 """Mixed-precision weight quantization of ONNX models for stock ONNX Runtime, with verification of the result.
 
-In: an ONNX model. Out: a smaller one, and a report. Packages and their order are in ARCHITECTURE.md; CONTRIBUTING.md
-lists which file to change for a new method, encoding, allocator, sensitivity, target, section or option.
+In: an ONNX model. Out: a smaller one, and a report. Packages and their order are in ARCHITECTURE.md;
+docs/extending.md lists which file to change for a new method, encoding, allocator, sensitivity, target, section or
+option.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+BASES = (ROOT, ROOT / "mixquant_onnx", ROOT / "docs")
+
 
 @pytest.mark.parametrize("tool", ["options", "architecture", "schema"])
 def test_what_is_made_from_the_code_is_as_it_would_be_made(tool: str) -> None:
@@ -17,10 +19,12 @@ def test_what_is_made_from_the_code_is_as_it_would_be_made(tool: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs/extending.md", "docs/numerics.md"]
+)
 def test_files_that_a_page_names_are_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf8")
     named = re.findall(r"(?:`|\()((?:[a-z_]+/)*[A-Za-z_]+\.(?:py|md|json))", text)
     assert named
     for path in named:
-        assert any((base / path).exists() for base in (ROOT, ROOT / "mixquant_onnx")) or "/" not in path, path
+        assert any((base / path).exists() for base in BASES) or "/" not in path, path
