@@ -77,3 +77,12 @@ def test_the_command_line_wins(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "mixquant-onnx: options from mixquant.toml" in capsys.readouterr().err
     assert main(["m.onnx", "o.onnx", "--config", "none.toml"]) == 2
     assert "none.toml cannot be read" in capsys.readouterr().err
+
+
+def test_a_command_runs_only_from_a_file_that_was_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mixquant.toml").write_text('metric-command = "cp {model} ran; echo 1"\nmax-drop = "1%"\n')
+    model = text("g (float[N,64] x, float[64,64] v) => (float[N,64] y) { y = MatMul (x, v) }", v=weight(64, 64))
+    onnx.save(model, folder / "m.onnx")
+    assert main(["m.onnx", "o.onnx"]) == 2 and not (folder / "ran").exists()
+    assert "--config mixquant.toml" in capsys.readouterr().err
+    assert main(["m.onnx", "o.onnx", "--config", "mixquant.toml", "--data-free"]) == 0 and (folder / "ran").exists()

@@ -132,6 +132,8 @@ def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
     if found is None:
         return _given(args)
     kept = options_of_file(found)
+    if args.config is None and "metric" in kept:
+        raise OptionError(f"{found} was not asked for, and its metric-command runs a command; give --config {found}")
     print(f"mixquant-onnx: options from {found}", file=sys.stderr)
     return {**kept, **_given(args)}
 
