@@ -31,7 +31,8 @@ def plans() -> Any:
     return importlib.import_module("paper.plans").Plans(subject("--only", "digits_cnn"), 32)
 
 
-@pytest.mark.parametrize("bits", [pytest.param(2.5, marks=pytest.mark.slow), 3.0])
+@pytest.mark.parametrize("bits", [2.5, 3.0])
+@pytest.mark.slow
 def test_no_plan_takes_more_bytes_than_uniform_bits(plans: Any, bits: float) -> None:
     made = plans.at(bits, [UNIFORM, RULE, "weight-error", "network-output"])
     sizes = {name: plans.run(plan, "mse").nbytes_after for name, plan in made.items()}

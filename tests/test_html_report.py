@@ -33,8 +33,9 @@ def network() -> ModelProto:
     return model
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("report")
     onnx.save(network(), tmp_path / "m.onnx")
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(1).standard_normal((48, 64)).astype(np.float32))
     files = [str(tmp_path / name) for name in ("m.onnx", "o.onnx")]

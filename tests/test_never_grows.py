@@ -205,7 +205,7 @@ def test_every_operator_is_in_the_search() -> None:
     assert set(LAYERS) == set(WEIGHED)
 
 
-@settings(PROPERTIES, max_examples=40)
+@settings(PROPERTIES, max_examples=15)
 @given(models(only_what_runs=False), OPTIONS, GOALS)
 def test_no_file_grows(model: ModelProto, options: dict[str, Any], goal: dict[str, Any]) -> None:
     check(model, options, goal, verify=False)
