@@ -119,7 +119,8 @@ def test_webassembly_runs_every_form(name: str, web: Path, tmp_path: Path, monke
     files = tools["files"]
     np.save(tmp_path / "rows.npy", ROWS)
     model = ROOT / "models" / name / "model.onnx"
-    made = files.make(model, ROWS, tmp_path, files.FORMS, files.WIDTHS)
+    forms = [form for form in files.FORMS if form != files.UINT2]
+    made = files.make(model, ROWS, tmp_path, forms, files.WIDTHS)
     assert len(made) == 3 * len(files.WIDTHS) + 3
     node = Path(str(shutil.which("node")))
     results = tools["measure"].measure(consumer, node, web, made, tmp_path / "rows.npy")

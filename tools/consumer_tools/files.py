@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import version_converter
 
 import mixquant_onnx as mq
 from mixquant_onnx.runtime.session import Session
 
+UINT2 = "--target qdq, model of opset 25"
 FORMS: dict[str, dict[str, Any]] = {
     "--target qdq": {"target": "qdq"},
     "--target qdq --native-types": {"target": "qdq", "native_types": True},
+    UINT2: {"target": "qdq"},
     "--target ort": {},
     "--target ort --min-ort 1.20": {"min_ort": (1, 20)},
 }
@@ -34,13 +38,16 @@ class File:
 
 
 def make(model: Path, rows: Any, folder: Path, forms: Iterable[str], widths: Iterable[int]) -> list[File]:
-    """A file for each form and width that there is; `--native-types` has not all widths."""
-    files = []
+    """A file for each form and width that there is; `--native-types` has not all widths, and UINT2 has one."""
+    files, newer = [], version_converter.convert_version(onnx.load(model), 25)
     for k, form in enumerate(forms):
         for bits in widths:
+            if form == UINT2 and bits != 2:
+                continue
             path = folder / f"{model.parent.name}_{k}_{bits}.onnx"
             try:
-                made = mq.quantize(model, path, bits=bits, data_free=True, method="mse", verify=False, **FORMS[form])
+                source = newer if form == UINT2 else model
+                made = mq.quantize(source, path, bits=bits, data_free=True, method="mse", verify=False, **FORMS[form])
             except mq.OptionError:
                 continue
             session = Session(path, "exact")

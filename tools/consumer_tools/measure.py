@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from peer_tools.processes import LONGEST, reason, run
+from peer_tools.processes import reason, run
 
 from consumer_tools.catalog import HERE, Consumer
 from consumer_tools.files import File, decibels
 
 SECONDS = 1800
+TELLING = ("No conversion rule", "Unimplemented", "nsupported", "not supported", "nknown", "No impl", "Node [")
+DIFFERS = (
+    (r"(DequantizeLinear|ZeroPoint)[2-8]", r"\1N"),
+    (r"Translating node #\d+ \"[^\"]*\" ", ""),
+    (r" \(\d+ vs\. \d+\)", ""),
+    (r"OpenCV\([\d.]+\) \S+ (error: )?", ""),
+    (r":\(onnx_node!\S*", ""),
+    (r" \([\w.]+/\)", ""),
+    (r"^> |^-- |in function '\w+'", ""),
+)
+"""What differs from file to file, or tells nothing to a reader, in reasons."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,5 +82,8 @@ def _read(consumer: Consumer, file: File, key: str, ended: str | None) -> Result
 def _first(error: str) -> str:
     """The line of an error that tells the most, fit for a table."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    told = [line for line in lines if "not " in line.lower() or "unknown" in line.lower() or "no " in line.lower()]
-    return reason((told or lines)[0])[:LONGEST]
+    told = [line for word in TELLING for line in lines if word in line]
+    line = (told or lines)[0]
+    for pattern, general in DIFFERS:
+        line = re.sub(pattern, general, line)
+    return reason(line)

@@ -55,7 +55,7 @@ def _cell(results: Sequence[Result]) -> str:
     if not ran:
         return "no"
     worst = min(r.decibels or 0.0 for r in ran)
-    shown = f"{worst:.0f} dB" if worst >= WRONG else f"wrong ({worst:.0f} dB)"
+    shown = f"{worst:.0f} dB" if worst >= WRONG else "wrong"
     if all(r.nbytes for r in ran):
         after = sum(r.nbytes or 0 for r in ran)
         shown = f"x{after / sum(r.file.nbytes for r in ran):.2f}, {shown}"
@@ -63,21 +63,23 @@ def _cell(results: Sequence[Result]) -> str:
 
 
 def _failures(results: Sequence[Result]) -> str:
-    """Each reason once, with the widths and forms that it holds for."""
-    found: dict[tuple[str, str, str], list[Result]] = {}
+    """Each reason once, with the forms and widths that it holds for."""
+    found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         if result.failure is not None:
-            found.setdefault((result.consumer.name, result.file.form, _general(result.failure)), []).append(result)
-    rows = []
-    for (name, form, why), those in found.items():
-        widths = ", ".join(str(bits) for bits in sorted({r.file.bits for r in those}))
-        models = " and ".join(sorted({r.file.model for r in those}))
-        rows.append([name, f"`{form}`", widths, models, why])
-    return table(["", "file", "bits", "models", "why"], rows) if rows else "Everything runs."
+            found.setdefault((result.consumer.name, result.failure), []).append(result)
+    rows = [[name, why, "; ".join(_where(those, form) for form in FORMS if _of(those, form))]
+            for (name, why), those in found.items()]  # fmt: skip
+    return table(["", "why", "file: bits"], rows) if rows else "Everything runs."
 
 
-def _general(why: str) -> str:
-    """A reason without the width in the name of a function, so that it stands once for all widths."""
-    for bits in WIDTHS:
-        why = why.replace(f"DequantizeLinear{bits}", "DequantizeLinearN").replace(f"ZeroPoint{bits}", "ZeroPointN")
-    return why
+def _of(results: Sequence[Result], form: str) -> list[Result]:
+    return [r for r in results if r.file.form == form]
+
+
+def _where(results: Sequence[Result], form: str) -> str:
+    """A form with its widths, and the model where it is only one."""
+    mine = _of(results, form)
+    models = {r.file.model for r in mine}
+    only = f" ({models.pop()})" if len(models) == 1 else ""
+    return f"`{form}`: {', '.join(str(bits) for bits in sorted({r.file.bits for r in mine}))}{only}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ TARGET = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-back
 def _command(name: str, *arguments: str) -> None:
     done = subprocess.run([str(Path(sys.executable).parent / name), *arguments], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr[-200:]))
+        line = next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr[-200:])
+        operator = re.search(r'name = "([\w.]+)"', line)
+        raise RuntimeError(f"{name} does not know {operator[1]}" if operator else line)
 
 
 def load(path: str, rows: Any) -> Run:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from child import Run, serve
 def _convert(path: str, rows: Any) -> Path:
     shape = "x".join(str(size) for size in (1, *rows.shape[1:])).replace("x", ",")
     base = Path(path).with_suffix("")
-    command = [str(Path(sys.executable).parent / "pnnx"), path, f"inputshape=[{shape}]", "fp16=0"]
+    package = importlib.util.find_spec("pnnx")
+    command = [str(Path(package.origin).parent / "pnnx"), path, f"inputshape=[{shape}]", "fp16=0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=base.parent)
     found = base.parent / f"{base.name.replace('.', '_').replace('-', '_')}.ncnn.param"
     if not found.is_file():
