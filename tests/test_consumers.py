@@ -121,7 +121,7 @@ def test_webassembly_runs_every_form(name: str, web: Path, tmp_path: Path, monke
     model = ROOT / "models" / name / "model.onnx"
     forms = [form for form in files.FORMS if form != files.UINT2]
     made = files.make(model, ROWS, tmp_path, forms, files.WIDTHS)
-    assert len(made) == 3 * len(files.WIDTHS) + 3
+    assert len(made) == 4 * len(files.WIDTHS) + 3
     node = Path(str(shutil.which("node")))
     results = tools["measure"].measure(consumer, node, web, made, tmp_path / "rows.npy")
     assert len(results) == len(made)

@@ -19,6 +19,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "--target qdq": {"target": "qdq"},
     "--target qdq --native-types": {"target": "qdq", "native_types": True},
     UINT2: {"target": "qdq"},
+    "--target qdq --granularity tensor --min-ort 1.20": {
+        "target": "qdq",
+        "granularity": "tensor",
+        "min_ort": (1, 20),
+    },
     "--target ort": {},
     "--target ort --min-ort 1.20": {"min_ort": (1, 20)},
 }
