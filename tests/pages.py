@@ -18,7 +18,7 @@ PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(p.relative_to(ROOT)
 """Relative to the root of the repository; lab notes are not among them."""
 
 RUN = ("sh", "console", "python", "yaml", "toml")
-NOT_RUN = ("text", "make", "cmake")
+NOT_RUN = ("text", "make", "cmake", "js")
 """Tags of blocks: those that are run (or parsed), and those that are not."""
 
 

@@ -9,7 +9,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.command import run
 
-NAMES = ("search", "kernels", "load", "models", "releases", "accuracy", "choices", "data_free", "told", "time", "speed")
+NAMES = (
+    "search",
+    "kernels",
+    "load",
+    "models",
+    "releases",
+    "accuracy",
+    "choices",
+    "data_free",
+    "told",
+    "time",
+    "speed",
+    "consumers",
+)
 MODULES = {"time": "time_runs"}
 
 if __name__ == "__main__":
