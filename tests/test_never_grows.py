@@ -297,8 +297,10 @@ def test_small_weights_move_to_a_width_that_a_large_one_brings() -> None:
 def test_sizes_are_those_of_the_file(
     options: dict[str, Any], bits: int, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but equal tensors that are stored once, to the length of the length of the graph."""
-    monkeypatch.setattr(place, "_content", lambda tensor: tensor.name)
+    """All but equal tensors that are stored once, other than tables, to the length of the length of the graph."""
+    content = place._content
+    tables = "mixquant."
+    monkeypatch.setattr(place, "_content", lambda t: content(t) if t.name.startswith(tables) else t.name)
     monkeypatch.setattr(file_sizes, "_LITTLE", np.inf)
     result = mq.quantize(model_path, bits=[bits], data_free=True, verify=False, **options)
     loaded = model_io.load(model_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,10 @@ def test_openvino_runs_it(bits: int, tmp_path: Path) -> None:
     core = openvino.Core()
     compiled = core.compile_model(str(tmp_path / "o.onnx"), "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
     assert decibels(run(made.model, FEED)[0], compiled(FEED)[0]) > 90
+
+
+def test_tables_that_unpack_codes_are_stored_once(model_path: Path) -> None:
+    written = mq.quantize(model_path, target="qdq", bits=3, data_free=True).model
+    tables = [tensor.name for tensor in written.graph.initializer if tensor.name.startswith("mixquant.")]
+    read = Counter(name for node in written.graph.node for name in node.input if name in tables)
+    assert len(tables) == len(set(tables)) == 2 and all(count > 5 for count in read.values())

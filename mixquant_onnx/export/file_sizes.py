@@ -12,7 +12,14 @@ from mixquant_onnx.export.encode import encode
 from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.bit_planes import packed_bytes
 from mixquant_onnx.export.encodings.outline import outline
-from mixquant_onnx.export.encodings.sizes import encoded_bytes, framed, function_bytes, initializer_bytes, node_bytes
+from mixquant_onnx.export.encodings.sizes import (
+    encoded_bytes,
+    framed,
+    function_bytes,
+    initializer_bytes,
+    node_bytes,
+    stored_bytes,
+)
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.opset import conversion_bytes, most_conversion_bytes, opset_of
 from mixquant_onnx.export.targets.table import target_named
@@ -27,10 +34,11 @@ Schemes = Mapping[str, Scheme]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """One weight under one scheme: bytes of its own, and by name those of the functions that it shares."""
+    """One weight under one scheme: bytes of its own, and by name those of functions and tables that it shares."""
 
     nbytes: int
-    functions: Mapping[str, int]
+    shared: Mapping[str, int]
+    calls: bool
 
 
 class FileSizes:
@@ -109,8 +117,10 @@ class FileSizes:
         shapes = outline(located.site, scheme, wide_scales=(name, scheme) in self._wide)
         made = encode(located, shapes, storage, opset, _same, self._options.target)
         shared = {f.name: 0 if self._known.get(f.name) == f else function_bytes(f) for f in made.functions}
-        in_graph = isinstance(located.source.scope.body, GraphProto)
-        return Piece(nbytes=encoded_bytes(made, in_graph, self._external), functions=shared)
+        in_graph, place = isinstance(located.source.scope.body, GraphProto), located.source.scope.path
+        shared |= {f"{t.name} {place}".strip(): stored_bytes(t, in_graph, self._external) for t in made.tables}
+        own = encoded_bytes(made, in_graph, self._external)
+        return Piece(nbytes=own, shared=shared, calls=bool(made.functions))
 
     def more_codes(self, name: str, bits: int, others: int) -> int:
         """Bytes by which the codes alone grow from `bits` to `others` bits."""
@@ -127,8 +137,9 @@ class FileSizes:
     def _added(self, chosen: Schemes, opset: int) -> int | None:
         """Bytes of the quantized weights, their functions, and what raising the opset takes; None: it cannot be."""
         pieces = [self.piece(name, scheme, opset) for name, scheme in chosen.items()]
-        shared = {name: nbytes for piece in pieces for name, nbytes in piece.functions.items()}
-        imported = framed(len(functions.DOMAIN) + 4) if shared and not self._known else 0
+        shared = {name: nbytes for piece in pieces for name, nbytes in piece.shared.items()}
+        calls = any(piece.calls for piece in pieces)
+        imported = framed(len(functions.DOMAIN) + 4) if calls and not self._known else 0
         own = sum(piece.nbytes for piece in pieces) + sum(shared.values()) + imported
         conversion = self._conversion(opset, self._floats(chosen) - own)
         return None if conversion is None else own + conversion

@@ -89,7 +89,7 @@ class _Shared:
     def without_copies(self, encoded: Encoded) -> list[TensorProto]:
         """The tensors that the graph does not contain yet; nodes that would read a copy read the existing one."""
         new, renamed = [], {}
-        for tensor in encoded.tensors:
+        for tensor in (*encoded.tensors, *encoded.tables):
             key = _content(tensor)
             if key in self._known:
                 renamed[tensor.name] = self._known[key]

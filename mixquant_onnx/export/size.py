@@ -98,7 +98,7 @@ def _users(sizes: FileSizes, kept: Mapping[str, Scheme], opset: int) -> dict[str
     """The weights that call each function."""
     users: dict[str, list[str]] = {}
     for name, scheme in kept.items():
-        for function in sizes.piece(name, scheme, opset).functions:
+        for function in sizes.piece(name, scheme, opset).shared:
             users.setdefault(function, []).append(name)
     return users
 
@@ -120,7 +120,7 @@ def _function_bytes(sizes: FileSizes, kept: Mapping[str, Scheme], names: Sequenc
     """Size of all functions that `names` call: no other width can save more."""
     called: dict[str, int] = {}
     for name in names:
-        called.update(sizes.piece(name, kept[name], opset).functions)
+        called.update(sizes.piece(name, kept[name], opset).shared)
     return sum(called.values())
 
 
@@ -136,14 +136,14 @@ def _saved(
     now, needed = dict[str, int](), dict[str, int]()
     for name, scheme in changed.items():
         old = sizes.piece(name, kept[name], opset)
-        calls.update(old.functions.keys())
-        now.update(old.functions)
+        calls.update(old.shared.keys())
+        now.update(old.shared)
         saved += old.nbytes
         if scheme is None:
             saved -= sizes.float_bytes(name)
         else:
             new = sizes.piece(name, scheme, opset)
             saved -= new.nbytes
-            needed.update(new.functions)
+            needed.update(new.shared)
     idle = [nbytes for f, nbytes in now.items() if calls[f] == len(users[f]) and f not in needed]
     return saved + sum(idle) - sum(nbytes for f, nbytes in needed.items() if f not in users)

@@ -48,7 +48,7 @@ def added(searched: Searched) -> Added:
         for scheme in (cell.scheme for cell in errors.candidates):
             piece = sizes.piece(name, scheme, opset)
             site[name][scheme] = piece.nbytes
-            functions.setdefault(scheme.bits, {}).update(piece.functions)
+            functions.setdefault(scheme.bits, {}).update(piece.shared)
     return Added(site=site, once={bits: sum(found.values()) for bits, found in functions.items()})
 
 

@@ -40,12 +40,14 @@ class Encoded:
         nodes: Nodes that compute the weight; the first output of the last one is the weight.
         functions: Model-local functions that the nodes call.
         nbytes: Bytes of codes, scales and zero points as stored.
+        tables: Further tensors, which do not depend on the weight; a graph stores equal ones once.
     """
 
     tensors: tuple[TensorProto, ...]
     nodes: tuple[NodeProto, ...]
     functions: tuple[FunctionProto, ...]
     nbytes: int
+    tables: tuple[TensorProto, ...] = ()
 
 
 class Builder:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import blake2b
 
-from onnx import AttributeProto, FunctionProto, NodeProto
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto
 
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
 
@@ -21,14 +22,31 @@ def expanded(encoded: Encoded, fresh: FreshName) -> Encoded:
         fresh: Gives an unused name.
 
     Returns:
-        The same with the nodes of the functions.
+        The same with the nodes of the functions; their constants are tables.
     """
     known = {(function.domain, function.name): function for function in encoded.functions}
     nodes: list[NodeProto] = []
     for node in encoded.nodes:
         function = known.get((node.domain, node.op_type))
         nodes += [node] if function is None else _nodes_of(node, function, fresh)
-    return replace(encoded, nodes=tuple(nodes), functions=())
+    tables = {id(node): table for node in nodes if (table := _table(node, fresh)) is not None}
+    others = [node for node in nodes if id(node) not in tables]
+    renamed = {node.output[0]: tables[id(node)].name for node in nodes if id(node) in tables}
+    for node in others:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+    return replace(encoded, nodes=tuple(others), functions=(), tables=tuple(tables.values()))
+
+
+def _table(node: NodeProto, fresh: FreshName) -> TensorProto | None:
+    """The tensor of a Constant, named by its content so that all weights give it names of one length."""
+    value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+    if value is None:
+        return None
+    made = TensorProto()
+    made.CopyFrom(value)
+    made.name = fresh(f"mixquant.{blake2b(made.SerializeToString(deterministic=True), digest_size=4).hexdigest()}")
+    return made
 
 
 def _nodes_of(call: NodeProto, function: FunctionProto, fresh: FreshName) -> Iterator[NodeProto]:

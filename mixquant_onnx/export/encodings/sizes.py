@@ -101,8 +101,13 @@ def function_bytes(function: FunctionProto) -> int:
     return 1 + framed(function.ByteSize())
 
 
+def stored_bytes(tensor: TensorProto, in_graph: bool, external: bool = False) -> int:
+    """Size of a tensor as an initializer of a graph, or as a Constant node of a function."""
+    return initializer_bytes(tensor, external) if in_graph else constant_bytes(tensor)
+
+
 def encoded_bytes(encoded: Encoded, in_graph: bool, external: bool = False) -> int:
-    """Size of the tensors and nodes of one weight, without the functions that it shares with others.
+    """Size of the tensors and nodes of one weight, without the functions and tables that it shares with others.
 
     Args:
         encoded: The weight.
@@ -112,7 +117,7 @@ def encoded_bytes(encoded: Encoded, in_graph: bool, external: bool = False) -> i
     Returns:
         Bytes in both files.
     """
-    tensors = (initializer_bytes(t, external) if in_graph else constant_bytes(t) for t in encoded.tensors)
+    tensors = (stored_bytes(tensor, in_graph, external) for tensor in encoded.tensors)
     return sum(tensors) + sum(map(node_bytes, encoded.nodes))
 
 
