@@ -9,9 +9,11 @@ import pytest
 from cases import Array, run, text
 from onnx import helper
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator  # noqa: E402
+import torch
+
+from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
 
 X = np.random.default_rng(3).standard_normal((2, 4, 6)).astype(np.float32)
 

@@ -1,0 +1,53 @@
+"""tools/pythons: what it counts, and the rows that it keeps."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+REPORT = """<testsuites><testsuite name="pytest" tests="6">
+<testcase classname="tests.test_api" name="one"/>
+<testcase classname="tests.test_api" name="two"><failure message="no"/></testcase>
+<testcase classname="tests.test_api" name="three"><error message="no"/></testcase>
+<testcase classname="tests.test_adaround" name="four"><skipped message="no torch"/></testcase>
+<testcase classname="tests.test_golden" name="five"/>
+<testcase classname="tests.test_golden" name="six"><failure message="no"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def pythons(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("pythons")
+
+
+def test_tests_are_counted_by_how_they_ended(pythons: Any) -> None:
+    outcome = pythons.outcome_of(REPORT)
+    assert (outcome.passed, outcome.skipped, outcome.failed, outcome.golden) == (2, 1, 3, (1, 2))
+    row = pythons.row_of(["3.10.1", "1.2", "3.4", "5.6"], False, outcome)
+    assert row == "| 3.10.1 | 1.2 | 3.4 | 5.6 | part | 2 | 1 | 3 | 1 of 2 |"
+
+
+def test_rows_of_other_pythons_are_kept_in_order(pythons: Any) -> None:
+    rows = {(3, 9): "| 3.9.1 | a |", (3, 10): "| 3.10.13 | b |"}
+    text = pythons.page(rows)
+    assert text.splitlines()[-2:] == list(rows.values())
+    assert pythons.rows_of(text) == rows
+    heading, line = text.splitlines()[-4:-2]
+    assert heading.count("|") == line.count("|") == 10
+
+
+def test_torch_alone_is_left_out(pythons: Any) -> None:
+    needed = ["torch==2.13.0", "torchlike>=1", "pytest>=8", "x; python_version >= '3.11'"]
+    assert pythons.wanted(needed) == needed[1:]
+
+
+def test_a_python_that_is_not_there_is_told(pythons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pythons, "PAGE", tmp_path / "pythons.md")
+    with pytest.raises(SystemExit, match="no-such-python: does not run"):
+        pythons.main(["no-such-python"])
+    assert not (tmp_path / "pythons.md").exists()
