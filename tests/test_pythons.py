@@ -16,6 +16,7 @@ REPORT = """<testsuites><testsuite name="pytest" tests="6">
 <testcase classname="tests.test_adaround" name="four"><skipped message="no torch"/></testcase>
 <testcase classname="tests.test_golden" name="five"/>
 <testcase classname="tests.test_golden" name="six"><failure message="no"/></testcase>
+<testcase classname="tests.test_golden" name="seven"><skipped message="other releases"/></testcase>
 </testsuite></testsuites>"""
 
 
@@ -27,9 +28,11 @@ def pythons(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_tests_are_counted_by_how_they_ended(pythons: Any) -> None:
     outcome = pythons.outcome_of(REPORT)
-    assert (outcome.passed, outcome.skipped, outcome.failed, outcome.golden) == (2, 1, 3, (1, 2))
+    assert (outcome.passed, outcome.skipped, outcome.failed, outcome.golden) == (2, 2, 3, (1, 2))
     row = pythons.row_of(["3.10.1", "1.2", "3.4", "5.6"], False, outcome)
-    assert row == "| 3.10.1 | 1.2 | 3.4 | 5.6 | part | 2 | 1 | 3 | 1 of 2 |"
+    assert row == "| 3.10.1 | 1.2 | 3.4 | 5.6 | part | 2 | 2 | 3 | 1 of 2 |"
+    skipped = pythons.Outcome(passed=1, skipped=2, failed=0, golden=(0, 0))
+    assert pythons.row_of(["3.10.1"], True, skipped) == "| 3.10.1 | all | 1 | 2 | 0 | not compared |"
 
 
 def test_rows_of_other_pythons_are_kept_in_order(pythons: Any) -> None:
@@ -51,3 +54,9 @@ def test_a_python_that_is_not_there_is_told(pythons: Any, tmp_path: Path, monkey
     with pytest.raises(SystemExit, match="no-such-python: does not run"):
         pythons.main(["no-such-python"])
     assert not (tmp_path / "pythons.md").exists()
+
+
+def test_releases_are_those_of_the_digests(pythons: Any) -> None:
+    assert pythons.same_releases(["2.4.6", "1.23.2", "1.32.0", "x86_64", "a processor"]) == [
+        "numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0",
+    ]  # fmt: skip

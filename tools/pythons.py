@@ -36,9 +36,11 @@ print(json.dumps([platform.python_version(), *(m.version(name) for name in sys.a
 """
 HEAD = """# Python versions
 
-Made by `tools/pythons`: the tests that are not slow on each Python, in an environment with the newest releases that pip
-finds for it, without torch. All of them on the oldest and the newest, else those of {part}. "Same bytes"
-are the files of `tests/golden.json`, which another Python wrote.
+Made by `tools/pythons`: the tests that are not slow on each Python, in an environment without torch. All of them on the
+oldest and the newest, else those of {part}.
+NumPy, onnx and onnxruntime are of the releases with which the digests in `tests/golden.json` were written, by Python
+3.11; where a Python has none of these, the newest. "Same bytes" are the files that have these digests, of those that
+were compared: none with other releases.
 
 | Python | {shown} | tests | passed | skipped | failed | same bytes |
 |---|{lines}---|---|---|---|---|
@@ -47,7 +49,7 @@ are the files of `tests/golden.json`, which another Python wrote.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Counts of tests by pytest's report; `golden` are those of test_golden that passed, of how many."""
+    """Counts of tests by pytest's report; `golden` are those of test_golden that passed, of how many that ran."""
 
     passed: int
     skipped: int
@@ -108,7 +110,10 @@ def _environment(python: str, version: tuple[int, int]) -> Path:
         subprocess.run([python, "-m", "venv", folder], check=True)
     install: list[str | Path] = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]["optional-dependencies"]
-    subprocess.run([*install, *wanted(needed["test"]), "-e", ROOT], check=True)
+    every = [*install, *wanted(needed["test"]), "-e", ROOT]
+    golden = json.loads((ROOT / "tests" / "golden.json").read_text(encoding="utf8"))["environment"]
+    if subprocess.run([*every, *same_releases(golden)], check=False, stderr=subprocess.DEVNULL).returncode:
+        subprocess.run(every, check=True)
     return own
 
 
@@ -117,25 +122,34 @@ def wanted(needed: Sequence[str]) -> list[str]:
     return [one for one in needed if re.split(r"[^A-Za-z0-9_.-]", one)[0] not in LEFT_OUT]
 
 
+def same_releases(golden: Sequence[str]) -> list[str]:
+    """Requirements of the releases with which tests/golden.json was written."""
+    return [f"{name}=={release}" for name, release in zip(("numpy", "onnx", "onnxruntime"), golden, strict=False)]
+
+
 def outcome_of(report: str) -> Outcome:
     """The counts in a JUnit report."""
     cases = list(ElementTree.fromstring(report).iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]
     golden = [case for case in cases if "test_golden" in case.get("classname", "")]
-    kept = [case for case in golden if case not in failed and case not in skipped]
+    compared = [case for case in golden if case not in skipped]
     return Outcome(
         passed=len(cases) - len(failed) - len(skipped),
         skipped=len(skipped),
         failed=len(failed),
-        golden=(len(kept), len(golden)),
+        golden=(len([case for case in compared if case not in failed]), len(compared)),
     )
 
 
 def row_of(facts: Sequence[str], whole: bool, outcome: Outcome) -> str:
     counts = (outcome.passed, outcome.skipped, outcome.failed)
-    cells = [*facts, "all" if whole else "part", *map(str, counts), "{} of {}".format(*outcome.golden)]
+    cells = [*facts, "all" if whole else "part", *map(str, counts), _share(*outcome.golden)]
     return f"| {' | '.join(cells)} |"
+
+
+def _share(same: int, compared: int) -> str:
+    return f"{same} of {compared}" if compared else "not compared"
 
 
 def rows_of(text: str) -> dict[tuple[int, int], str]:

@@ -53,7 +53,8 @@ class TableFile:
             _check_start(path)
         with self._errors():
             # An absolute path, as SQLite gives names such as ":memory:" a meaning of their own.
-            self._base = sqlite3.connect("" if path is None else path.absolute(), _PATIENCE, isolation_level=None)
+            name = "" if path is None else path.absolute()
+            self._base = sqlite3.connect(name, timeout=_PATIENCE, isolation_level=None)
         try:
             self._execute("PRAGMA synchronous = OFF")
             marks = self._marks()
