@@ -24,7 +24,7 @@ def test_a_hook_has_the_version_that_the_tests_have(hook: str, tool: str) -> Non
 @pytest.mark.parametrize(("hook", "tool"), [("mypy", "mypy"), ("lint-imports", "import-linter")])
 def test_a_hook_of_the_environment_is_pinned_there(hook: str, tool: str) -> None:
     assert f"entry: .venv/bin/{hook}" in _hook(hook) and "language: system" in _hook(hook)
-    assert re.search(rf'"{tool}==[\d.]+"', PROJECT)
+    assert re.search(rf'"{tool}==[\d.]+[";]', PROJECT)
 
 
 def test_every_other_hook_is_local_and_pinned() -> None:

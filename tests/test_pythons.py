@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from newer_runtime import NEEDED, reason_to_skip
 
 REPORT = """<testsuites><testsuite name="pytest" tests="6">
 <testcase classname="tests.test_api" name="one"/>
@@ -60,3 +61,12 @@ def test_releases_are_those_of_the_digests(pythons: Any) -> None:
     assert pythons.same_releases(["2.4.6", "1.23.2", "1.32.0", "x86_64", "a processor"]) == [
         "numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0",
     ]  # fmt: skip
+
+
+def test_what_is_skipped_on_an_old_runtime_is_there_and_runs_on_the_newest() -> None:
+    text = "".join(file.read_text(encoding="utf8") for file in (ROOT / "tests").glob("test_*.py"))
+    for start in NEEDED:
+        assert f"def {start.split('[')[0]}(" in text
+        assert reason_to_skip(start, "1.25.0") is reason_to_skip(start, "1.32.0") is None
+        assert str(reason_to_skip(start, "1.23.2")).startswith("onnxruntime 1.23.2: ")
+    assert reason_to_skip("test_something_else", "1.20.0") is None
