@@ -96,7 +96,9 @@ def test_a_table_is_of_what_it_was_made_of(path: Path) -> None:
 
 def other_format(path: Path) -> None:
     TableFile(path).close()
-    sqlite3.connect(path).execute(f"PRAGMA user_version = {FORMAT + 1}").close()
+    base = sqlite3.connect(path)
+    base.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    base.close()
 
 
 def other_program(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Runs the fast tests on other Pythons, each in an environment of its own, and writes docs/research/pythons.md.
 
-All fast tests on the oldest and on the newest of those that are named, a part of them on the others. torch is left out:
-it is optional, and what needs it is skipped. Rows of Pythons that are not run stay as they are in the page.
+All of them on the oldest and on the newest Python that is there, a part on the others and on those that are named. torch
+is left out: it is optional, and what needs it is skipped. Rows of Pythons that are not run stay in the page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "research" / "pythons.md"
 PYTHONS = tuple(f"python3.{minor}" for minor in range(10, 15))
 LEFT_OUT = ("torch",)
 PART = ("cli", "golden", "end_to_end", "api", "numerics")
-"""Test files for Pythons that are neither the oldest nor the newest."""
+"""The test files of a part."""
 
 SHOWN = ("onnx", "onnxruntime", "numpy")
 FACTS = """
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ordered = sorted(found, key=found.__getitem__)
     rows, bad = rows_of(PAGE.read_text(encoding="utf8") if PAGE.exists() else ""), 0
     for name in ordered:
-        whole = options.whole or name in (ordered[0], ordered[-1])
+        whole = options.whole or (not options.pythons and name in (ordered[0], ordered[-1]))
         row, outcome = tested(name, found[name], whole)
         rows[found[name]] = row
         bad += outcome.failed
