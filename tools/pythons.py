@@ -1,7 +1,7 @@
 """Runs the fast tests on other Pythons, each in an environment of its own, and writes docs/research/pythons.md.
 
-All of them on the oldest and on the newest Python that is there, a part on the others and on those that are named. torch
-is left out: it is optional, and what needs it is skipped. Rows of Pythons that are not run stay in the page.
+All of them on the oldest and on the newest Python that is there, a part on the others and on those that are named.
+torch is left out: it is optional, and what needs it is skipped. Rows of Pythons that are not run stay in the page.
 """
 
 from __future__ import annotations
