@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 from cases import Fails, classifier, files_under
+from newer_runtime import reason_to_skip
 
 from mixquant_onnx import pipeline
 from mixquant_onnx.cli.main import main
@@ -17,6 +19,14 @@ from mixquant_onnx.planning import integer_model
 from mixquant_onnx.planning import planned as planning
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what the installed onnxruntime is too old for."""
+    for item in items:
+        reason = reason_to_skip(item.name, onnxruntime.__version__)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(params=["digits_cnn", "digits_transformer"])

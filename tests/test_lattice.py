@@ -56,3 +56,28 @@ def test_a_ternary_convolution_takes_two_bits_and_loses_nothing(given: bool) -> 
     assert made.plan.sites["w"].bits == 2
     proof = made.verification
     assert proof is not None and proof.deployed is not None and (proof.deployed.sqnr_db or 0) > 60
+
+
+@pytest.mark.parametrize(
+    "what", ["more than 256 values", "between two levels", "more than 255 steps", "one tiny value"]
+)
+def test_one_row_that_is_on_no_lattice_is_enough_for_none(what: str) -> None:
+    rows = on_grid(-7, 8)
+    assert lattice.fit(rows, 8, False) is not None
+    step, other = float(np.diff(np.unique(rows[5])).min()), rows[5].copy()
+    if what == "more than 256 values":
+        rows, other = np.tile(rows, 10), np.arange(640, dtype=np.float32)
+    elif what == "between two levels":
+        other[3] = np.float32(3.4 * step)
+    elif what == "more than 255 steps":
+        other[3] = np.float32(256 * step)
+    else:
+        other[3] = np.nan
+    rows[5] = other
+    assert lattice.fit(rows, 8, False) is None
+
+
+def test_values_that_differ_by_rounding_only_are_one_level() -> None:
+    rows = on_grid(-7, 8)
+    rows[5, 16:] *= np.float32(1 + 1e-6)
+    assert lattice.fit(rows, 4, False) is not None

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from cases import Fails, text
 from onnx import ModelProto, TensorProto, helper, numpy_helper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -95,7 +96,9 @@ def test_a_table_is_of_what_it_was_made_of(path: Path) -> None:
 
 def other_format(path: Path) -> None:
     TableFile(path).close()
-    sqlite3.connect(path).execute(f"PRAGMA user_version = {FORMAT + 1}").close()
+    base = sqlite3.connect(path)
+    base.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    base.close()
 
 
 def other_program(path: Path) -> None:
@@ -243,3 +246,23 @@ def test_digests_of_models_are_of_their_files(external: bool, tmp_path: Path) ->
     assert saved(classifier()) == first and digest_of_model(as_loaded(classifier())) == in_memory
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight(64, 64, seed=9), "v"))
     assert saved(model) != first and digest_of_model(as_loaded(model)) != in_memory
+
+
+def test_a_table_is_closed_with_its_last_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    def close(connection: sqlite3.Connection) -> None:
+        closed.append(True)
+        sqlite3.Connection.close(connection)
+
+    gc.collect()  # those of other tests
+    monkeypatch.setattr(table_file._Connection, "close", close)
+    table = TableFile()
+    section = table.section("a")
+    del table
+    gc.collect()
+    section.put("kind", "name", b"value")
+    assert not closed and section.get("kind", "name") == b"value"
+    del section
+    gc.collect()  # a connection of sqlite3 is part of a circle
+    assert closed == [True]

@@ -33,6 +33,14 @@ _PATIENCE = 5.0
 _ADVICE = "give another file to --table, or delete this one"
 
 
+class _Connection(sqlite3.Connection):
+    """Closed when nothing refers to it any more: a table and its sections share one, and any may be the last."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was not opened, or by another thread
+            self.close()
+
+
 class TableFile:
     """Entries of bytes by kind and name; each is on disk as soon as it is put.
 
@@ -53,7 +61,8 @@ class TableFile:
             _check_start(path)
         with self._errors():
             # An absolute path, as SQLite gives names such as ":memory:" a meaning of their own.
-            self._base = sqlite3.connect("" if path is None else path.absolute(), _PATIENCE, isolation_level=None)
+            name = "" if path is None else path.absolute()
+            self._base = sqlite3.connect(name, timeout=_PATIENCE, isolation_level=None, factory=_Connection)
         try:
             self._execute("PRAGMA synchronous = OFF")
             marks = self._marks()

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from mixquant_onnx.data.dataset import Data, batched
 from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.data.split import with_axes
-from mixquant_onnx.errors import ProofError
+from mixquant_onnx.errors import ModelError, ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
@@ -76,12 +76,16 @@ def compare(
         The differences.
 
     Raises:
+        ModelError: The float model does not load.
         ProofError: The other model does not load or run, or has other inputs or outputs.
         DataError: The float model does not run on the samples.
     """
     progress("compare", 0, _STEPS)
     first, second = (one.path or one.model for one in (reference, other))
-    session = Session(first)
+    try:
+        session = Session(first)
+    except RuntimeFailure as failure:
+        raise ModelError(f"the first model does not load: {failure}") from failure
     data = batched(with_axes(session, data))
     wanted = reference_outputs(session, data)
     progress("compare", 1, _STEPS)

@@ -184,7 +184,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MIXQUANT_DATA"))
     parser.add_argument("--only", help="names, separated by commas")
     parser.add_argument("--against", metavar="COMMIT", help="the same, in turn, by the code of this commit")
-    parser.add_argument("--promise", action="store_true", help=f"{PROMISE} by evaluate.py too")
+    parser.add_argument("--promise", action="store_true", help=f"{PROMISE} by evaluate.py too".replace("%", "%%"))
     parser.add_argument("--rounds", type=int, default=1, help="medians of so many")
     parser.add_argument("--options", default="", help="more options of the command, in one argument")
     args = parser.parse_args(arguments)
