@@ -17,7 +17,7 @@ def _hook(name: str) -> str:
 
 @pytest.mark.parametrize(("hook", "tool"), [("ruff-format", "ruff"), ("ruff-check", "ruff")])
 def test_a_hook_has_the_version_that_the_tests_have(hook: str, tool: str) -> None:
-    (pinned,) = re.findall(rf'"{tool}==([\d.]+)"', PROJECT)
+    (pinned,) = set(re.findall(rf'"{tool}==([\d.]+)"', PROJECT))
     assert re.findall(rf"\b{tool}==([\d.]+)", _hook(hook)) == [pinned]
 
 
