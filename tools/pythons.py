@@ -67,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lost or not found:
         sys.exit(f"tools/pythons: {', '.join(lost) or 'no Python'}: does not run")
     ordered = sorted(found, key=found.__getitem__)
-    rows, bad = rows_of(PAGE.read_text(encoding="utf8") if PAGE.exists() else ""), 0
+    bad = 0
     for name in ordered:
         whole = options.whole or (not options.pythons and name in (ordered[0], ordered[-1]))
         row, outcome = tested(name, found[name], whole)
-        rows[found[name]] = row
         bad += outcome.failed
-        PAGE.write_text(page(rows), encoding="utf8")
+        rows = rows_of(PAGE.read_text(encoding="utf8") if PAGE.exists() else "")  # another run may have written it
+        PAGE.write_text(page({**rows, found[name]: row}), encoding="utf8")
         print(row, flush=True)
     return 1 if bad else 0
 
