@@ -41,7 +41,9 @@ def test_rows_of_other_pythons_are_kept_in_order(pythons: Any) -> None:
     rows = {(3, 9): "| 3.9.1 | a |", (3, 10): "| 3.10.13 | b |"}
     text = pythons.page(rows)
     assert text.splitlines()[-2:] == list(rows.values())
-    assert pythons.rows_of(text) == rows
+    assert pythons.rows_of(text) == rows and pythons.notes_of(text) == pythons.notes_of("") == ""
+    noted = pythons.page(rows, "\nOne failed.\n")
+    assert noted == f"{text}\nOne failed.\n" and pythons.notes_of(noted) == "\nOne failed.\n"
     heading, line = text.splitlines()[-4:-2]
     assert heading.count("|") == line.count("|") == 10
 
