@@ -36,11 +36,10 @@ print(json.dumps([platform.python_version(), *(m.version(name) for name in sys.a
 """
 HEAD = """# Python versions
 
-Made by `tools/pythons`: the tests that are not slow on each Python, in an environment without torch. "Part" are those of
-{part}. NumPy, onnx
-and onnxruntime are of the releases with which the digests in `tests/golden.json` were written, by Python 3.11; where a
-Python has none of these, the newest. "Same bytes" are the files that have these digests, of those that were compared:
-none with other releases.
+Made by `tools/pythons`: the tests that are not slow on each Python, in an environment without torch. "Part" are
+{part}. NumPy, onnx and onnxruntime are of the releases
+with which the digests in `tests/golden.json` were written, by Python 3.11; where a Python has none of these, the
+newest. "Same bytes" are the files that have these digests, of those that were compared: none with other releases.
 
 | Python | {shown} | tests | passed | skipped | failed | same bytes |
 |---|{lines}---|---|---|---|---|
