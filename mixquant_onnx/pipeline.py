@@ -36,6 +36,7 @@ from mixquant_onnx.verification.memory import Memory
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.trial import Trial
 from mixquant_onnx.verification.verify import verify
+from mixquant_onnx.verification.warnings import MORE_BITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,12 +85,14 @@ class Execution:
         rounding: How weights are rounded.
         checks: What is checked.
         notes: Remarks for the user.
+        advice: What to do where quality is low.
     """
 
     split: DataSplit | None = None
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
     checks: CheckOptions = field(default_factory=CheckOptions)
     notes: tuple[str, ...] = ()
+    advice: str = MORE_BITS
 
 
 def execute(
@@ -243,6 +246,7 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
             planned.loaded, saved, planned.sites, quantized, made.rewritten, source,
             None if split is None else split.evaluation, refusal, progress,
             in_sample=split is not None and split.in_sample, optimism_db=optimism,
+            advice=execution.advice,
         )  # fmt: skip
 
     return check

@@ -15,7 +15,9 @@ from conftest import ROOT
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.config.given import given_values, goal_text
+from mixquant_onnx.config.stages import AccuracyOptions, BudgetOptions
 from mixquant_onnx.verification.statistics import wilson
+from mixquant_onnx.verification.warnings import advice_of, on_integers
 
 CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
 FAST = ["--method", "mse", "--effort", "fast", "--cost", "weight-error"]
@@ -92,3 +94,38 @@ def test_one_trial_is_no_choice(rows: Path) -> None:
     result = mq.quantize(CNN, **options)
     count = len(result.trials)
     assert count > 1 and f"value 1: the file was chosen among {count} trials by this metric" in " ".join(result.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"qem": 1e5}, "allow more bits (a lower --qem, --bits 8)"),
+        ({"avg_bits": 2.1}, "allow more bits (--avg-bits above 2.1)"),
+        ({"max_size": "10.5%"}, "allow a larger file (--max-size above 10.5%)"),
+        ({"min_agreement": "60%"}, "set a stricter target (--min-agreement above 0.6, or --min-sqnr)"),
+        ({"max_drop": "40%"}, "set a stricter target (--max-drop below 0.4)"),
+        ({"min_sqnr": 1}, "set a stricter target (--min-sqnr above 1)"),
+    ],
+)
+def test_warnings_advise_what_fits_the_goal(options: dict[str, Any], advice: str, rows: Path, tmp_path: Path) -> None:
+    fast: dict[str, Any] = {
+        "method": "minmax",
+        "effort": "fast",
+        "cost": "weight-error",
+        "data": rows,
+        "granularity": "tensor",
+    }
+    result = mq.quantize(CNN, tmp_path / "o.onnx", rounding="nearest", rule="paper", **fast, **options)
+    assert result.verification is not None
+    (warning,) = result.verification.warnings
+    assert warning.endswith(f"; {advice}")
+    if "avg_bits" in options:
+        again = mq.apply_plan(CNN, result.plan, data=rows, rounding="nearest").verification
+        assert again is not None and again.warnings[0].endswith("; give weights more bits in the plan")
+
+
+def test_layers_on_integers_get_other_advice() -> None:
+    stricter = advice_of(BudgetOptions(), AccuracyOptions(min_sqnr=20.0))
+    assert on_integers(stricter) == "set a stricter target (--min-sqnr above 20), or leave --activations out"
+    bits = advice_of(BudgetOptions(avg_bits=4.0), AccuracyOptions())
+    assert "float (the goal --min-sqnr 25), or leave --activations out" in on_integers(bits)

@@ -28,7 +28,7 @@ from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.saturation import overflowing
 from mixquant_onnx.verification.statistics import Share
-from mixquant_onnx.verification.warnings import MORE_BITS, MORE_FLOAT, warnings_of
+from mixquant_onnx.verification.warnings import MORE_BITS, on_integers, warnings_of
 
 _STEPS = 4
 """Steps that `verify` reports: sessions, codes, float outputs, comparisons."""
@@ -47,6 +47,7 @@ def verify(
     *,
     in_sample: bool = False,
     optimism_db: float | None = None,
+    advice: str = MORE_BITS,
 ) -> Verification:
     """Check a written model and compare its outputs with the float model's.
 
@@ -65,6 +66,7 @@ def verify(
         progress: Called with the stage "verify".
         in_sample: Whether the weights were fitted to `data`.
         optimism_db: By how many dB the metrics are then better than on other samples, where that is known.
+        advice: What to do where quality is low.
 
     Returns:
         What was checked, and the quality of the outputs.
@@ -93,7 +95,7 @@ def verify(
         origin="user" if data is None else data.origin,
         data_name="" if data is None else data.name,
         notes=_notes(refusal, data, outputs),
-        warnings=_warnings(outputs, data, rewritten),
+        warnings=_warnings(outputs, data, rewritten, advice),
         in_sample=in_sample,
         optimism_db=optimism_db,
         overflowing=overflowing(quantized, rewritten.storages),
@@ -123,10 +125,10 @@ class _Outputs:
 _NOT_COMPARED = _Outputs()
 
 
-def _warnings(outputs: _Outputs, data: Data | None, rewritten: Rewritten) -> tuple[str, ...]:
+def _warnings(outputs: _Outputs, data: Data | None, rewritten: Rewritten, advice: str) -> tuple[str, ...]:
     integer = any(isinstance(storage, Int8Kernel) for storage in rewritten.storages.values())
     origin = None if data is None else data.origin
-    return warnings_of(outputs.quality, outputs.float_accuracy, origin, MORE_FLOAT if integer else MORE_BITS)
+    return warnings_of(outputs.quality, outputs.float_accuracy, origin, on_integers(advice) if integer else advice)
 
 
 def _sessions(source: ModelProto | Path) -> list[Session]:
