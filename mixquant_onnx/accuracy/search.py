@@ -25,7 +25,8 @@ from mixquant_onnx.planning.allocation import Priced
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.runtime.memory import release
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
-from mixquant_onnx.verification.classes import check_classes
+from mixquant_onnx.verification.classes import check_classes, class_axes
+from mixquant_onnx.verification.labels import check_classes_of, class_count
 from mixquant_onnx.verification.trial import Trial
 
 RunPlan = Callable[[Planned, Path], RunResult]
@@ -142,18 +143,23 @@ def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSpl
         )
     if target.max_drop is not None and evaluation.labels is None:
         raise DataError("--max-drop needs labels: --labels FILE, the key labels in the .npz, or --metric-command")
-    if target.min_agreement is not None:
-        _check_agreement(loaded, evaluation)
+    if target.min_sqnr is None:
+        _check_first(loaded, evaluation, target)
 
 
-def _check_agreement(loaded: model_io.Loaded, data: Data) -> None:
-    """Raise DataError where the model has no classes; runs its first batch."""
+def _check_first(loaded: model_io.Loaded, data: Data, target: AccuracyOptions) -> None:
+    """Raise DataError where the model has no classes, or others than the labels; runs its first batch."""
+    model = loaded.float_model
     try:
-        session = Session(loaded.float_model)
+        session = Session(model)
     except RuntimeFailure:
         return
-    first = replace(data, feeds=data.feeds[:1], labels=None)
-    check_classes(loaded.float_model, reference_outputs(session, first), session.outputs)
+    outputs = reference_outputs(session, replace(data, feeds=data.feeds[:1], labels=None))
+    if target.min_agreement is not None:
+        check_classes(model, outputs, session.outputs)
+    elif data.labels is not None:
+        axes = class_axes(model, outputs, session.outputs)
+        check_classes_of(data.labels, class_count(outputs, session.outputs, axes))
 
 
 def least_bits(priced: Priced) -> float:

@@ -83,6 +83,6 @@ def _checked(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise OptionError(f"{path}: {name} takes true or false, not {value!r}")
         if isinstance(value, dict) or (isinstance(value, bool) and one.kind not in ("switch", "off")):
             raise OptionError(f"{path}: {name} takes a value as in --help, not {value!r}")
-        inside = one.convert in (parsing.path, parsing.rows) and isinstance(value, str)
+        inside = one.convert in (parsing.path, parsing.rows, parsing.labels) and isinstance(value, str)
         made[one.keyword] = str(path.parent / value) if inside else value
     return made

@@ -22,7 +22,7 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.codes import verify_codes
 from mixquant_onnx.verification.equivalence import check_equivalence, dequantized_weights
-from mixquant_onnx.verification.labels import float_accuracy
+from mixquant_onnx.verification.labels import chance_words, class_count, float_accuracy
 from mixquant_onnx.verification.lstms import check_lstms
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
@@ -120,6 +120,7 @@ class _Outputs:
     reference_sqnr_db: float | None = None
     quality: tuple[Quality, ...] = ()
     float_accuracy: Share | None = None
+    classes: int | None = None
 
 
 _NOT_COMPARED = _Outputs()
@@ -128,7 +129,8 @@ _NOT_COMPARED = _Outputs()
 def _warnings(outputs: _Outputs, data: Data | None, rewritten: Rewritten, advice: str) -> tuple[str, ...]:
     integer = any(isinstance(storage, Int8Kernel) for storage in rewritten.storages.values())
     origin = None if data is None else data.origin
-    return warnings_of(outputs.quality, outputs.float_accuracy, origin, on_integers(advice) if integer else advice)
+    low = warnings_of(outputs.quality, outputs.float_accuracy, origin, on_integers(advice) if integer else advice)
+    return (*chance_words(outputs.float_accuracy, outputs.classes), *low)
 
 
 def _sessions(source: ModelProto | Path) -> list[Session]:
@@ -155,7 +157,8 @@ def _compared(
         exact = sessions[0] if as_written else Session(saved, "exact")
         ratio = check_equivalence(saved, loaded.model, exact, data, {q.dtype for q in quantized.values()})
     quality = tuple(session_quality(wanted, one, data, axes) for one in sessions)
-    return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy)
+    count = class_count(wanted, session.outputs, axes)
+    return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy, classes=count)
 
 
 def _notes(refusal: str | None, data: Data | None, outputs: _Outputs) -> tuple[str, ...]:
