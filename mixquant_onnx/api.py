@@ -28,6 +28,7 @@ from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs
 from mixquant_onnx.quantization.methods import method as known_method
 from mixquant_onnx.tradeoff.point import Point
 from mixquant_onnx.tradeoff.sweep import sweep as points_of
+from mixquant_onnx.verification.warnings import EDIT_PLAN
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -217,7 +218,8 @@ def replayed(
     job = open_job(loaded, config, goal)
     _check_widths(plan, job)
     planned = fit_plan(job.loaded, plan, config.selection.min_size, job.config.form, progress)
-    return planned, timed(execute(planned, job.execution, output, name, progress), loaded, job.execution)
+    execution = replace(job.execution, advice=EDIT_PLAN)
+    return planned, timed(execute(planned, execution, output, name, progress), loaded, execution)
 
 
 def _check_widths(plan: Plan, job: Job) -> None:

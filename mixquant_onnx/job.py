@@ -24,6 +24,7 @@ from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, WEIGHT_ERROR
 from mixquant_onnx.planning.table_file import TableFile
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
+from mixquant_onnx.verification.warnings import advice_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +55,13 @@ class Job:
     @property
     def execution(self) -> Execution:
         """How plans of this run are executed."""
-        return Execution(split=self.split, rounding=self.config.rounding, checks=self.config.checks, notes=self._notes)
+        return Execution(
+            split=self.split,
+            rounding=self.config.rounding,
+            checks=self.config.checks,
+            notes=self._notes,
+            advice=advice_of(self.config.budget, self.config.accuracy),
+        )
 
     @property
     def in_float(self) -> tuple[str, ...]:

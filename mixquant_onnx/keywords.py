@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -42,7 +42,7 @@ class Keywords(TypedDict, total=False):
     native_types: bool
     min_ort: str | tuple[int, int]
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-    labels: str | Path | None
+    labels: str | Path | Iterable[int] | None
     eval_data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     data_free: bool
     rounding: Literal["compensated", "nearest"]

@@ -34,7 +34,9 @@ from mixquant_onnx.verification.benchmark import benchmark, check_time
 from mixquant_onnx.verification.latency import Latency
 from mixquant_onnx.verification.memory import Memory
 from mixquant_onnx.verification.result import Verification
+from mixquant_onnx.verification.trial import Trial
 from mixquant_onnx.verification.verify import verify
+from mixquant_onnx.verification.warnings import MORE_BITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,7 +44,8 @@ class RunResult:
     """The model, what was decided and measured, and the proof (None where it was not asked for).
 
     Sizes are bytes, external data included. `quantized` are the weights, `qe` is that of their codes. `latency`: times
-    of a run, where they were measured; `memory`: of the float model's session and of the written one's.
+    of a run, where they were measured; `memory`: of the float model's session and of the written one's. `trials`: for
+    an accuracy target, in order.
     """
 
     model: ModelProto
@@ -60,6 +63,7 @@ class RunResult:
     notes: tuple[str, ...] = ()
     latency: tuple[Latency, ...] = ()
     memory: tuple[Memory, Memory] | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -81,12 +85,14 @@ class Execution:
         rounding: How weights are rounded.
         checks: What is checked.
         notes: Remarks for the user.
+        advice: What to do where quality is low.
     """
 
     split: DataSplit | None = None
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
     checks: CheckOptions = field(default_factory=CheckOptions)
     notes: tuple[str, ...] = ()
+    advice: str = MORE_BITS
 
 
 def execute(
@@ -240,6 +246,7 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
             planned.loaded, saved, planned.sites, quantized, made.rewritten, source,
             None if split is None else split.evaluation, refusal, progress,
             in_sample=split is not None and split.in_sample, optimism_db=optimism,
+            advice=execution.advice,
         )  # fmt: skip
 
     return check

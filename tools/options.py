@@ -22,7 +22,7 @@ def keywords() -> str:
             "",
             "from __future__ import annotations",
             "",
-            "from collections.abc import Callable, Mapping, Sequence",
+            "from collections.abc import Callable, Iterable, Mapping, Sequence",
             "from pathlib import Path",
             "from typing import Any, Literal, TypedDict",
             "",

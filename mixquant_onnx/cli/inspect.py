@@ -64,5 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             planned = fit_plan(loaded, given, config.selection.min_size, config.form, line)
         else:
             planned = run.plan(loaded, config, line, line.opened("inspect"))
-    report(Run(planned=planned, blocks=args.blocks, detail=wants_detail(args)), planned.plan, args, plots)
+    report(
+        Run(planned=planned, blocks=args.blocks, detail=wants_detail(args), options=keywords), planned.plan, args, plots
+    )
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +248,27 @@ def rows(value: Any) -> Rows | None:
     if value is None or isinstance(value, (str, Path)):
         return path(value)
     return (value,) if isinstance(value, Mapping) else tuple(value)
+
+
+Labels = Path | Iterable[int]
+"""Where labels are read from, or the class of each sample."""
+
+
+def labels(value: Any) -> Labels | None:
+    """Labels as a path, or as they are.
+
+    Args:
+        value: A path, or class numbers: a list or an array.
+
+    Returns:
+        The path, or the numbers; None stays None.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if value is None or isinstance(value, (str, Path)):
+        return path(value)
+    if isinstance(value, Mapping) or not hasattr(value, "__len__"):
+        raise OptionError("--labels takes a file, or in Python an array of class numbers, one a row")
+    found: Labels = value
+    return found

@@ -11,7 +11,7 @@ from typing import Literal
 from mixquant_onnx.config import parsing
 from mixquant_onnx.config.activations import Cpu
 from mixquant_onnx.config.option import option
-from mixquant_onnx.config.parsing import Rows
+from mixquant_onnx.config.parsing import Labels, Rows
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Granularity
 
@@ -174,9 +174,9 @@ class DataOptions:
     data: Rows | None = option(
         None, ".npz with the inputs by name, or a folder of them", accepts=_ROWS, metavar="PATH", convert=parsing.rows
     )
-    labels: Path | None = option(
-        None, "classes of the rows of --data (or its key labels)", accepts="str | Path | None", metavar="FILE",
-        convert=parsing.path,
+    labels: Labels | None = option(
+        None, "classes of the rows of --data (or its key labels)", accepts="str | Path | Iterable[int] | None",
+        metavar="FILE", convert=parsing.labels,
     )  # fmt: skip
     eval_data: Rows | None = option(
         None, "rows to judge by, as --data, with labels in its key labels; else some rows of --data are held back",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mixquant_onnx.config.parsing import Labels
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.model.signature import Input
@@ -18,7 +19,7 @@ LABELS = "labels"
 """Key of the labels in an .npz file."""
 
 
-def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
+def load_data(path: Path, labels: Labels | None, inputs: list[Input]) -> Data:
     """Read batches from an .npz file (arrays by input name), or from a folder of them in the order of their names.
 
     The tensors of a sequence are `name.0`, `name.1` and so on, or the rows of the array `name`. Where a model fixes its
@@ -26,7 +27,7 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
 
     Args:
         path: The file or folder.
-        labels: A file of labels; None to use the key `labels` of the .npz files, if there is one.
+        labels: A file of labels, or class numbers; None to use the key `labels` of the .npz files, if there is one.
         inputs: Inputs of the model.
 
     Returns:
@@ -45,18 +46,15 @@ def load_data(path: Path, labels: Path | None, inputs: list[Input]) -> Data:
         if LABELS in arrays and LABELS not in {i.name for i in inputs}:
             found.append(arrays.pop(LABELS))
         feeds += list(_cut(file, arrays, inputs))
-    if labels is not None:
-        found = [_read_labels(labels)]
-    joined = np.concatenate([_classes(a, labels or path) for a in found]) if found else None
-    return Data(feeds=tuple(feeds), labels=joined)
+    return Data(feeds=tuple(feeds), labels=_given(labels) if labels is not None else _joined(found, path))
 
 
-def data_of(feeds: Sequence[Mapping[str, Any]], labels: Path | None, inputs: list[Input]) -> Data:
+def data_of(feeds: Sequence[Mapping[str, Any]], labels: Labels | None, inputs: list[Input]) -> Data:
     """Batches that the caller has in memory, checked and split like those of files.
 
     Args:
         feeds: Arrays by input name, for each batch.
-        labels: A file of labels, or None.
+        labels: A file of labels, or class numbers; None to use the key `labels` of the batches, if there is one.
         inputs: Inputs of the model.
 
     Returns:
@@ -68,8 +66,22 @@ def data_of(feeds: Sequence[Mapping[str, Any]], labels: Path | None, inputs: lis
     if not feeds:
         raise DataError("data: holds no feed; give arrays by input name")
     made = [feed for given in feeds for feed in _cut(Path("data"), dict(given), inputs)]
-    classes = None if labels is None else _classes(_read_labels(labels), labels)
-    return Data(feeds=tuple(made), labels=classes)
+    own = [] if LABELS in {i.name for i in inputs} else [np.asarray(one[LABELS]) for one in feeds if LABELS in one]
+    return Data(feeds=tuple(made), labels=_given(labels) if labels is not None else _joined(own, Path("data")))
+
+
+def _given(labels: Labels) -> FloatArray:
+    """Labels of a file, or in memory. Raises DataError."""
+    if isinstance(labels, Path):
+        return _classes(_read_labels(labels), labels)
+    try:
+        return _classes(np.asarray(labels), Path("labels"))
+    except ValueError as error:
+        raise DataError(f"labels: no array ({error}); give one class number a row") from error
+
+
+def _joined(found: Sequence[FloatArray], source: Path) -> FloatArray | None:
+    return np.concatenate([_classes(one, source) for one in found]) if found else None
 
 
 def _read(file: Path) -> dict[str, FloatArray]:

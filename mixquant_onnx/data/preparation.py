@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from onnx import ModelProto
 
-from mixquant_onnx.config.parsing import Rows
+from mixquant_onnx.config.parsing import Labels, Rows
 from mixquant_onnx.config.stages import DataOptions
 from mixquant_onnx.data.dataset import Data, DataSplit, undivided
 from mixquant_onnx.data.files import data_of, load_data
@@ -77,6 +75,6 @@ def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Dat
     return split_data(session, noise, False, evaluation)
 
 
-def _read(model: ModelProto, given: Rows, labels: Path | None) -> Data:
+def _read(model: ModelProto, given: Rows, labels: Labels | None) -> Data:
     inputs = model_inputs(model)
     return data_of(given, labels, inputs) if isinstance(given, tuple) else load_data(given, labels, inputs)

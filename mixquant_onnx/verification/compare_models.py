@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def compare(
     other: str | Path | ModelProto | Any,
     *,
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    labels: str | Path | None = None,
+    labels: str | Path | Iterable[int] | None = None,
     data_free: bool = False,
     benchmark: bool = True,
     progress: Progress = quiet,
@@ -34,7 +34,7 @@ def compare(
         model: The float model: a path, an onnx ModelProto or an onnx_graphsurgeon Graph.
         other: The other one, of the same inputs and outputs.
         data: Samples, as for `quantize`; without, proxy inputs are generated.
-        labels: Classes of the samples.
+        labels: Classes of the samples: a file, or class numbers.
         data_free: Whether to generate noise instead.
         benchmark: Whether to measure time and memory.
         progress: Called with the stage, and how many of how many steps are done.

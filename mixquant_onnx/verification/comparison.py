@@ -16,7 +16,7 @@ from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.benchmark import Benchmark, measured
 from mixquant_onnx.verification.classes import class_axes
-from mixquant_onnx.verification.labels import float_accuracy
+from mixquant_onnx.verification.labels import chance_words, class_count, float_accuracy
 from mixquant_onnx.verification.latency import Latency
 from mixquant_onnx.verification.layer_differences import LayerDifference, layer_differences
 from mixquant_onnx.verification.memory import Memory
@@ -102,6 +102,7 @@ def compare(
     figures = measured(first, second, batched(data, 1).feeds[0]) if timed else Benchmark()
     progress("compare", 4, _STEPS)
     exact = float_accuracy(wanted, data, session.outputs, axes)
+    notes += chance_words(exact, class_count(wanted, session.outputs, axes))
     return Comparison(
         nbytes=(reference.nbytes, other.nbytes),
         quality=quality,

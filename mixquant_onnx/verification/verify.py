@@ -22,13 +22,13 @@ from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.codes import verify_codes
 from mixquant_onnx.verification.equivalence import check_equivalence, dequantized_weights
-from mixquant_onnx.verification.labels import float_accuracy
+from mixquant_onnx.verification.labels import chance_words, class_count, float_accuracy
 from mixquant_onnx.verification.lstms import check_lstms
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.saturation import overflowing
 from mixquant_onnx.verification.statistics import Share
-from mixquant_onnx.verification.warnings import MORE_BITS, MORE_FLOAT, warnings_of
+from mixquant_onnx.verification.warnings import MORE_BITS, on_integers, warnings_of
 
 _STEPS = 4
 """Steps that `verify` reports: sessions, codes, float outputs, comparisons."""
@@ -47,6 +47,7 @@ def verify(
     *,
     in_sample: bool = False,
     optimism_db: float | None = None,
+    advice: str = MORE_BITS,
 ) -> Verification:
     """Check a written model and compare its outputs with the float model's.
 
@@ -65,6 +66,7 @@ def verify(
         progress: Called with the stage "verify".
         in_sample: Whether the weights were fitted to `data`.
         optimism_db: By how many dB the metrics are then better than on other samples, where that is known.
+        advice: What to do where quality is low.
 
     Returns:
         What was checked, and the quality of the outputs.
@@ -93,7 +95,7 @@ def verify(
         origin="user" if data is None else data.origin,
         data_name="" if data is None else data.name,
         notes=_notes(refusal, data, outputs),
-        warnings=_warnings(outputs, data, rewritten),
+        warnings=_warnings(outputs, data, rewritten, advice),
         in_sample=in_sample,
         optimism_db=optimism_db,
         overflowing=overflowing(quantized, rewritten.storages),
@@ -118,15 +120,17 @@ class _Outputs:
     reference_sqnr_db: float | None = None
     quality: tuple[Quality, ...] = ()
     float_accuracy: Share | None = None
+    classes: int | None = None
 
 
 _NOT_COMPARED = _Outputs()
 
 
-def _warnings(outputs: _Outputs, data: Data | None, rewritten: Rewritten) -> tuple[str, ...]:
+def _warnings(outputs: _Outputs, data: Data | None, rewritten: Rewritten, advice: str) -> tuple[str, ...]:
     integer = any(isinstance(storage, Int8Kernel) for storage in rewritten.storages.values())
     origin = None if data is None else data.origin
-    return warnings_of(outputs.quality, outputs.float_accuracy, origin, MORE_FLOAT if integer else MORE_BITS)
+    low = warnings_of(outputs.quality, outputs.float_accuracy, origin, on_integers(advice) if integer else advice)
+    return (*chance_words(outputs.float_accuracy, outputs.classes), *low)
 
 
 def _sessions(source: ModelProto | Path) -> list[Session]:
@@ -153,7 +157,8 @@ def _compared(
         exact = sessions[0] if as_written else Session(saved, "exact")
         ratio = check_equivalence(saved, loaded.model, exact, data, {q.dtype for q in quantized.values()})
     quality = tuple(session_quality(wanted, one, data, axes) for one in sessions)
-    return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy)
+    count = class_count(wanted, session.outputs, axes)
+    return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy, classes=count)
 
 
 def _notes(refusal: str | None, data: Data | None, outputs: _Outputs) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from mixquant_onnx.config.stages import AccuracyOptions, BudgetOptions
 from mixquant_onnx.verification.quality import OutputQuality, Quality
 from mixquant_onnx.verification.statistics import Share
 
@@ -17,10 +18,43 @@ MOST_LOST = 0.02
 Origin = Literal["user", "proxy", "noise"]
 
 MORE_BITS = "allow more bits (a lower --qem, --bits 8)"
-MORE_FLOAT = "keep more layers in float (--min-sqnr 25), or leave --activations out"
-"""What to do, for weights alone and for layers on integers."""
+EDIT_PLAN = "give weights more bits in the plan"
+_MORE_FLOAT = "keep more layers in float (the goal --min-sqnr 25)"
 
 _JUDGE = "judge with --data (a few dozen inputs of yours)"
+
+
+def advice_of(budget: BudgetOptions, target: AccuracyOptions) -> str:
+    """What to do where quality is low, by the goal of the run.
+
+    Args:
+        budget: How many bits there are.
+        target: The accuracy target; perhaps none.
+
+    Returns:
+        A clause.
+    """
+    if target.max_drop is not None:
+        return f"set a stricter target (--max-drop below {target.max_drop:.4g})"
+    if target.min_agreement is not None:
+        return f"set a stricter target (--min-agreement above {target.min_agreement:.4g}, or --min-sqnr)"
+    if target.min_sqnr is not None:
+        return f"set a stricter target (--min-sqnr above {target.min_sqnr:.4g})"
+    if budget.avg_bits is not None:
+        return f"allow more bits (--avg-bits above {budget.avg_bits:.4g})"
+    return MORE_BITS if budget.max_size is None else f"allow a larger file (--max-size above {budget.max_size})"
+
+
+def on_integers(advice: str) -> str:
+    """What to do where layers run on integers.
+
+    Args:
+        advice: What to do for weights alone.
+
+    Returns:
+        A clause: a stricter target also keeps layers in float, another goal does not.
+    """
+    return f"{advice if 'target' in advice else _MORE_FLOAT}, or leave --activations out"
 
 
 def warnings_of(
