@@ -97,6 +97,19 @@ def rows_text(count: int, name: str) -> str:
     return f"{count} {named.replace('rows', 'row', 1) if count == 1 else named}"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things as text.
+
+    Args:
+        count: How many there are.
+        what: The word for one of them.
+
+    Returns:
+        Such as "1 tensor" or "2 tensors".
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def table(title: str | None = None) -> Table:
     """An empty table in the style of all sections.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mixquant_onnx.report.brief import quality_text, spread_text
+from mixquant_onnx.report.brief import spread_text
 from mixquant_onnx.report.figures.run import RUN_FIGURES
-from mixquant_onnx.report.formats import decibels, size
-from mixquant_onnx.report.html.page import Card, Table, drawn, rendered, timing_cards
+from mixquant_onnx.report.formats import counted, decibels, size
+from mixquant_onnx.report.html.page import Card, Table, drawn, quality_card, rendered, timing_cards
 from mixquant_onnx.report.sections.verification import title as title_of_rows
-from mixquant_onnx.report.sections.weights import TensorData, shape_text
+from mixquant_onnx.report.sections.weights import ON_PURPOSE, is_moved, ratio_text, shape_text
 from mixquant_onnx.report.summary import Summary
 
 
@@ -43,8 +43,7 @@ def _cards(summary: Summary) -> list[Card]:
     cards.append(Card("bits a weight", f"{summary['average_bits']:.2f}", f"weights: {spread_text(summary)}"))
     found = summary.get("verification")
     if found and found["quality"]:
-        quality = found["quality"][-1]
-        cards.append(Card("quality", decibels(quality["sqnr_db"]), quality_text(quality, found["float_accuracy"])))
+        cards.append(quality_card(found["quality"][-1], found["float_accuracy"]))
     return [*cards, *timing_cards(summary.get("latency", []), summary.get("memory"))]
 
 
@@ -52,13 +51,14 @@ def _tables(summary: Summary) -> list[Table]:
     found, tables = summary.get("verification"), list[Table]()
     if found:
         exact = found["float_accuracy"]
-        rows = [[q["profile"], decibels(q["sqnr_db"]), quality_text(q, exact)] for q in found["quality"]]
-        text = f"Codes of {found['codes']} weights decode exactly. Against the float graph with these weights: "
+        rows = [[q["profile"], *quality_card(q, exact)[1:]] for q in found["quality"]]
+        text = (
+            f"Codes of {counted(found['codes'], 'weight')} decode exactly. Against the float graph with these weights: "
+        )
         text += f"{decibels(found['oracle_sqnr_db'])}. "
         text += f"Outputs {title_of_rows(found)}." if rows else "No outputs were compared."
-        tables.append(Table("Verification", text, ("profile", "SQNR", "quality"), rows))
-    tables.append(Table("All weights", "", ("weight", "shape", "scheme", "bytes", "QE", "SQNR"),
-                        [_row(t) for t in summary["tensors"]]))  # fmt: skip
+        tables.append(Table("Verification", text, ("profile", "SQNR", "decisions and accuracy"), rows))
+    tables.append(_all_weights(summary))
     skipped = [[one["name"], one["reason"], size(one["nbytes"])] for one in summary["skipped"]]
     if skipped:
         share = f"{summary['left_float']['share']:.1%} of the input's bytes, small tensors included."
@@ -68,6 +68,19 @@ def _tables(summary: Summary) -> list[Table]:
     return tables
 
 
-def _row(tensor: TensorData) -> list[str]:
-    return [tensor["name"], shape_text(tensor), tensor["scheme"], str(tensor["nbytes"]), f"{tensor['qe']:.2e}",
-            decibels(tensor["sqnr_db"])]  # fmt: skip
+def _all_weights(summary: Summary) -> Table:
+    """The weights in the order of the graph; share of the loss and form only where they are known."""
+    tensors, text = summary["tensors"], "QE: mean squared error of the weight; / int8: as a multiple of plain int8's."
+    columns = ["weight", "shape", "scheme", "bytes", "QE", "/ int8", "SQNR"]
+    rows = [[t["name"], shape_text(t), t["scheme"], str(t["nbytes"]), f"{t['qe']:.2e}", ratio_text(t),
+             decibels(t["sqnr_db"])] for t in tensors]  # fmt: skip
+    if "sensitivity" in summary:
+        held = summary["sensitivity"]
+        columns.append("share of the loss")
+        text += f" Share of the loss: of the sum that {held['cost']} gives the weights at their bits."
+        rows = [[*row, f"{held['shares'].get(t['name'], 0.0):.1%}"] for row, t in zip(rows, tensors, strict=True)]
+    if any("form" in t for t in tensors):
+        columns.append("form")
+        text += f" Form: how the file stores it.{f' {ON_PURPOSE}' if any(map(is_moved, tensors)) else ''}"
+        rows = [[*row, t.get("form", "")] for row, t in zip(rows, tensors, strict=True)]
+    return Table("All weights", text, columns, rows)
