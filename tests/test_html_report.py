@@ -14,10 +14,13 @@ import onnx
 import pytest
 from cases import text, weight
 from onnx import ModelProto
+from rich.console import Console
 
 from mixquant_onnx.cli import figures
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.report.figures.sweep import accuracy
+from mixquant_onnx.report.html.sweep import sweep_page
+from mixquant_onnx.report.sections import tradeoff
 from mixquant_onnx.report.sections.tradeoff import PointData, Tradeoff
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -152,6 +155,27 @@ def test_the_accuracy_of_float_and_int8_is_in_the_figure_of_a_sweep() -> None:
     assert [row["bytes"] for row in front] == [100, 200]
     kinds = {row["kind"]: row["value"] for row in marks}
     assert kinds == {"plans": 0.8, "plain int8": 0.75, "float": 0.85}
+
+
+def test_a_sweep_tells_what_its_page_and_its_terminal_show(capsys: pytest.CaptureFixture[str]) -> None:
+    plain: PointData = {
+        "setting": "avg-bits 4", "nbytes": 100, "average_bits": 4.0, "cost": 1.0, "sqnr_db": 20.0, "rows": 100,
+        "top1_agreement": 0.9, "accuracy": 0.75, "data": "rows of your data", "finished": False, "pareto": True,
+    }  # fmt: skip
+    few: PointData = {**plain, "rows": 1, "pareto": False}
+    data: Tradeoff = {
+        "format": 1, "nbytes_before": 900, "float_accuracy": 0.87, "plain_int8": None, "points": [plain, few],
+    }  # fmt: skip
+    tradeoff.render(Console(width=80), data)
+    shown = capsys.readouterr().out
+    assert "* no other plan is both smaller and better in SQNR" in shown
+    assert "quality: deployed, on 100 rows of your data; accuracy of float: 87.00%" in shown
+    assert "without the last step" in shown and max(map(len, shown.splitlines())) <= 80
+    page = re.sub(r"<script>.*?</script>", "", sweep_page(data, "m", ""), count=1, flags=re.DOTALL)
+    assert '<p class="soft">Quality: deployed, on 100 rows of your data' in page and "without the last step" in page
+    head, *rows = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in page.split("<tr>")[1:]]
+    assert head[4:] == ["agrees", "accuracy", "none better in SQNR"]
+    assert [row[4:] for row in rows] == [["90.00%", "75.00%", "yes"], ["-", "75.00%", ""]]
 
 
 def test_a_page_without_labels_has_no_figure_of_accuracy() -> None:
