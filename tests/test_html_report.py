@@ -117,12 +117,11 @@ def test_a_sweep_has_a_report_too(tmp_path: Path) -> None:
 
 def test_a_figure_is_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(network(), tmp_path / "m.onnx")
-    plots = ["weights.png", "errors=e.svg", "histogram=h.svg"]
+    plots = ["weights.png", "errors=e.svg"]
     given = [f"--plot={name.replace('=', f'={tmp_path}/') if '=' in name else tmp_path / name}" for name in plots]
     assert main(["inspect", str(tmp_path / "m.onnx"), "--data-free", *given]) == 0
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
     assert "mean squared error" in (tmp_path / "e.svg").read_text()
-    assert not (tmp_path / "h.svg").exists() and "nothing to show in figure histogram" in capsys.readouterr().err
     sweep = ["sweep", str(tmp_path / "m.onnx"), "--data-free", "--method", "mse", "--qem", "1"]
     assert main([*sweep, "--plot", "errors=e.txt"]) == 2
     assert "of accuracy, tradeoff" in capsys.readouterr().err
@@ -130,10 +129,31 @@ def test_a_figure_is_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFix
     assert "SQNR in dB" in (tmp_path / "s.svg").read_text()
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "errors=x", "other=x.txt"])
+@pytest.mark.parametrize("name", ["x.jpg", "errors=x", "other=x.txt", "nosuch=x.png"])
 def test_other_kinds_of_files_are_refused_before_any_work(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["missing.onnx", "o.onnx", "--plot", name]) == 2
     assert "FIGURE=FILE.png, of bytes, weights, errors, histogram" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("figure", ["bytes", "histogram"])
+def test_figures_of_a_written_file_are_refused_for_a_plan(figure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "missing.onnx", "--plot", f"{figure}=x.png"]) == 2
+    assert capsys.readouterr().err.endswith("FIGURE=FILE.png, of weights, errors\n")
+
+
+def test_a_name_with_a_sign_of_equality_may_be_that_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(network(), tmp_path / "m.onnx")
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--data-free", "--plot", str(tmp_path / "qem=2.svg")]) == 0
+    assert (tmp_path / "qem=2.svg").exists()
+
+
+@pytest.mark.parametrize("command", [["m.onnx", "o.onnx"], ["inspect", "m.onnx"], ["sweep", "m.onnx", "--qem", "1"]])
+def test_a_report_is_a_page(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--report", "r.pdf"]) == 2
+    assert "--report r.pdf: a report is a page; end its name in .html" in capsys.readouterr().err
+    assert main([*command, "--report", "r.HTM"]) != 2
 
 
 def test_the_accuracy_of_float_and_int8_is_in_the_figure_of_a_sweep() -> None:

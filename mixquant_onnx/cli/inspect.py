@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     (source,) = paths_in(args, 1, "mixquant-onnx inspect")
     keywords = keywords_in(args)
     check_table_of(keywords, {"the model": source, **named_files(args)})
-    plots = check_report(args)
+    plots = check_report(args, "inspect")
     from mixquant_onnx import run
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.model.files import load

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
+from mixquant_onnx.cli.figures import Command, add_figures, plots_of, write_plots
 from mixquant_onnx.cli.parser import Parser
 from mixquant_onnx.errors import OptionError, check_folder, writing
 
@@ -68,11 +68,12 @@ def check_outputs(*paths: Path | None) -> None:
             check_writable(path)
 
 
-def check_report(args: argparse.Namespace) -> list[Plot]:
+def check_report(args: argparse.Namespace, command: Command = "run") -> list[Plot]:
     """Check early that the files of `add_report` can be made and written.
 
     Args:
         args: The options of `add_report`.
+        command: Whose figures.
 
     Returns:
         The figures of --plot.
@@ -84,7 +85,7 @@ def check_report(args: argparse.Namespace) -> list[Plot]:
     check_outputs(args.json, args.plan)
     if args.overlay is not None:
         check_folder(args.overlay)
-    return plots_of(args, "run")
+    return plots_of(args, command)
 
 
 def wants_detail(args: argparse.Namespace) -> bool:

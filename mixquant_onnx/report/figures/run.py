@@ -113,7 +113,8 @@ def errors(summary: Summary) -> Chart | None:
 def _shape() -> dict[str, alt.Shape]:
     """Circles for the errors of candidates, diamonds for those as written."""
     scale = alt.Scale(domain=[_CANDIDATE, _WRITTEN], range=["circle", "diamond"])
-    return {"shape": alt.Shape("what:N", title="error", scale=scale, legend=alt.Legend(orient="top"))}
+    legend = alt.Legend(orient="top", symbolFillColor=GREY, symbolStrokeColor=GREY)
+    return {"shape": alt.Shape("what:N", title="error", scale=scale, legend=legend)}
 
 
 def histogram(summary: Summary) -> Chart | None:
@@ -185,7 +186,9 @@ def _told(tensor: TensorData, summary: Summary) -> dict[str, str]:
 
 
 RUN_FIGURES: Mapping[str, Figure[Summary]] = {
-    "bytes": Figure(title="Where the bytes are", text="Parts of the written file.", draw=parts, height=70),
+    "bytes": Figure(
+        title="Where the bytes are", text="Parts of the written file.", draw=parts, height=70, of_plan=False
+    ),
     "weights": Figure(
         title="Weights",
         text="One bar for each weight, as high as its bytes, coloured by its bits.",
@@ -203,6 +206,10 @@ RUN_FIGURES: Mapping[str, Figure[Summary]] = {
         text="Values divided by their scales, so that the grid of the codes lies at whole numbers in every channel. Of "
         "more than 64 points only the ends are drawn. Values beyond the ends are clipped.",
         draw=histogram,
+        of_plan=False,
     ),
 }
 """By name, in the order of the page."""
+
+PLAN_FIGURES: Mapping[str, Figure[Summary]] = {name: made for name, made in RUN_FIGURES.items() if made.of_plan}
+"""Those that show something of a plan that was not executed."""

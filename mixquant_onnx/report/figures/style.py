@@ -46,6 +46,7 @@ class Figure(Generic[Data]):
         draw: Makes the chart.
         height: In pixels.
         default: Whether --plot FILE means this one.
+        of_plan: Whether it has something to show before a file is written.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Figure(Generic[Data]):
     draw: Draw[Data]
     height: int = 360
     default: bool = False
+    of_plan: bool = True
 
 
 def values(*rows: Mapping[str, Any]) -> alt.InlineData:
