@@ -160,6 +160,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
     from rich.console import Console
 
     from mixquant_onnx.report.brief import one_line, one_screen
+    from mixquant_onnx.report.formats import WholeConsole
     from mixquant_onnx.report.overlay import overlays
     from mixquant_onnx.report.sections import parts_of
     from mixquant_onnx.report.summary import summary_of
@@ -184,7 +185,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
     if args.quiet:
         print(one_line(summary))
     elif args.verbose or run.result is None:
-        show(parts, console)
+        show(parts, WholeConsole(highlight=False) if args.verbose else console)
     else:
         one_screen(summary, console)
 

@@ -61,7 +61,10 @@ def _tables(summary: Summary) -> list[Table]:
     tables.append(_all_weights(summary))
     skipped = [[one["name"], one["reason"], size(one["nbytes"])] for one in summary["skipped"]]
     if skipped:
-        share = f"{summary['left_float']['share']:.1%} of the input's bytes, small tensors included."
+        share = (
+            f"{summary['left_float']['share']:.1%} of the input's bytes. Small tensors, which this table leaves out, "
+        )
+        share += "are included" + (", as in the figure of bytes." if "nbytes_after" in summary else ".")
         tables.append(Table("Left as float", share, ("tensor", "why", "bytes"), skipped))
     settings = [[key, str(value)] for key, value in {**summary["versions"], **summary["settings"]}.items()]
     tables.append(Table("Versions and options", "", ("name", "value"), settings))

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.report.formats import SHOWN, counted, decibels, finite, print_rest, shortened, table
+from mixquant_onnx.report.formats import SHOWN, counted, decibels, finite, most_rows, print_rest, shortened, table
 from mixquant_onnx.report.inputs import Run
 
 ON_PURPOSE = (
@@ -85,8 +85,8 @@ def render(console: Console, data: Weights) -> None:
     tensors = data["tensors"]
     if not tensors:
         return
-    console.print(weights_table(tensors, console.width))
-    print_rest(console, len(tensors), "tensors")
+    console.print(weights_table(tensors, console.width, most_rows(console)))
+    print_rest(console, len(tensors), "tensor")
     spread = ", ".join(f"{count} at {bits} bits" for bits, count in data["bits"].items())
     console.print(f"bits: {spread}; {data['average_bits']:.2f} bits a weight on average with scales and zero points")
 
@@ -122,13 +122,13 @@ def _sqnr(power: float, qe: float) -> float:
     return 10 * (math.log10(power) - math.log10(qe)) if power > 0 else -math.inf
 
 
-def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN) -> Table:
+def weights_table(tensors: Sequence[TensorData], width: int, shown: int | None = SHOWN) -> Table:
     """A table of weights, the lowest SQNR first.
 
     Args:
         tensors: The weights.
         width: Columns of the terminal.
-        shown: Most rows.
+        shown: Most rows; None for all.
 
     Returns:
         The table.
