@@ -34,6 +34,7 @@ from mixquant_onnx.verification.benchmark import benchmark, check_time
 from mixquant_onnx.verification.latency import Latency
 from mixquant_onnx.verification.memory import Memory
 from mixquant_onnx.verification.result import Verification
+from mixquant_onnx.verification.trial import Trial
 from mixquant_onnx.verification.verify import verify
 
 
@@ -42,7 +43,8 @@ class RunResult:
     """The model, what was decided and measured, and the proof (None where it was not asked for).
 
     Sizes are bytes, external data included. `quantized` are the weights, `qe` is that of their codes. `latency`: times
-    of a run, where they were measured; `memory`: of the float model's session and of the written one's.
+    of a run, where they were measured; `memory`: of the float model's session and of the written one's. `trials`: for
+    an accuracy target, in order.
     """
 
     model: ModelProto
@@ -60,6 +62,7 @@ class RunResult:
     notes: tuple[str, ...] = ()
     latency: tuple[Latency, ...] = ()
     memory: tuple[Memory, Memory] | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def elements(self) -> int:

@@ -162,7 +162,7 @@ WRONG: dict[str, tuple[str, type[Exception], str]] = {
     ),
     "python": ("raise ValueError('odd')", ValueError, "odd"),
     "yaml": ("- run: mixquant-onnx missing.onnx out.onnx", AssertionError, "no such file"),
-    "toml": ("qem = 2\nmax-drop = 3\n", OptionError, "--max-drop"),
+    "toml": ("max-drop = 3\n", OptionError, "--max-drop"),
 }
 
 

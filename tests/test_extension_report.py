@@ -17,7 +17,7 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.summary import PlanSummary, Summary
 
 RUN_ONLY = set(Summary.__annotations__) - set(PlanSummary.__annotations__) - {
-    "blocks", "integers", "latency", "memory", "sensitivity",
+    "blocks", "integers", "latency", "memory", "sensitivity", "trials",
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_the_summary_has_the_keys_of_its_schema_in_order(model: Path, output: Pa
     assert list(with_blocks) == [*PlanSummary.__annotations__, "sensitivity", "blocks"]
     run = summary_of(model, output, "--data-free", to=tmp_path / "run.json")
     assert list(run) == [
-        key for key in Summary.__annotations__ if key not in ("blocks", "integers", "latency", "memory")
+        key for key in Summary.__annotations__ if key not in ("blocks", "integers", "latency", "memory", "trials")
     ]
     assert set(run) - set(plan) == RUN_ONLY and run["verification"]["codes"] == len(run["tensors"])
     assert summary_of(model, output, "--no-verify", to=tmp_path / "run.json")["verification"] is None

@@ -188,7 +188,10 @@ def test_a_promise_holds_for_the_saved_file_on_data_that_was_held_back(
 
 def tries(lines: list[str]) -> list[tuple[float, int, float, bool]]:
     """(bits, bytes, figure, kept) of each line about a try."""
-    pattern = r"([0-9.]+) bits a weight, cost weight-error: (\d+) bytes, value ([-0-9.e+]+): (kept|not kept)"
+    pattern = (
+        r"([0-9.]+) bits a weight(?: \(\d+ weights float\))?, cost weight-error: "
+        r"(\d+) bytes, value ([-0-9.e+]+): (kept|not kept)"
+    )
     found = [re.fullmatch(pattern, line) for line in lines]
     assert all(found), lines
     return [(float(m[1]), int(m[2]), float(m[3]), m[4] == "kept") for m in found if m]

@@ -35,7 +35,14 @@ def schema(name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", ["--method mse", "--activations 8 --benchmark", "--no-verify --exclude stage5.*", "--data-free --bits 5"]
+    "options",
+    [
+        "--method mse",
+        "--activations 8 --benchmark",
+        "--no-verify --exclude stage5.*",
+        "--data-free --bits 5",
+        "--min-sqnr 5 --method mse --effort fast",
+    ],
 )
 def test_the_summary_of_a_run(options: str, data: str, tmp_path: Path) -> None:
     given = [] if "--data-free" in options else ["--data", data]

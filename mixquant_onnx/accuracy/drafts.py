@@ -48,6 +48,7 @@ class Drafts:
 
     def __init__(self, model: ModelProto, target: AccuracyOptions, solved: SolvedTable, evaluation: Data) -> None:
         self._target, self._solved, self._evaluation = target, solved, evaluation
+        self.count = 0
         session = Session(model)
         self._reference = reference_outputs(session, evaluation)
         self._axes = class_axes(model, self._reference, session.outputs)
@@ -71,5 +72,6 @@ class Drafts:
         planned = plan_at(priced, bits)
         model = with_weights(planned.loaded.model, planned.sites, self._solved.tensors(planned.plan.sites))
         quality = session_quality(self._reference, Session(model), self._evaluation, self._axes)
+        self.count += 1
         kept, score, _ = judge_quality(quality, self._float_accuracy, self._target)
         return Verdict(kept=kept, score=score)

@@ -11,7 +11,8 @@ from pathlib import Path
 from mixquant_onnx.accuracy.bisection import Verdict
 from mixquant_onnx.accuracy.drafts import plan_at
 from mixquant_onnx.accuracy.external_metric import figure_of
-from mixquant_onnx.accuracy.target import Judged, judge_quality, judge_value
+from mixquant_onnx.accuracy.target import judge_quality, judge_value
+from mixquant_onnx.accuracy.words import choice_words, most_bits, trial_words
 from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, DataSplit
 from mixquant_onnx.data.outputs import reference_outputs
@@ -25,8 +26,9 @@ from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.runtime.memory import release
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import check_classes
+from mixquant_onnx.verification.trial import Trial
 
-Trial = Callable[[Planned, Path], RunResult]
+RunPlan = Callable[[Planned, Path], RunResult]
 """Quantizes by a plan and writes the file."""
 
 Tell = Callable[[str], None]
@@ -46,15 +48,19 @@ class _Probe:
 
     planned: Planned
     result: RunResult
+    words: str
 
 
 class Prober:
     """Runs plans of given bits in a folder, and evaluates whether each meets the target."""
 
-    def __init__(self, target: AccuracyOptions, trial: Trial, output: Path | None, folder: Path, tell: Tell) -> None:
+    def __init__(self, target: AccuracyOptions, trial: RunPlan, output: Path | None, folder: Path, tell: Tell) -> None:
         self._target, self._trial, self._tell, self._folder, self._output = target, trial, tell, folder, output
         self._seen: list[tuple[Mapping[str, Scheme], Verdict]] = []
         self.last = ""
+        self.trials: list[Trial] = []
+        self.drafts = 0
+        self.most: int | None = None
         self.reference: float | None = None
         self.smallest: _Probe | None = None
         self.no_smaller: UnchangedError | None = None
@@ -82,10 +88,11 @@ class Prober:
             self.no_smaller = error
             self._seen.append((planned.plan.sites, Verdict(kept=True, score=float("inf"))))
             return self._seen[-1][1]
-        kept, score, self.last = _judge(result, self._target, self.reference)
-        said = "kept" if kept else "not kept"
-        self._tell(f"{bits:.2f} bits a weight, cost {priced.cost}: {result.nbytes_after} bytes, {self.last}: {said}")
-        self._remember(_Probe(planned=planned, result=result), kept)
+        kept, score, value, self.last = _judge(result, self._target, self.reference)
+        self._tell(trial_words(result, priced.cost, self.last, kept))
+        self.trials.append(Trial(bits=result.average_bits, nbytes=result.nbytes_after, value=value, kept=kept))
+        self.most = most_bits(planned) or self.most
+        self._remember(_Probe(planned=planned, result=result, words=self.last), kept)
         release()
         verdict = Verdict(kept=kept, score=score)
         self._seen.append((planned.plan.sites, verdict))
@@ -155,7 +162,7 @@ def least_bits(priced: Priced) -> float:
 
 
 def keep(
-    loaded: model_io.Loaded, target: AccuracyOptions, trial: Trial, search: Search, output: Path | None, name: str,
+    loaded: model_io.Loaded, target: AccuracyOptions, trial: RunPlan, search: Search, output: Path | None, name: str,
     tell: Tell,
 ) -> tuple[Planned, RunResult]:  # fmt: skip
     """Find the smallest file that meets the target.
@@ -192,13 +199,21 @@ def keep(
         if best is None and not prober.last and prober.no_smaller is not None:
             raise prober.no_smaller
         if best is None:
-            tried = f"the last tried: {prober.last}; ask for less"
-            raise PromiseError(f"{name}: no plan reaches the accuracy target; {tried}")
-        files = best.result.files
+            raise _missed(prober, name)
+        result = replace(best.result, trials=tuple(prober.trials))
+        result = replace(result, notes=(*result.notes, *choice_words(result, best.words, prober.drafts)))
         if output is not None:
             with writing(output):
-                return best.planned, replace(best.result, files=model_io.place(files, output.resolve(), loaded))
-        return best.planned, replace(best.result, files=())
+                return best.planned, replace(result, files=model_io.place(result.files, output.resolve(), loaded))
+        return best.planned, replace(result, files=())
+
+
+def _missed(prober: Prober, name: str) -> PromiseError:
+    tried = f"{name}: no plan reaches the accuracy target; the last tried: {prober.last}"
+    if prober.most is None:
+        return PromiseError(f"{tried}; ask for less")
+    widest = f"all quantized weights had {prober.most} bits, the most that --bits allows"
+    return PromiseError(f"{tried}; {widest}: allow more, or ask for less")
 
 
 def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path) -> float | None:
@@ -213,10 +228,13 @@ def _float_figure(loaded: model_io.Loaded, target: AccuracyOptions, folder: Path
     return figure
 
 
-def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) -> Judged:
-    """Whether the saved file meets the target, in the deployed profile."""
+def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) -> tuple[bool, float, float, str]:
+    """Whether the saved file meets the target, in the deployed profile; its score, its value, and that as text."""
     if reference is not None:
-        return judge_value(figure_of(result.files[0], target), reference, target)
+        value = figure_of(result.files[0], target)
+        kept, score, words = judge_value(value, reference, target)
+        return kept, score, value, words
     proof = result.verification
     assert proof is not None
-    return judge_quality(proof.deployed, proof.float_accuracy, target)
+    kept, score, words = judge_quality(proof.deployed, proof.float_accuracy, target)
+    return kept, score, score, words

@@ -60,18 +60,19 @@ class Strategy:
         if known and self.work.effort != "thorough":
             tries = min(max(int(_SECONDS / finishing_seconds(self.rivals[0], self.work)), _FEWEST_TRIES), MOST_TRIES)
             drafted = tries < MOST_TRIES and self.target.judged_by_data
-            guess = self._guess(entries[0].priced, least) if drafted else None
+            guess = self._guess(entries[0].priced, least, prober) if drafted else None
         if guess is not None:
             entries = self._ranked(guess)
         tried = entries if tries == MOST_TRIES else entries[:1]
         bisect([entry.priced for entry in tried], prober.probe, least, guess, tries)
 
-    def _guess(self, priced: Priced, least: float) -> float | None:
+    def _guess(self, priced: Priced, least: float, prober: Prober) -> float | None:
         """Bits at which a finished file is believed to meet the target, by plans put together from the table."""
         assert self.work.split is not None
         judge = Judge(priced, self.work, self.progress)
         drafts = Drafts(priced.searched.loaded.float_model, self.target, judge.solved, self.work.split.evaluation)
         safe = _fewest(priced, drafts, least)
+        prober.drafts = drafts.count
         return None if safe is None else _translated(priced, judge, safe, least)
 
     def _ranked(self, bits: float) -> list[Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.verification.quality import Quality
+from mixquant_onnx.verification.statistics import Share
 
 Judged = tuple[bool, float, str]
 """Whether the target is met; the score, higher is better; a description."""
@@ -48,8 +49,7 @@ def judge_quality(quality: Quality | None, float_accuracy: float | None, target:
         agreement = quality.agreement
         if agreement is None:
             raise DataError("--min-agreement needs an output of classes or labels, this model has none; use --min-sqnr")
-        words = f"agreement {agreement.value:.2%} ({agreement.hits} of {agreement.count})"
-        return agreement.value >= target.min_agreement, agreement.value, words
+        return agreement.value >= target.min_agreement, agreement.value, f"agreement {share_words(agreement)}"
     assert target.min_sqnr is not None
     ratio = quality.sqnr_db
     if ratio is None:
@@ -63,7 +63,14 @@ def _accuracy(quality: Quality, float_accuracy: float | None, max_drop: float) -
     if float_accuracy == 0:
         raise DataError("the float model gets none of the labels held back right; check that they are its classes")
     kept = quality.accuracy >= float_accuracy * (1 - max_drop)
-    return kept, quality.accuracy, f"accuracy {quality.accuracy:.2%} (float {float_accuracy:.2%})"
+    share = quality.accuracy_share
+    told = f"{quality.accuracy:.2%}" if share is None else share_words(share)
+    return kept, quality.accuracy, f"accuracy {told}, float {float_accuracy:.2%}"
+
+
+def share_words(share: Share) -> str:
+    """A share as text, with its count and its 95 % interval: `96.00%, 96 of 100 (90.2-98.4 %)`."""
+    return f"{share.value:.2%}, {share.hits} of {share.count} ({100 * share.low:.1f}-{100 * share.high:.1f} %)"
 
 
 def _sqnr_words(quality: Quality) -> str:

@@ -79,7 +79,8 @@ def main(arguments: Sequence[str]) -> int:
             planned = fit_plan(loaded, given, config.selection.min_size, config.form, line)
         else:
             planned = run.plan(loaded, config, line, line.opened("inspect"))
-    report(Run(planned=planned, blocks=args.blocks, detail=wants_detail(args)), planned.plan, args, plots)
+    made = Run(planned=planned, blocks=args.blocks, detail=wants_detail(args), options=keywords)
+    report(made, planned.plan, args, plots)
     if not args.quiet and args.json != STANDARD_OUTPUT:
         nbytes = size_of(planned)
         print(f"expected size: about {size(nbytes)} ({nbytes / loaded.nbytes:.1%} of the input)")

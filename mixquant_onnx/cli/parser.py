@@ -11,6 +11,7 @@ from typing import Any
 
 from mixquant_onnx.config.config import STAGES, all_options
 from mixquant_onnx.config.file import file_of_options, options_of_file
+from mixquant_onnx.config.goals import goals_in, overridden
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.errors import OptionError
 
@@ -119,6 +120,8 @@ def _add(group: Any, one: Option) -> argparse.Action:
 def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `config/` that were given, and those of the file of options, which is named on stderr.
 
+    A goal on the command line replaces that of the file, as does what takes no goal: a plan to replay, or a sweep.
+
     Args:
         args: What the parser returned.
 
@@ -135,7 +138,11 @@ def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
     if args.config is None and "metric" in kept:
         raise OptionError(f"{found} was not asked for, and its metric-command runs a command; give --config {found}")
     print(f"mixquant-onnx: options from {found}", file=sys.stderr)
-    return {**kept, **_given(args)}
+    given = _given(args)
+    goals = goals_in(given)
+    if goals or getattr(args, "apply", None) is not None or "qems" in args:
+        kept = overridden(kept, goals)
+    return {**kept, **given}
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

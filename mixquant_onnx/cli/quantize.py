@@ -93,5 +93,5 @@ def main(arguments: Sequence[str]) -> int:
             # Not by a Console of rich, which would write into the line of progress.
             tell = silent if args.quiet or args.json == STANDARD_OUTPUT else print
             planned, result = run.run(loaded, config, output, str(source), line, tell, line.opened("quantize"))
-    report(Run(planned=planned, result=result, detail=wants_detail(args)), result.plan, args, plots)
+    report(Run(planned=planned, result=result, detail=wants_detail(args), options=keywords), result.plan, args, plots)
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from mixquant_onnx.config.activations import INTEGER_FROM_ORT, ActivationOptions
 from mixquant_onnx.config.checks import CheckOptions
+from mixquant_onnx.config.goals import check_goals
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.config.stages import (
     AccuracyOptions,
@@ -122,6 +123,7 @@ def config_of(**keywords: Any) -> Config:
         if name not in known:
             raise OptionError(f"option '{name}' is not known; choose from {', '.join(known)}")
     assert {f.name for f in fields(Config)} == set(STAGES)
+    check_goals(keywords)
     keywords = {**_for(keywords), **keywords}
     if str(keywords.get("activations", "float")) != "float":
         keywords = {"min_size": _LEAST_ON_INTEGERS, **keywords}

@@ -9,6 +9,7 @@ from typing import Any
 
 from mixquant_onnx.config import parsing
 from mixquant_onnx.config.config import all_options
+from mixquant_onnx.config.goals import check_goals
 from mixquant_onnx.errors import OptionError
 
 if sys.version_info >= (3, 11):
@@ -51,7 +52,8 @@ def options_of_file(found: Path) -> dict[str, Any]:
         Options.
 
     Raises:
-        OptionError: The file cannot be read, or has names that are no options, or values of another type.
+        OptionError: The file cannot be read, or has names that are no options, or values of another type,
+            or several goals.
     """
     try:
         data: Any = tomllib.loads(found.read_text(encoding="utf8"))
@@ -61,7 +63,12 @@ def options_of_file(found: Path) -> dict[str, Any]:
         data = data.get("tool", {}).get("mixquant", {})
     if not isinstance(data, dict):
         raise OptionError(f"{found}: [tool.mixquant] is no table of options")
-    return _checked(data, found)
+    made = _checked(data, found)
+    try:
+        check_goals(made)
+    except OptionError as error:
+        raise OptionError(f"{found}: {error}") from error
+    return made
 
 
 def _checked(data: Mapping[str, Any], path: Path) -> dict[str, Any]:

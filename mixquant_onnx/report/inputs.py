@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.plan import Plan
@@ -21,12 +22,14 @@ class Run:
         result: The written model; None where the plan was not executed (`inspect`).
         blocks: Whether to show the blocks of the graph (`inspect --blocks`).
         detail: Whether histograms and sensitivities are wanted, which take a pass over the weights.
+        options: The options that were given, by keyword.
     """
 
     planned: Planned
     result: RunResult | None = None
     blocks: bool = False
     detail: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

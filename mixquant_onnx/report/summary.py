@@ -10,6 +10,7 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.sections import Part
 from mixquant_onnx.report.sections.blocks import BlockData
 from mixquant_onnx.report.sections.compatibility import Opset, Releases
+from mixquant_onnx.report.sections.header import TrialData
 from mixquant_onnx.report.sections.histograms import HistogramData
 from mixquant_onnx.report.sections.integers import IntegerData
 from mixquant_onnx.report.sections.left_float import LeftFloatShare, SkippedTensor
@@ -25,6 +26,8 @@ class PlanSummary(TypedDict):
     format: int
     versions: dict[str, str]
     graph: str
+    goal: str | None
+    options: dict[str, Any]
     settings: dict[str, Any]
     nbytes_before: int
     weights: int
@@ -39,11 +42,12 @@ class PlanSummary(TypedDict):
 class Summary(PlanSummary, total=False):
     """The schema of --json.
 
-    The further keys are present only for a run, `integers` only with layers on integers, `latency` and `memory` only
-    with --benchmark; `blocks` only for `inspect --blocks`; `sensitivity` and `histograms` only where a file of the
-    summary or of figures is written.
+    The further keys are present only for a run, `trials` only with an accuracy target, `integers` only with layers on
+    integers, `latency` and `memory` only with --benchmark; `blocks` only for `inspect --blocks`; `sensitivity` and
+    `histograms` only where a file of the summary or of figures is written.
     """
 
+    trials: list[TrialData]
     sensitivity: SensitivityData
     histograms: dict[str, HistogramData]
     nbytes_after: int
