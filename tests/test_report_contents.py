@@ -27,13 +27,20 @@ def written(name: str, qe: float, planned: float) -> TensorData:
     return {**made, "form": "folded", "qe_by_bits": {"4": planned, "8": planned / 100}}
 
 
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without the library, which takes seconds to put together."""
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda snippet: "")
+
+
 def summary(*tensors: TensorData, **further: Any) -> Summary:
     made = {
-        "format": 1, "versions": {"onnxruntime": "1"}, "graph": "g", "settings": {"qem": 1.0}, "nbytes_before": 1000,
+        "format": 1, "versions": {"onnxruntime": "1"}, "graph": "g", "goal": None, "options": {},
+        "settings": {"qem": 1.0}, "nbytes_before": 1000,
         "weights": 64, "average_bits": 4.0, "bits": {"4": len(tensors)}, "tensors": list(tensors), "skipped": [],
-        "left_float": {"nbytes": 10, "share": 0.01}, "notes": [], "nbytes_after": 300, **further,
+        "left_float": {"nbytes": 10, "share": 0.01}, "notes": [], "nbytes_after": 300,
     }  # fmt: skip
-    return cast(Summary, made)
+    return cast(Summary, {**made, **further})
 
 
 def page(made: Summary) -> str:
@@ -111,3 +118,35 @@ def test_the_quality_is_told_once() -> None:
     assert "<b>14.7 dB</b><span>accuracy 50.00% (float 60.00%)</span>" in cards and cards.count("14.7 dB") == 1
     assert rows_under("Verification", told)[1] == ["deployed", "14.7 dB", "accuracy 50.00% (float 60.00%)"]
     assert "Codes of 1 weight decode" in page(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "goal", "name", "values"),
+    [
+        ({"min_agreement": "95%"}, "min-agreement 95%", "agreement", ["90.00%", "96.00%"]),
+        ({"min_sqnr": 0.95}, "min-sqnr 0.95", "SQNR", ["0.9 dB", "1.0 dB"]),
+        ({"max_drop": "1%"}, "max-drop 1%", "value", ["90.00%", "96.00%"]),
+        ({"max_drop": "1%", "metric": "score"}, "max-drop 1%", "metric", ["0.9", "0.96"]),
+    ],
+)
+def test_goal_and_trials_are_told(options: dict[str, Any], goal: str, name: str, values: list[str]) -> None:
+    trials = [{"bits": 3.0, "nbytes": 200, "value": 0.9, "kept": False},
+              {"bits": 4.0, "nbytes": 300, "value": 0.96, "kept": True}]  # fmt: skip
+    told = summary(written("w", 3e-3, 1e-5), goal=goal, options=options, trials=trials)
+    first = page(told).split('<div class="card">')[1]
+    assert f"<span>goal</span><b>{goal}</b><span>met by 1 of 2 trials</span>" in first
+    head, *rows = rows_under("Trials", told)
+    assert head == ["trial", "bits a weight", "size", name, "goal met"]
+    assert [row[3:] for row in rows] == [[values[0], "no"], [values[1], "yes"]] and rows[1][:3] == [
+        "2",
+        "4.00",
+        "0.3 kB",
+    ]
+    assert [key for key, _, what in rows_under("Versions and options", told)[1:] if what == "given"] == list(options)
+
+
+def test_options_are_told_once_and_no_goal_is_no_card() -> None:
+    told = summary(written("w", 3e-3, 1e-5), options={"qem": 1.0, "bits": "2-8"})
+    rows = rows_under("Versions and options", told)[1:]
+    assert rows == [["onnxruntime", "1", "version"], ["qem", "1.0", "given"], ["bits", "2-8", "given"]]
+    assert "<span>goal</span>" not in page(told) and "<h2>Trials</h2>" not in page(told)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from mixquant_onnx.report.brief import spread_text
 from mixquant_onnx.report.figures.run import RUN_FIGURES
 from mixquant_onnx.report.formats import counted, decibels, size
 from mixquant_onnx.report.html.page import Card, Table, drawn, quality_card, rendered, timing_cards
+from mixquant_onnx.report.sections.header import TrialData
 from mixquant_onnx.report.sections.verification import title as title_of_rows
 from mixquant_onnx.report.sections.weights import ON_PURPOSE, is_moved, ratio_text, shape_text
 from mixquant_onnx.report.summary import Summary
@@ -34,9 +38,18 @@ def run_page(summary: Summary, name: str, command: str) -> str:
     )
 
 
+_JUDGED = {"metric": "metric", "min_sqnr": "SQNR", "min_agreement": "agreement"}
+"""What is judged, by the first of these options that was given."""
+
+
 def _cards(summary: Summary) -> list[Card]:
     before = summary["nbytes_before"]
-    cards = []
+    cards, trials = list[Card](), summary.get("trials", [])
+    if summary["goal"] is not None:
+        met = sum(trial["kept"] for trial in trials)
+        cards.append(
+            Card("goal", summary["goal"], f"met by {met} of {counted(len(trials), 'trial')}" if trials else "")
+        )
     if "nbytes_after" in summary:
         after = summary["nbytes_after"]
         cards.append(Card("size", size(after), f"{after / before:.1%} of {size(before)}"))
@@ -58,6 +71,8 @@ def _tables(summary: Summary) -> list[Table]:
         text += f"{decibels(found['oracle_sqnr_db'])}. "
         text += f"Outputs {title_of_rows(found)}." if rows else "No outputs were compared."
         tables.append(Table("Verification", text, ("profile", "SQNR", "decisions and accuracy"), rows))
+    if "trials" in summary:
+        tables.append(_trials(summary["trials"], summary["options"]))
     tables.append(_all_weights(summary))
     skipped = [[one["name"], one["reason"], size(one["nbytes"])] for one in summary["skipped"]]
     if skipped:
@@ -66,9 +81,34 @@ def _tables(summary: Summary) -> list[Table]:
         )
         share += "are included" + (", as in the figure of bytes." if "nbytes_after" in summary else ".")
         tables.append(Table("Left as float", share, ("tensor", "why", "bytes"), skipped))
-    settings = [[key, str(value)] for key, value in {**summary["versions"], **summary["settings"]}.items()]
-    tables.append(Table("Versions and options", "", ("name", "value"), settings))
-    return tables
+    return [*tables, _options(summary)]
+
+
+def _trials(trials: Sequence[TrialData], options: Mapping[str, Any]) -> Table:
+    """The trials in order, with what was judged."""
+    rows = [[str(place), f"{one['bits']:.2f}", size(one["nbytes"]), _judged(one["value"], options),
+             "yes" if one["kept"] else "no"] for place, one in enumerate(trials, 1)]  # fmt: skip
+    text = "Files that were made and judged for the goal, in order; the smallest that meets it was kept."
+    judged = next((text for name, text in _JUDGED.items() if name in options), "value")
+    return Table("Trials", text, ("trial", "bits a weight", "size", judged, "goal met"), rows)
+
+
+def _judged(value: float | str | None, options: Mapping[str, Any]) -> str:
+    """Decibels for a goal in SQNR, a plain number for the user's metric, else a share."""
+    if "min_sqnr" in options:
+        return decibels(value)
+    if "metric" in options or not isinstance(value, (int, float)):
+        return "-" if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else value
+    return f"{value:.2%}"
+
+
+def _options(summary: Summary) -> Table:
+    """Versions, what was asked for, and the settings of the plan where they are not the same."""
+    asked, rows = summary["options"], [[name, version, "version"] for name, version in summary["versions"].items()]
+    rows += [[name, str(value), "given"] for name, value in asked.items()]
+    rows += [[name, str(value), "plan"] for name, value in summary["settings"].items() if asked.get(name) != value]
+    text = "Given: on the command line, in a file or in Python. Plan: what was decided, or is the default."
+    return Table("Versions and options", text, ("name", "value", "what"), rows)
 
 
 def _all_weights(summary: Summary) -> Table:
