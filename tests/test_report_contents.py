@@ -11,10 +11,12 @@ from rich.console import Console
 from test_html_report import rows_of
 from test_report import tensor
 
+from mixquant_onnx.report.figures.compare import inner_values
 from mixquant_onnx.report.figures.run import errors, layers
 from mixquant_onnx.report.figures.style import named_axis
 from mixquant_onnx.report.formats import counted
 from mixquant_onnx.report.html.run import run_page
+from mixquant_onnx.report.sections.comparison import ComparisonData
 from mixquant_onnx.report.sections.weights import ON_PURPOSE, TensorData, weights_table
 from mixquant_onnx.report.summary import Summary
 
@@ -150,3 +152,14 @@ def test_options_are_told_once_and_no_goal_is_no_card() -> None:
     rows = rows_under("Versions and options", told)[1:]
     assert rows == [["onnxruntime", "1", "version"], ["qem", "1.0", "given"], ["bits", "2-8", "given"]]
     assert "<span>goal</span>" not in page(told) and "<h2>Trials</h2>" not in page(told)
+
+
+def test_values_of_a_comparison_have_names_and_those_that_are_exact_no_bar() -> None:
+    layers = [
+        {"name": f"/v{k}", "op": "Add", "sqnr_db": sqnr, "cosine": 1.0} for k, sqnr in enumerate(["inf", 30.0, 9.0])
+    ]
+    chart = inner_values(cast(ComparisonData, {"layers": layers}))
+    assert chart is not None
+    drawn = chart.to_dict()
+    assert drawn["layer"][0]["encoding"]["x"]["axis"]["labelExpr"] == '["/v1", "/v2"][datum.value]'
+    assert [(row["sqnr"], row["near"]) for row in rows_of(drawn, drawn["layer"][0])] == [(30.0, True), (9.0, False)]

@@ -125,7 +125,7 @@ def histogram(summary: Summary) -> Chart | None:
         return None
     bars = [row for t in shown for row in _bars(t, held[t["name"]])]
     grid = [row for t in shown for row in _grid(t, held[t["name"]])]
-    x = alt.X("from:Q", title="value in steps of its scale", axis=alt.Axis(grid=False))
+    x = alt.X("from:Q", title="value in steps of its scale", axis=alt.Axis(grid=False, tickMinStep=1))
     told = [alt.Tooltip("share:Q", title="of the values", format=".2%"), alt.Tooltip("clipped:Q", format=".2%")]
     y = alt.Y("share:Q", title="share of the values", axis=alt.Axis(format="%"))
     drawn = [
