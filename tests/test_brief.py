@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnx
 import pytest
 from cases import text, weight
 from onnx import ModelProto
+from rich.console import Console
 
 from mixquant_onnx.cli.main import main
-from mixquant_onnx.report.formats import shortened
+from mixquant_onnx.report.formats import WholeConsole, print_rest, shortened, size
+from mixquant_onnx.report.sections import left_float
 
 
 def chain(count: int = 8) -> ModelProto:
@@ -50,6 +53,63 @@ def test_all_tables_on_demand(files: list[str], capsys: pytest.CaptureFixture[st
     assert main([*files, "-v"]) == 0
     out = capsys.readouterr().out
     assert "profile" in out and "deployed" in out and "more tensors" not in out
+
+
+@pytest.mark.parametrize("command", ["quantize", "inspect"])
+def test_all_rows_on_demand(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    onnx.save(chain(14), tmp_path / "m.onnx")
+    given = [command, str(tmp_path / "m.onnx"), *([str(tmp_path / "o.onnx")] * (command == "quantize"))]
+    assert main([*given, "--bits", "4", "--data-free"]) == 0
+    out = capsys.readouterr().out
+    assert ("and 9 more tensors" if command == "quantize" else "and 2 more tensors") in out
+    assert main([*given, "--bits", "4", "--data-free", "-v"]) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"w4\.channel ", out)) == 14 and "… and" not in out
+
+
+def test_all_tensors_left_as_float_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"encoder.layers.{k}.attention.output.LayerNorm.bias[{k}]" for k in range(14)]
+    skipped = [left_float.SkippedTensor(name=name, reason=f"reason {k}", nbytes=9) for k, name in enumerate(names)]
+    data: left_float.LeftFloat = {"skipped": skipped, "left_float": {"nbytes": 126, "share": 0.009}}
+    left_float.render(Console(width=80), data)
+    out = capsys.readouterr().out
+    assert names[0] not in out and "and 2 more reasons" in out and "0.9% of the input's bytes" in out
+    left_float.render(WholeConsole(width=120), data)
+    out = capsys.readouterr().out
+    assert all(name in out for name in names) and "more" not in out and "14 tensors left as float" in out
+
+
+def test_one_tensor_is_no_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = "g (float[N,64] x, float[64,64] u, float[1,64] s) => (float[N,64] y)"
+    nodes = "{ h = Add (x, s) k = MatMul (h, u) y = Add (k, s) }"
+    onnx.save(text(f"{graph} {nodes}", u=weight(64, 64), s=weight(1, 64)), tmp_path / "m.onnx")
+    given = [str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), "--data-free", "--min-size", "64"]
+    assert main([*given, "--bits", "4", "--report", str(tmp_path / "r.html")]) == 0
+    out = capsys.readouterr().out
+    assert "1 weight tensor, " in out
+    assert re.search(r"left as float: \d.\d% of the input's bytes \(why: -v, 1 tensor\)", out)
+    assert "% of the input&#39;s bytes. Small tensors, which" in (tmp_path / "r.html").read_text("utf8")
+    print_rest(Console(), 13, "tensor")
+    assert "and 1 more tensor (" in capsys.readouterr().out
+
+
+def test_an_inspection_tells_the_size_that_a_run_writes(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output, *given = files
+    assert main([source, output, *given]) == 0
+    capsys.readouterr()
+    told, whole = (Path(path).stat().st_size for path in (output, source))
+    assert main(["inspect", source, *given]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith(f"expected size: about {size(told)} ({told / whole:.1%} of the input)\n")
+    assert main(["inspect", source, *given, "-q"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    assert main(["inspect", source, *given, "--json", "-"]) == 0
+    assert "nbytes_before" in json.loads(capsys.readouterr().out)
 
 
 def test_one_line_on_demand(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,4 +197,4 @@ def test_the_summary_says_how_many_bytes_stay_float() -> None:
     assert summary["left_float"] == {"nbytes": 2048, "share": 2048 / model.ByteSize()}
     shown = StringIO()
     show(parts, Console(file=shown, width=120))
-    assert f"left as float: {2048 / model.ByteSize():.1%} of the file's bytes" in shown.getvalue()
+    assert f"left as float: {2048 / model.ByteSize():.1%} of the input's bytes" in shown.getvalue()

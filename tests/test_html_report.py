@@ -14,10 +14,13 @@ import onnx
 import pytest
 from cases import text, weight
 from onnx import ModelProto
+from rich.console import Console
 
 from mixquant_onnx.cli import figures
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.report.figures.sweep import accuracy
+from mixquant_onnx.report.html.sweep import sweep_page
+from mixquant_onnx.report.sections import tradeoff
 from mixquant_onnx.report.sections.tradeoff import PointData, Tradeoff
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -114,12 +117,11 @@ def test_a_sweep_has_a_report_too(tmp_path: Path) -> None:
 
 def test_a_figure_is_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(network(), tmp_path / "m.onnx")
-    plots = ["weights.png", "errors=e.svg", "histogram=h.svg"]
+    plots = ["weights.png", "errors=e.svg"]
     given = [f"--plot={name.replace('=', f'={tmp_path}/') if '=' in name else tmp_path / name}" for name in plots]
     assert main(["inspect", str(tmp_path / "m.onnx"), "--data-free", *given]) == 0
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
     assert "mean squared error" in (tmp_path / "e.svg").read_text()
-    assert not (tmp_path / "h.svg").exists() and "nothing to show in figure histogram" in capsys.readouterr().err
     sweep = ["sweep", str(tmp_path / "m.onnx"), "--data-free", "--method", "mse", "--qem", "1"]
     assert main([*sweep, "--plot", "errors=e.txt"]) == 2
     assert "of accuracy, tradeoff" in capsys.readouterr().err
@@ -127,10 +129,31 @@ def test_a_figure_is_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFix
     assert "SQNR in dB" in (tmp_path / "s.svg").read_text()
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "errors=x", "other=x.txt"])
+@pytest.mark.parametrize("name", ["x.jpg", "errors=x", "other=x.txt", "nosuch=x.png"])
 def test_other_kinds_of_files_are_refused_before_any_work(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["missing.onnx", "o.onnx", "--plot", name]) == 2
     assert "FIGURE=FILE.png, of bytes, weights, errors, histogram" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("figure", ["bytes", "histogram"])
+def test_figures_of_a_written_file_are_refused_for_a_plan(figure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "missing.onnx", "--plot", f"{figure}=x.png"]) == 2
+    assert capsys.readouterr().err.endswith("FIGURE=FILE.png, of weights, errors\n")
+
+
+def test_a_name_with_a_sign_of_equality_may_be_that_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(network(), tmp_path / "m.onnx")
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--data-free", "--plot", str(tmp_path / "qem=2.svg")]) == 0
+    assert (tmp_path / "qem=2.svg").exists()
+
+
+@pytest.mark.parametrize("command", [["m.onnx", "o.onnx"], ["inspect", "m.onnx"], ["sweep", "m.onnx", "--qem", "1"]])
+def test_a_report_is_a_page(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--report", "r.pdf"]) == 2
+    assert "--report r.pdf: a report is a page; end its name in .html" in capsys.readouterr().err
+    assert main([*command, "--report", "r.HTM"]) != 2
 
 
 def test_the_accuracy_of_float_and_int8_is_in_the_figure_of_a_sweep() -> None:
@@ -152,6 +175,27 @@ def test_the_accuracy_of_float_and_int8_is_in_the_figure_of_a_sweep() -> None:
     assert [row["bytes"] for row in front] == [100, 200]
     kinds = {row["kind"]: row["value"] for row in marks}
     assert kinds == {"plans": 0.8, "plain int8": 0.75, "float": 0.85}
+
+
+def test_a_sweep_tells_what_its_page_and_its_terminal_show(capsys: pytest.CaptureFixture[str]) -> None:
+    plain: PointData = {
+        "setting": "avg-bits 4", "nbytes": 100, "average_bits": 4.0, "cost": 1.0, "sqnr_db": 20.0, "rows": 100,
+        "top1_agreement": 0.9, "accuracy": 0.75, "data": "rows of your data", "finished": False, "pareto": True,
+    }  # fmt: skip
+    few: PointData = {**plain, "rows": 1, "pareto": False}
+    data: Tradeoff = {
+        "format": 1, "nbytes_before": 900, "float_accuracy": 0.87, "plain_int8": None, "points": [plain, few],
+    }  # fmt: skip
+    tradeoff.render(Console(width=80), data)
+    shown = capsys.readouterr().out
+    assert "* no other plan is both smaller and better in SQNR" in shown
+    assert "quality: deployed, on 100 rows of your data; accuracy of float: 87.00%" in shown
+    assert "without the last step" in shown and max(map(len, shown.splitlines())) <= 80
+    page = re.sub(r"<script>.*?</script>", "", sweep_page(data, "m", ""), count=1, flags=re.DOTALL)
+    assert '<p class="soft">Quality: deployed, on 100 rows of your data' in page and "without the last step" in page
+    head, *rows = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in page.split("<tr>")[1:]]
+    assert head[4:] == ["agrees", "accuracy", "none better in SQNR"]
+    assert [row[4:] for row in rows] == [["90.00%", "75.00%", "yes"], ["-", "75.00%", ""]]
 
 
 def test_a_page_without_labels_has_no_figure_of_accuracy() -> None:

@@ -145,7 +145,7 @@ def test_a_tensor_whose_baseline_is_exact_has_no_ratio() -> None:
     }  # fmt: skip
     for baseline, ratio in ((0.0, "-"), (4.0, "0.50"), (1e-6, "2000000")):
         tensor["baseline_qe"] = baseline
-        assert weights._ratio(tensor) == ratio
+        assert weights.ratio_text(tensor) == ratio
     assert weights._sqnr(1.0, 0.0) == math.inf and weights._sqnr(0.0, 1.0) == -math.inf
     assert weights._sqnr(1.0, 1e-320) == pytest.approx(3200, abs=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.report.figures.style import Figure
 
-Command = Literal["run", "sweep", "compare"]
+Command = Literal["run", "inspect", "sweep", "compare"]
 """Whose figures."""
 
 PACKAGES = ("altair", "vl_convert", "jinja2")
 """What the extra `report` installs."""
 
 _ENDINGS = (".png", ".svg")
+_PAGES = (".html", ".htm")
 
 Data = TypeVar("Data")
 
@@ -50,7 +52,7 @@ def plots_of(args: argparse.Namespace, command: Command) -> list[Plot]:
         Figures and files.
 
     Raises:
-        OptionError: Packages are missing, or a figure or the kind of a file is not known.
+        OptionError: Packages are missing, or a figure or the kind of a file is not known to this command.
         OutputError: A file cannot be written.
     """
     if args.report is None and not args.plot:
@@ -58,6 +60,8 @@ def plots_of(args: argparse.Namespace, command: Command) -> list[Plot]:
     if not all(find_spec(name) for name in PACKAGES):
         option = "--report" if args.report is not None else "--plot"
         raise OptionError(f"{option} needs altair, vl-convert-python and jinja2: pip install 'mixquant-onnx[report]'")
+    if args.report is not None and args.report.suffix.lower() not in _PAGES:
+        raise OptionError(f"--report {args.report}: a report is a page; end its name in .html")
     from mixquant_onnx.model.files import check_writable
 
     plots = _parsed(args.plot, figures_of(command))
@@ -83,9 +87,9 @@ def figures_of(command: Command) -> Mapping[str, Figure[Any]]:
         from mixquant_onnx.report.figures.compare import COMPARISON_FIGURES
 
         return COMPARISON_FIGURES
-    from mixquant_onnx.report.figures.run import RUN_FIGURES
+    from mixquant_onnx.report.figures.run import PLAN_FIGURES, RUN_FIGURES
 
-    return RUN_FIGURES
+    return PLAN_FIGURES if command == "inspect" else RUN_FIGURES
 
 
 def _parsed(texts: Sequence[str], figures: Mapping[str, Figure[Any]]) -> list[Plot]:
@@ -94,10 +98,11 @@ def _parsed(texts: Sequence[str], figures: Mapping[str, Figure[Any]]) -> list[Pl
     plots = []
     for text in texts:
         name, sign, file = text.partition("=")
-        if not sign or name not in figures:
+        named = bool(sign) and (name in figures or re.fullmatch("[a-z_]+", name) is not None)
+        if not named:
             name, file = "", text
         path = Path(file)
-        if path.suffix not in _ENDINGS:
+        if path.suffix not in _ENDINGS or (named and name not in figures):
             raise OptionError(f"--plot {text}: write FILE.png, FILE.svg or FIGURE=FILE.png, of {', '.join(figures)}")
         plots.append(Plot(figure=name or _default(figures), path=path))
     return plots

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
+from mixquant_onnx.cli.figures import Command, add_figures, plots_of, write_plots
 from mixquant_onnx.cli.parser import Parser
 from mixquant_onnx.errors import OptionError, check_folder, writing
 
@@ -68,11 +68,12 @@ def check_outputs(*paths: Path | None) -> None:
             check_writable(path)
 
 
-def check_report(args: argparse.Namespace) -> list[Plot]:
+def check_report(args: argparse.Namespace, command: Command = "run") -> list[Plot]:
     """Check early that the files of `add_report` can be made and written.
 
     Args:
         args: The options of `add_report`.
+        command: Whose figures.
 
     Returns:
         The figures of --plot.
@@ -84,7 +85,7 @@ def check_report(args: argparse.Namespace) -> list[Plot]:
     check_outputs(args.json, args.plan)
     if args.overlay is not None:
         check_folder(args.overlay)
-    return plots_of(args, "run")
+    return plots_of(args, command)
 
 
 def wants_detail(args: argparse.Namespace) -> bool:
@@ -159,6 +160,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
     from rich.console import Console
 
     from mixquant_onnx.report.brief import one_line, one_screen
+    from mixquant_onnx.report.formats import WholeConsole
     from mixquant_onnx.report.overlay import overlays
     from mixquant_onnx.report.sections import parts_of
     from mixquant_onnx.report.summary import summary_of
@@ -183,7 +185,7 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
     if args.quiet:
         print(one_line(summary))
     elif args.verbose or run.result is None:
-        show(parts, console)
+        show(parts, WholeConsole(highlight=False) if args.verbose else console)
     else:
         one_screen(summary, console)
 

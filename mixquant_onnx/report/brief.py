@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, print_rest, size
+from mixquant_onnx.report.formats import counted, decibels, print_rest, size
 from mixquant_onnx.report.quality import QualityData, ShareData
 from mixquant_onnx.report.sections import compatibility, files, hints, integers, notes, timing
 from mixquant_onnx.report.sections.verification import VerificationData, title
@@ -34,9 +34,10 @@ def one_screen(summary: Summary, console: Console) -> None:
     tensors = summary["tensors"]
     if tensors:
         console.print(weights_table(tensors, console.width, _WORST))
-        print_rest(console, len(tensors), "tensors", _WORST)
+        print_rest(console, len(tensors), "tensor", _WORST)
     share, count = summary["left_float"]["share"], len(summary["skipped"])
-    console.print(f"left as float: {share:.1%} of the file's bytes" + (f" (why: -v, {count} tensors)" if count else ""))
+    why = f" (why: -v, {counted(count, 'tensor')})" if count else ""
+    console.print(f"left as float: {share:.1%} of the input's bytes{why}")
     if "releases" in summary:
         compatibility.render(console, {"opset": summary["opset"], "releases": summary["releases"]})
     notes.render(console, {"notes": summary["notes"]})

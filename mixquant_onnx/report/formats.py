@@ -10,7 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 SHOWN = 12
-"""Most rows of a table in a terminal; --json has all of them."""
+"""Most rows of a table in a terminal; -v and --json have all of them."""
+
+
+class WholeConsole(Console):
+    """A console on which tables have all their rows (-v)."""
+
+
+def most_rows(console: Console, usual: int = SHOWN) -> int | None:
+    """Most rows of a table.
+
+    Args:
+        console: Where it is printed.
+        usual: That number where not all of them are wanted.
+
+    Returns:
+        Their number; None for all, as the end of a slice.
+    """
+    return None if isinstance(console, WholeConsole) else usual
 
 
 def finite(value: float | None) -> float | str | None:
@@ -97,6 +114,19 @@ def rows_text(count: int, name: str) -> str:
     return f"{count} {named.replace('rows', 'row', 1) if count == 1 else named}"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things as text.
+
+    Args:
+        count: How many there are.
+        what: The word for one of them.
+
+    Returns:
+        Such as "1 tensor" or "2 tensors".
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def table(title: str | None = None) -> Table:
     """An empty table in the style of all sections.
 
@@ -115,8 +145,10 @@ def print_rest(console: Console, count: int, what: str, shown: int = SHOWN) -> N
     Args:
         console: Where to print.
         count: Number of rows.
-        what: What they are called.
-        shown: Rows that are shown.
+        what: The word for one of them.
+        shown: Rows that are shown where not all of them are wanted.
     """
-    if count > shown:
-        console.print(f"  … and {count - shown} more {what} (all of them in --json FILE)")
+    most = most_rows(console, shown)
+    if most is not None and count > most:
+        rest = counted(count - most, what).replace(" ", " more ", 1)
+        console.print(f"  … and {rest} (all of them in --json FILE)")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mixquant_onnx.report.formats import decibels, print_rest
+from mixquant_onnx.report.formats import decibels, most_rows, print_rest
 from mixquant_onnx.report.quality import Interval, OutputData, PartData, QualityData, ShareData
 
 _SHOWN = 8
@@ -58,9 +58,9 @@ def print_parts(outputs: Sequence[OutputData], console: Console) -> None:
     labels = any(output["decisions"] == "values" for output in outputs)
     if parts < 2 and not scores and not labels:
         return
-    for line in lines[:_SHOWN]:
+    for line in lines[: most_rows(console, _SHOWN)]:
         console.print(f"  {escape(line)}")
-    print_rest(console, len(lines), "parts", _SHOWN)
+    print_rest(console, len(lines), "part", _SHOWN)
 
 
 def _sqnr(quality: QualityData) -> str:

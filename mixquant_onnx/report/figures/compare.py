@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import altair as alt
 
-from mixquant_onnx.report.figures.style import COLORS, GREY, Chart, Figure, values
+from mixquant_onnx.report.figures.style import COLORS, GREY, Chart, Figure, named_axis, values
 from mixquant_onnx.report.formats import decibels
 from mixquant_onnx.report.sections.comparison import ComparisonData
 from mixquant_onnx.verification.layer_differences import APART_DB
@@ -14,21 +14,22 @@ from mixquant_onnx.verification.layer_differences import APART_DB
 
 def inner_values(data: ComparisonData) -> Chart | None:
     """The SQNR of each value that both models have, in the order of the graph."""
+    known = [(layer, sqnr) for layer in data["layers"] if isinstance(sqnr := layer["sqnr_db"], (int, float))]
     rows = [
         {
-            "place": place, "value": layer["name"], "operator": layer["op"], "sqnr": layer["sqnr_db"],
-            "told": decibels(layer["sqnr_db"]), "near": layer["sqnr_db"] >= APART_DB,
+            "place": place, "value": layer["name"], "operator": layer["op"], "sqnr": sqnr,
+            "told": decibels(layer["sqnr_db"]), "near": sqnr >= APART_DB,
         }
-        for place, layer in enumerate(data["layers"]) if isinstance(layer["sqnr_db"], (int, float))
+        for place, (layer, sqnr) in enumerate(known)
     ]  # fmt: skip
     if not rows:
         return None
-    quiet = alt.Axis(labels=False, ticks=False, grid=False)
+    names = named_axis([layer["name"] for layer, _ in known])
     bars: alt.Chart = (
         alt.Chart(values(*rows))
         .mark_bar()
         .encode(
-            x=alt.X("place:O", title="values in the order of the graph", axis=quiet),
+            x=alt.X("place:O", title="values in the order of the graph", axis=names),
             y=alt.Y("sqnr:Q", title="SQNR in dB"),
             color=alt.condition("datum.near", alt.value(COLORS[7]), alt.value(COLORS[3])),
             tooltip=[alt.Tooltip("value:N"), alt.Tooltip("operator:N"), alt.Tooltip("told:N", title="SQNR")],

@@ -7,14 +7,17 @@ from typing import Any
 
 import altair as alt
 
-from mixquant_onnx.report.figures.style import COLORS, GREY, YELLOW, Chart, Figure, bits_color, values
+from mixquant_onnx.report.figures.style import COLORS, GREY, YELLOW, Chart, Figure, bits_color, named_axis, values
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.sections.histograms import HistogramData
-from mixquant_onnx.report.sections.weights import TensorData, shape_text
+from mixquant_onnx.report.sections.weights import ON_PURPOSE, TensorData, shape_text
 from mixquant_onnx.report.summary import Summary
 
 _MENU = 100
 """Most weights in a menu: those of the largest share of the loss."""
+
+_CANDIDATE, _WRITTEN = "rounded by itself", "as written"
+"""Errors of a weight."""
 
 _LINES = 64
 """Most points of a grid that are drawn one by one."""
@@ -59,12 +62,12 @@ def layers(summary: Summary) -> Chart | None:
         for place, t in enumerate(summary["tensors"])
     ]
     told = [alt.Tooltip(f"{key}:N") for key in rows[0] if key not in ("place", "bits", "nbytes")]
-    quiet = alt.Axis(labels=False, ticks=False, grid=False)
+    names = named_axis([t["name"] for t in summary["tensors"]])
     chart: alt.Chart = (
         alt.Chart(values(*rows))
         .mark_bar()
         .encode(
-            x=alt.X("place:O", title="weights in the order of the graph", axis=quiet),
+            x=alt.X("place:O", title="weights in the order of the graph", axis=names),
             y=alt.Y("nbytes:Q", title="bytes", axis=alt.Axis(format="~s")),
             color=bits_color(),
             tooltip=told,
@@ -74,13 +77,17 @@ def layers(summary: Summary) -> Chart | None:
 
 
 def errors(summary: Summary) -> Chart | None:
-    """The error of a weight at every width; the chosen one is larger. A menu selects the weight."""
+    """The error of a weight at every width, and as written. A menu selects the weight."""
     shown = [t for t in _by_loss(summary) if any(qe > 0 for qe in t["qe_by_bits"].values())]
     if not shown:
         return None
     rows = [
-        {"weight": t["name"], "bits": int(bits), "qe": qe, "chosen": int(bits) == t["bits"]}
+        {"weight": t["name"], "bits": int(bits), "qe": qe, "chosen": int(bits) == t["bits"], "what": _CANDIDATE}
         for t in shown for bits, qe in t["qe_by_bits"].items() if qe > 0
+    ]  # fmt: skip
+    written = [
+        {"weight": t["name"], "bits": t["bits"], "qe": t["qe"], "what": _WRITTEN}
+        for t in shown if "form" in t and t["qe"] > 0
     ]  # fmt: skip
     lines = [{"weight": t["name"], "qe": t["baseline_qe"], "what": "plain int8"} for t in shown if t["baseline_qe"] > 0]
     x = alt.X("bits:O", title="bits", axis=alt.Axis(labelAngle=0))
@@ -88,15 +95,26 @@ def errors(summary: Summary) -> Chart | None:
         "qe:Q", title="QE (mean squared error)", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e", tickCount=5)
     )
     chosen = alt.condition("datum.chosen", alt.value(260), alt.value(60))
-    told = [alt.Tooltip("bits:O"), alt.Tooltip("qe:Q", title="QE", format=".2e")]
+    told = [alt.Tooltip("what:N"), alt.Tooltip("bits:O"), alt.Tooltip("qe:Q", title="QE", format=".2e")]
     base = alt.Chart(values(*rows)).encode(x=x, y=y)
+    marks = base.mark_point(filled=True, opacity=1)
     drawn = [
         base.mark_line(color=GREY),
-        base.mark_point(filled=True, opacity=1).encode(color=bits_color(), size=chosen, tooltip=told),
+        marks.encode(color=bits_color(), size=chosen, tooltip=told, **(_shape() if written else {})),
     ]
+    if written:
+        outline = alt.Chart(values(*written)).mark_point(filled=False, size=260, strokeWidth=3, opacity=1)
+        drawn.append(outline.encode(x=x, y=y, color=bits_color(), tooltip=told, **_shape()))
     baseline = alt.Chart(values(*lines)).mark_rule(strokeDash=[6, 4], color=YELLOW, size=2)
     drawn.append(baseline.encode(y=y, tooltip=[alt.Tooltip("what:N"), alt.Tooltip("qe:Q", format=".2e")]))
-    return _with_menu(drawn if lines else drawn[:2], [t["name"] for t in shown], "errors")
+    return _with_menu(drawn if lines else drawn[:-1], [t["name"] for t in shown], "errors")
+
+
+def _shape() -> dict[str, alt.Shape]:
+    """Circles for the errors of candidates, diamonds for those as written."""
+    scale = alt.Scale(domain=[_CANDIDATE, _WRITTEN], range=["circle", "diamond"])
+    legend = alt.Legend(orient="top", symbolFillColor=GREY, symbolStrokeColor=GREY)
+    return {"shape": alt.Shape("what:N", title="error", scale=scale, legend=legend)}
 
 
 def histogram(summary: Summary) -> Chart | None:
@@ -107,7 +125,7 @@ def histogram(summary: Summary) -> Chart | None:
         return None
     bars = [row for t in shown for row in _bars(t, held[t["name"]])]
     grid = [row for t in shown for row in _grid(t, held[t["name"]])]
-    x = alt.X("from:Q", title="value in steps of its scale", axis=alt.Axis(grid=False))
+    x = alt.X("from:Q", title="value in steps of its scale", axis=alt.Axis(grid=False, tickMinStep=1))
     told = [alt.Tooltip("share:Q", title="of the values", format=".2%"), alt.Tooltip("clipped:Q", format=".2%")]
     y = alt.Y("share:Q", title="share of the values", axis=alt.Axis(format="%"))
     drawn = [
@@ -168,7 +186,9 @@ def _told(tensor: TensorData, summary: Summary) -> dict[str, str]:
 
 
 RUN_FIGURES: Mapping[str, Figure[Summary]] = {
-    "bytes": Figure(title="Where the bytes are", text="Parts of the written file.", draw=parts, height=70),
+    "bytes": Figure(
+        title="Where the bytes are", text="Parts of the written file.", draw=parts, height=70, of_plan=False
+    ),
     "weights": Figure(
         title="Weights",
         text="One bar for each weight, as high as its bytes, coloured by its bits.",
@@ -177,8 +197,8 @@ RUN_FIGURES: Mapping[str, Figure[Summary]] = {
     ),
     "errors": Figure(
         title="Error against bits",
-        text="The larger mark is the width that was chosen, the dashed line plain int8. Choose a weight in the menu; "
-        "the one of the largest share of the loss comes first.",
+        text="The larger mark is the width that was chosen, the dashed line plain int8, the diamond the error as "
+        f"written. {ON_PURPOSE} Choose a weight in the menu; the one of the largest share of the loss comes first.",
         draw=errors,
     ),
     "histogram": Figure(
@@ -186,6 +206,10 @@ RUN_FIGURES: Mapping[str, Figure[Summary]] = {
         text="Values divided by their scales, so that the grid of the codes lies at whole numbers in every channel. Of "
         "more than 64 points only the ends are drawn. Values beyond the ends are clipped.",
         draw=histogram,
+        of_plan=False,
     ),
 }
 """By name, in the order of the page."""
+
+PLAN_FIGURES: Mapping[str, Figure[Summary]] = {name: made for name, made in RUN_FIGURES.items() if made.of_plan}
+"""Those that show something of a plan that was not executed."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import altair as alt
+
+from mixquant_onnx.report.formats import shortened
 
 COLORS = {2: "#b2182b", 3: "#d6604d", 4: "#f4a582", 5: "#c2a5cf", 6: "#92c5de", 7: "#4393c3", 8: "#2166ac"}
 """Of each width: red for few bits, blue for many; distinct for colour-blind eyes, visible on white and on black."""
@@ -14,6 +17,12 @@ COLORS = {2: "#b2182b", 3: "#d6604d", 4: "#f4a582", 5: "#c2a5cf", 6: "#92c5de", 
 GREY, YELLOW = "#888888", "#d9a521"
 _FILE_WIDTH = 760
 """Pixels of a figure in a file."""
+
+_NAMED = 30
+"""Most bars with names; those of more would be too narrow for them."""
+
+_NAME = 24
+"""Most characters of the name of a bar."""
 
 Data = TypeVar("Data", contravariant=True)
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
@@ -37,6 +46,7 @@ class Figure(Generic[Data]):
         draw: Makes the chart.
         height: In pixels.
         default: Whether --plot FILE means this one.
+        of_plan: Whether it has something to show before a file is written.
     """
 
     title: str
@@ -44,11 +54,28 @@ class Figure(Generic[Data]):
     draw: Draw[Data]
     height: int = 360
     default: bool = False
+    of_plan: bool = True
 
 
 def values(*rows: Mapping[str, Any]) -> alt.InlineData:
     """Rows as the data of a chart."""
     return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def named_axis(names: Sequence[str]) -> alt.Axis:
+    """The axis of bars whose place is a number.
+
+    Args:
+        names: Of the bars in order.
+
+    Returns:
+        An axis with their names, or without labels where there are too many.
+    """
+    if len(names) > _NAMED:
+        return alt.Axis(labels=False, ticks=False, grid=False)
+    # By place, as two names that are cut may be equal.
+    text = f"{json.dumps(shortened(names, _NAME))}[datum.value]"
+    return alt.Axis(labelExpr=text, labelAngle=-40, labelLimit=200, labelOverlap=False, grid=False)
 
 
 def bits_color(title: str | None = "bits") -> alt.Color:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from mixquant_onnx.report.brief import quality_text
 from mixquant_onnx.report.figures.compare import COMPARISON_FIGURES
 from mixquant_onnx.report.formats import decibels, rows_text, size
-from mixquant_onnx.report.html.page import Card, Table, drawn, rendered, timing_cards
+from mixquant_onnx.report.html.page import Card, Table, drawn, quality_card, rendered, timing_cards
 from mixquant_onnx.report.sections.comparison import ComparisonData
 
 
@@ -28,7 +27,7 @@ def comparison_page(data: ComparisonData, names: tuple[str, str], command: str) 
     timing = data["timing"]
     cards = [
         Card("size", size(after), f"{after / before:.1%} of {size(before)}"),
-        Card("quality", decibels(quality["sqnr_db"]), quality_text(quality, data["float_accuracy"])),
+        quality_card(quality, data["float_accuracy"]),
         *parting,
         *([] if timing is None else timing_cards(timing["latency"], timing["memory"])),
     ]

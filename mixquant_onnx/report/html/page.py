@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jinja2
 import vl_convert
 
+from mixquant_onnx.report.brief import quality_text
 from mixquant_onnx.report.figures.style import Data, Figure, spec
+from mixquant_onnx.report.quality import QualityData
 from mixquant_onnx.report.sections.timing import LatencyData, MemoryPair
 
 
@@ -89,6 +91,20 @@ def drawn(figures: Mapping[str, Figure[Data]], data: Data) -> list[Drawn]:
 def _script(value: Any) -> str:
     """JSON that may stand in a script: nothing in it ends the script."""
     return json.dumps(value).replace("<", "\\u003c")
+
+
+def quality_card(quality: QualityData, float_accuracy: float | None) -> Card:
+    """The card of the quality of outputs.
+
+    Args:
+        quality: The outputs under one profile.
+        float_accuracy: Top-1 accuracy of the float model; None without labels.
+
+    Returns:
+        The SQNR, with decisions and accuracy below it.
+    """
+    value, _, more = quality_text(quality, float_accuracy).partition(", ")
+    return Card("quality", value, more)
 
 
 def timing_cards(latency: Sequence[LatencyData], memory: MemoryPair | None) -> list[Card]:

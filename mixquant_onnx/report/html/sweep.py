@@ -5,7 +5,7 @@ from __future__ import annotations
 from mixquant_onnx.report.figures.sweep import SWEEP_FIGURES
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.html.page import Card, Table, drawn, rendered
-from mixquant_onnx.report.sections.tradeoff import Tradeoff
+from mixquant_onnx.report.sections.tradeoff import Tradeoff, agreement_text, lines_on_quality, share_text
 
 
 def sweep_page(data: Tradeoff, name: str, command: str) -> str:
@@ -21,15 +21,17 @@ def sweep_page(data: Tradeoff, name: str, command: str) -> str:
     """
     points = data["points"]
     rows = [[p["setting"], str(p["nbytes"]), f"{p['average_bits']:.2f}", decibels(p["sqnr_db"]),
-             "-" if p["accuracy"] is None else f"{p['accuracy']:.2%}", "yes" if p["pareto"] else ""]
+             agreement_text(p), share_text(p["accuracy"]), "yes" if p["pareto"] else ""]
             for p in [*points, *([] if data["plain_int8"] is None else [data["plain_int8"]])]]  # fmt: skip
+    columns = ("plan", "bytes", "bits a weight", "SQNR", "agrees", "accuracy", "none better in SQNR")
+    text = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines_on_quality(data))
     exact = data["float_accuracy"]
     more = f"float: {size(data['nbytes_before'])}" + ("" if exact is None else f", accuracy {exact:.2%}")
     return rendered(
         title=f"mixquant-onnx sweep: {name}",
         cards=[Card("plans", str(len(points)), more), *_card_of_int8(data)],
         figures=drawn(SWEEP_FIGURES, data),
-        tables=[Table("Plans", "", ("plan", "bytes", "bits a weight", "SQNR", "accuracy", "none better"), rows)],
+        tables=[Table("Plans", text, columns, rows)],
         command=command,
     )
 

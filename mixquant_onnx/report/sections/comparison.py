@@ -96,7 +96,7 @@ def _print_layers(console: Console, data: ComparisonData) -> None:
         cosine = "-" if layer["cosine"] is None else f"{layer['cosine']:.6f}"
         made.add_row(escape(short(layer["name"])), layer["op"], decibels(layer["sqnr_db"]), cosine)
     console.print(made)
-    print_rest(console, len(data["layers"]), "values", _SHOWN)
+    print_rest(console, len(data["layers"]), "value", _SHOWN)
     apart = data["first_apart"]
     if apart is None:
         console.print("all values inside have 20 dB or more against the first model's")

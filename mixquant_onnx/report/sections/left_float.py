@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from mixquant_onnx.model.constants import float_nbytes
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.report.formats import SHOWN, print_rest, short, table
+from mixquant_onnx.report.formats import counted, most_rows, print_rest, short, size, table
 from mixquant_onnx.report.inputs import Run
 
 
@@ -49,8 +51,10 @@ def data(run: Run) -> LeftFloat:
 
 
 def render(console: Console, data: LeftFloat) -> None:
-    """Print a table of reasons, the most common first, and the share of bytes."""
+    """Print a table of reasons, the most common first, and the share of bytes; with -v also all names."""
     if data["skipped"]:
+        if most_rows(console) is None:
+            console.print(_names(data["skipped"]))
         by_reason: dict[str, list[str]] = {}
         for entry in data["skipped"]:
             by_reason.setdefault(entry["reason"], []).append(entry["name"])
@@ -58,8 +62,18 @@ def render(console: Console, data: LeftFloat) -> None:
         made.add_column("reason")
         made.add_column("tensors", justify="right")
         made.add_column("for example", overflow="ellipsis", no_wrap=True)
-        for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:SHOWN]:
+        for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))[: most_rows(console)]:
             made.add_row(escape(reason), str(len(names)), escape(short(names[0])))
         console.print(made)
-        print_rest(console, len(by_reason), "reasons")
-    console.print(f"left as float: {data['left_float']['share']:.1%} of the file's bytes, small tensors included")
+        print_rest(console, len(by_reason), "reason")
+    console.print(f"left as float: {data['left_float']['share']:.1%} of the input's bytes, small tensors included")
+
+
+def _names(skipped: Sequence[SkippedTensor]) -> Table:
+    """All tensors by name."""
+    made = table(f"{counted(len(skipped), 'tensor')} left as float")
+    for name in ("tensor", "bytes", "reason"):
+        made.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
+    for one in skipped:
+        made.add_row(escape(one["name"]), size(one["nbytes"]), escape(one["reason"]))
+    return made

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TypedDict, cast
 
 from rich.console import Console
+from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, finite, size, table
+from mixquant_onnx.report.formats import decibels, finite, rows_text, size, table
 from mixquant_onnx.report.inputs import Sweep
 from mixquant_onnx.tradeoff.point import Point
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
 FORMAT = 1
 """Version of the schema."""
+
+
+FRONT = "no other plan is both smaller and better in SQNR"
+"""What a star means."""
 
 
 class PointData(TypedDict):
@@ -65,26 +71,48 @@ def render(console: Console, data: Tradeoff) -> None:
         made.add_column(name, justify="left" if name in ("plan", "") else "right", no_wrap=True)
     plain = data["plain_int8"]
     for p in data["points"] + ([] if plain is None else [plain]):
-        agreement = None if p["rows"] < FEW_ROWS else p["top1_agreement"]
-        shares = ["-" if share is None else f"{share:.2%}" for share in (agreement, p["accuracy"])]
         ratio = f"{p['nbytes'] / data['nbytes_before']:.1%}"
         made.add_row(
             "*" if p["pareto"] else "", p["setting"], size(p["nbytes"]), ratio, f"{p['average_bits']:.2f}",
-            decibels(p["sqnr_db"]), *shares,
+            decibels(p["sqnr_db"]), agreement_text(p), share_text(p["accuracy"]),
         )  # fmt: skip
     console.print(made)
-    console.print("* no other plan is both smaller and better")
+    console.print(f"* {FRONT}")
+    for line in lines_on_quality(data):
+        console.print(escape(line))
+
+
+def agreement_text(point: PointData) -> str:
+    """The share of equal decisions, "-" for too few rows or none."""
+    agreement = None if point["rows"] < FEW_ROWS else point["top1_agreement"]
+    return share_text(agreement)
+
+
+def share_text(share: float | None) -> str:
+    """A share as text, "-" for None."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def lines_on_quality(data: Tradeoff) -> Iterator[str]:
+    """What the qualities were measured on, and what they are worth.
+
+    Args:
+        data: The plans.
+
+    Yields:
+        Sentences without a period.
+    """
     rows, name = max(((p["rows"], p["data"]) for p in data["points"]), default=(0, ""))
+    exact = "" if data["float_accuracy"] is None else f"; accuracy of float: {data['float_accuracy']:.2%}"
     if rows:
-        console.print(f"quality: deployed, on {rows} {name or 'rows'}")
+        yield f"quality: deployed, on {rows_text(rows, name)}{exact}"
     if any(p["finished"] is False for p in data["points"]):
-        console.print(
+        yield (
             "these are the qualities of plans put together without the last step, in which layers make up for those "
-            "before them; a run, which finishes its plan, is usually better",
-            soft_wrap=True,
+            "before them; a run, which finishes its plan, is usually better"
         )
     if 0 < rows < FEW_ROWS:
-        console.print(f"agreement is shown for {FEW_ROWS} rows of --data or more")
+        yield f"agreement is shown for {FEW_ROWS} rows of --data or more"
 
 
 def _point(point: Point) -> PointData:

@@ -14,8 +14,16 @@ from rich.table import Table
 
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.report.formats import SHOWN, decibels, finite, print_rest, shortened, table
+from mixquant_onnx.report.formats import SHOWN, counted, decibels, finite, most_rows, print_rest, shortened, table
 from mixquant_onnx.report.inputs import Run
+
+ON_PURPOSE = (
+    "Calibration moves weights on purpose, so that outputs stay right; there QE as written does not measure the loss."
+)
+"""How to read an error as written that is larger than that of rounding a weight by itself."""
+
+_FAR = 2
+"""Times the error of rounding a weight by itself, over which that is told."""
 
 
 class PlannedTensor(TypedDict):
@@ -63,11 +71,11 @@ def data(run: Run) -> Weights:
     """The weights as planned, or as written where there is a result."""
     tensors = [_tensor(run, name, scheme) for name, scheme in run.plan.sites.items()]
     total = sum(int(np.prod(t["shape"])) for t in tensors)
-    counted = Counter(t["bits"] for t in tensors)
+    by_bits = Counter(t["bits"] for t in tensors)
     return {
         "weights": total,
         "average_bits": bits_per_weight(sum(t["nbytes"] for t in tensors), total),
-        "bits": {str(bits): counted[bits] for bits in sorted(counted)},
+        "bits": {str(bits): by_bits[bits] for bits in sorted(by_bits)},
         "tensors": tensors,
     }
 
@@ -77,8 +85,8 @@ def render(console: Console, data: Weights) -> None:
     tensors = data["tensors"]
     if not tensors:
         return
-    console.print(weights_table(tensors, console.width))
-    print_rest(console, len(tensors), "tensors")
+    console.print(weights_table(tensors, console.width, most_rows(console)))
+    print_rest(console, len(tensors), "tensor")
     spread = ", ".join(f"{count} at {bits} bits" for bits, count in data["bits"].items())
     console.print(f"bits: {spread}; {data['average_bits']:.2f} bits a weight on average with scales and zero points")
 
@@ -114,18 +122,20 @@ def _sqnr(power: float, qe: float) -> float:
     return 10 * (math.log10(power) - math.log10(qe)) if power > 0 else -math.inf
 
 
-def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN) -> Table:
+def weights_table(tensors: Sequence[TensorData], width: int, shown: int | None = SHOWN) -> Table:
     """A table of weights, the lowest SQNR first.
 
     Args:
         tensors: The weights.
         width: Columns of the terminal.
-        shown: Most rows.
+        shown: Most rows; None for all.
 
     Returns:
         The table.
     """
-    made = table(f"{len(tensors)} weight tensors, worst SQNR first")
+    made = table(f"{counted(len(tensors), 'weight tensor')}, worst SQNR first")
+    if any(map(is_moved, tensors)):
+        made.caption, made.caption_justify, made.caption_style = ON_PURPOSE, "left", ""
     fixed = [
         ("shape", "left", max(5, *(len(shape_text(t)) for t in tensors))),
         ("scheme", "left", max(6, *(len(_bits_and_granularity(t)) for t in tensors))),
@@ -145,10 +155,23 @@ def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN)
             shape_text(t),
             _bits_and_granularity(t),
             f"{t['qe']:.1e}",
-            _ratio(t),
+            ratio_text(t),
             decibels(t["sqnr_db"]),
         )
     return made
+
+
+def is_moved(tensor: TensorData) -> bool:
+    """Whether a weight is written far from its float values, as calibration may do on purpose.
+
+    Args:
+        tensor: The weight.
+
+    Returns:
+        Whether its error as written is over twice that of rounding it by itself; False for a plan.
+    """
+    alone = tensor["qe_by_bits"].get(str(tensor["bits"]), tensor["qe"])
+    return "form" in tensor and tensor["qe"] > _FAR * alone
 
 
 def _order(tensor: TensorData) -> float:
@@ -166,7 +189,7 @@ def _bits_and_granularity(tensor: TensorData) -> str:
     return ".".join(tensor["scheme"].split(".")[:2])
 
 
-def _ratio(tensor: TensorData) -> str:
+def ratio_text(tensor: TensorData) -> str:
     """The error as a multiple of the baseline's, in at most 6 characters up to a million."""
     if not tensor["baseline_qe"]:
         return "-"
