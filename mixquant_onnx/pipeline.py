@@ -278,7 +278,7 @@ def _write(
     made: _Made, check: Check, output: Path, progress: Progress
 ) -> tuple[tuple[Path, ...], int, Verification | None]:
     """Save beside `output` under a temporary name, verify what was saved, then rename; (files, bytes, verification)."""
-    model_io.check_writable(output)
+    model_io.check_writable(output, model=True)
     output, loaded = output.resolve(), made.planned.loaded
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)

@@ -52,17 +52,20 @@ def named_files(args: argparse.Namespace) -> dict[str, Path | None]:
     return {f"the file of --{name}": getattr(args, name) for name in ("json", "report", "plan", "apply")}
 
 
-def check_outputs(*paths: Path | None) -> None:
+def check_outputs(*paths: Path | None, model: Path | None = None) -> None:
     """Check early that files can be written.
 
     Args:
         *paths: The files; None for those that were not requested.
+        model: The file that a model is written to.
 
     Raises:
         OutputError: One of them cannot be written.
     """
     from mixquant_onnx.model.files import check_writable
 
+    if model is not None:
+        check_writable(model, model=True)
     for path in paths:
         if path is not None and path != STANDARD_OUTPUT:
             check_writable(path)
