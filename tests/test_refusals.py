@@ -13,9 +13,8 @@ from cases import Fails, classifier, run, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
-from mixquant_onnx.accuracy.gates import check_gates
+from mixquant_onnx.accuracy.gates import check_chance
 from mixquant_onnx.cli import main as command
-from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, undivided
 from mixquant_onnx.errors import DataError, ModelError, OptionError, OutputError, ProofError, check_folder
 from mixquant_onnx.runtime.session import RuntimeFailure
@@ -169,7 +168,7 @@ def test_outputs_that_are_noise_pass_no_limit() -> None:
     first = text("g (float[N,64] x, float[64,1] w) => (float[N,1] y) { y = MatMul (x, w) }", w=weight(64, 1))
     second = text("g (float[N,64] x, float[64,1] w) => (float[N,1] y) { y = MatMul (x, w) }", w=-weight(64, 1))
     with pytest.raises(ProofError, match=r"nothing to do with the first one's \(-6\.0 dB\)"):
-        check_gates(mq.compare(first, second, data=_rows(), benchmark=False), AccuracyOptions(), None)
+        check_chance(mq.compare(first, second, data=_rows(), benchmark=False))
 
 
 def _no_time(*_: Any) -> Latency:

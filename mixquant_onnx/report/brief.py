@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, print_rest, size
+from mixquant_onnx.report.formats import decibels, print_rest, rows_text, size
 from mixquant_onnx.report.quality import QualityData, ShareData
 from mixquant_onnx.report.sections import compatibility, files, hints, integers, notes, timing
+from mixquant_onnx.report.sections.comparison import ComparisonData, limit_text
 from mixquant_onnx.report.sections.verification import VerificationData, title
 from mixquant_onnx.report.sections.weights import weights_table
 from mixquant_onnx.report.summary import Summary
@@ -63,6 +64,27 @@ def one_line(summary: Summary) -> str:
         first = summary["latency"][0]
         parts.append(f"{first['written_ms'] / first['float_ms']:.2f} of float's time")
     return "; ".join([*parts, *summary.get("files", [])])
+
+
+def comparison_line(data: ComparisonData) -> str:
+    """A comparison in one line.
+
+    Args:
+        data: The comparison.
+
+    Returns:
+        Text without a line break.
+    """
+    before, after = data["nbytes"]
+    rows = rows_text(data["samples"], data["data"])
+    parts = [
+        f"{size(before)} and {size(after)} ({after / before:.1%})",
+        f"{quality_text(data['quality'], data['float_accuracy'])}, on {rows}",
+    ]
+    if data["timing"] is not None:
+        first = data["timing"]["latency"][0]
+        parts.append(f"{first['written_ms'] / first['float_ms']:.2f} of float's time")
+    return "; ".join([*parts, *(limit_text(limit) for limit in data["limits"])])
 
 
 def _size(summary: Summary) -> str:

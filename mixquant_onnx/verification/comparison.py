@@ -27,6 +27,21 @@ _STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """A limit, and what was found.
+
+    Attributes:
+        limit: The option as it was given, such as `--min-sqnr 40`.
+        value: What was found, as text.
+        kept: Whether the limit is kept.
+    """
+
+    limit: str
+    value: str
+    kept: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """What differs between two models.
 
@@ -36,11 +51,13 @@ class Comparison:
         float_accuracy: Top-1 accuracy of the float model, where there are labels.
         layers: Values inside that both have by the same name, in the order of the float graph.
         times: On one sample, with one thread and with two; empty where not measured.
+        rounds: With a limit of time, all measurements with one thread; `times` has the median.
         memory: Of both sessions; None where not measured.
         samples: Number of samples.
         data: Their name.
         origin: Where they come from.
         notes: What was not compared, and why.
+        limits: The limits, as `accuracy.gates.judged` gives them.
     """
 
     nbytes: tuple[int, int]
@@ -53,6 +70,8 @@ class Comparison:
     data: str
     origin: str
     notes: tuple[str, ...]
+    rounds: tuple[Latency, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     @property
     def first_apart(self) -> LayerDifference | None:
@@ -61,7 +80,13 @@ class Comparison:
 
 
 def compare(
-    reference: Loaded, other: Loaded, data: Data, *, timed: bool = True, progress: Progress = quiet
+    reference: Loaded,
+    other: Loaded,
+    data: Data,
+    *,
+    timed: bool = True,
+    max_slower: str | None = None,
+    progress: Progress = quiet,
 ) -> Comparison:
     """Run two models on the same samples.
 
@@ -70,6 +95,7 @@ def compare(
         other: The model that is to stand for it.
         data: The samples.
         timed: Whether to measure time and memory.
+        max_slower: A limit of time, near which time is measured several times; None for none.
         progress: Called with the stage "compare".
 
     Returns:
@@ -99,7 +125,7 @@ def compare(
     notes: list[str] = []
     layers = _layers(reference.model, other.model, data, notes)
     progress("compare", 3, _STEPS)
-    figures = measured(first, second, batched(data, 1).feeds[0]) if timed else Benchmark()
+    figures = measured(first, second, batched(data, 1).feeds[0], max_slower) if timed else Benchmark()
     progress("compare", 4, _STEPS)
     exact = float_accuracy(wanted, data, session.outputs, axes)
     return Comparison(
@@ -108,6 +134,7 @@ def compare(
         float_accuracy=exact,
         layers=layers,
         times=figures.times,
+        rounds=figures.rounds,
         memory=figures.memory,
         samples=data.rows,
         data=data.name,
