@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mixquant_onnx.planning.plan import Plan
     from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.report.inputs import Run
+    from mixquant_onnx.report.sections.verification import VerificationData
 
 
 STANDARD_OUTPUT = Path("-")
@@ -181,6 +182,8 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
     write_plots(plots, "run", summary)
     if args.json is not None:
         write_json(args.json, summary)
+    if args.quiet or args.json == STANDARD_OUTPUT:
+        _warn(summary.get("verification"))
     if args.json == STANDARD_OUTPUT:
         return
     if args.quiet:
@@ -189,6 +192,12 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
         show(parts, console)
     else:
         one_screen(summary, console)
+
+
+def _warn(found: VerificationData | None) -> None:
+    """Warnings on stderr, where no report shows them."""
+    for line in found["warnings"] if found else ():
+        print(f"mixquant-onnx: warning: {line}", file=sys.stderr)
 
 
 def write_json(path: Path, data: Any) -> None:

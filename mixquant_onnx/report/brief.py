@@ -59,7 +59,10 @@ def one_line(summary: Summary) -> str:
     found = summary.get("verification")
     parts = [_size(summary)]
     if found and found["quality"]:
-        parts.append(quality_text(found["quality"][-1], found["float_accuracy"]))
+        rows = rows_text(found["samples"], found["data"]) + (", in-sample" if found["in_sample"] else "")
+        parts.append(f"{quality_text(found['quality'][-1], found['float_accuracy'])}, on {rows}")
+    elif found is None and "nbytes_after" in summary:
+        parts.append("not verified")
     if summary.get("latency"):
         first = summary["latency"][0]
         parts.append(f"{first['written_ms'] / first['float_ms']:.2f} of float's time")
