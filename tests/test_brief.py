@@ -35,7 +35,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_screen_by_default(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(files) == 0
     out = capsys.readouterr().out
-    assert out.startswith("0.13 MB -> ") and "bits a weight (8 at 4)" in out and "quality: " in out
+    assert out.startswith("132.2 kB -> ") and "bits a weight (8 at 4)" in out and "quality: " in out
     assert len(out.splitlines()) <= 24 and "… and 3 more tensors" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("wrote"))
 

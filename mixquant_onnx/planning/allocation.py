@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from threadpoolctl import threadpool_limits
 
 from mixquant_onnx.config.stages import BudgetOptions, Effort
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import OptionError, counted
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.numerics.granularity import ALL_BITS
 from mixquant_onnx.numerics.scheme import Scheme
@@ -165,7 +165,7 @@ def by_rule(searched: Searched, budget: BudgetOptions) -> Planned:
     count = len(unmet(searched.table, planned.plan.sites, budget.qem))
     if not count:
         return planned
-    which = f"{count} weights do" if count > 1 else "1 weight does"
+    which = counted(count, "weight does", "weights do")
     narrow = max(searched.settings["bits"]) < max(ALL_BITS)
     why = "no allowed width does (--bits)" if narrow else "no width does"
     why = why if searched.form.integer is None else "no width does that runs on integers"
@@ -199,7 +199,7 @@ def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tu
         return ()
     name = max(far, key=lambda n: abs(far[n][0] - far[n][1]))
     ours, theirs = far[name]
-    count = f"{len(far)} weights get" if len(far) > 1 else "1 weight gets"
+    count = counted(len(far), "weight gets", "weights get")
     return (
         f"{count} {_FAR} bits more or less by cost '{priced.cost}' than by '{WEIGHT_ERROR}', "
         f"most '{name}': {ours} and {theirs}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, print_rest, rows_text, size
+from mixquant_onnx.errors import counted
+from mixquant_onnx.report.formats import decibels, print_rest, rows_text, size, sizes
 from mixquant_onnx.report.quality import QualityData, ShareData
 from mixquant_onnx.report.sections import compatibility, files, hints, integers, notes, timing
 from mixquant_onnx.report.sections.comparison import ComparisonData, limit_text
@@ -37,7 +38,9 @@ def one_screen(summary: Summary, console: Console) -> None:
         console.print(weights_table(tensors, console.width, _WORST))
         print_rest(console, len(tensors), "tensors", _WORST)
     share, count = summary["left_float"]["share"], len(summary["skipped"])
-    console.print(f"left as float: {share:.1%} of the file's bytes" + (f" (why: -v, {count} tensors)" if count else ""))
+    console.print(
+        f"left as float: {share:.1%} of the file's bytes" + (f" (why: -v, {counted(count, 'tensor')})" if count else "")
+    )
     if "releases" in summary:
         compatibility.render(console, {"opset": summary["opset"], "releases": summary["releases"]})
     notes.render(console, {"notes": summary["notes"]})
@@ -61,7 +64,7 @@ def one_line(summary: Summary) -> str:
     if found and found["quality"]:
         rows = rows_text(found["samples"], found["data"]) + (", in-sample" if found["in_sample"] else "")
         parts.append(f"{quality_text(found['quality'][-1], found['float_accuracy'])}, on {rows}")
-    elif found is None and "nbytes_after" in summary:
+    elif found is None and "verification" in summary:
         parts.append("not verified")
     if summary.get("latency"):
         first = summary["latency"][0]
@@ -81,7 +84,7 @@ def comparison_line(data: ComparisonData) -> str:
     before, after = data["nbytes"]
     rows = rows_text(data["samples"], data["data"])
     parts = [
-        f"{size(before)} and {size(after)} ({after / before:.1%})",
+        f"{' and '.join(sizes(before, after))} ({after / before:.1%})",
         f"{quality_text(data['quality'], data['float_accuracy'])}, on {rows}",
     ]
     if data["timing"] is not None:
@@ -96,7 +99,8 @@ def _size(summary: Summary) -> str:
     bits = f"{bits} ({spread})" if spread else "no weight quantized"
     if "nbytes_after" not in summary:
         return f"{size(before)}, {bits}"
-    return f"{size(before)} -> {size(summary['nbytes_after'])} ({summary['nbytes_after'] / before:.1%}), {bits}"
+    first, second = sizes(before, summary["nbytes_after"])
+    return f"{first} -> {second} ({summary['nbytes_after'] / before:.1%}), {bits}"
 
 
 def spread_text(summary: Summary) -> str:
@@ -112,8 +116,8 @@ def _print_verification(found: VerificationData | None, console: Console) -> Non
         quality = quality_text(found["quality"][-1], found["float_accuracy"])
         console.print(f"quality: [bold]{escape(quality)}[/bold], {escape(title(found))}")
     console.print(
-        f"verified: codes of {found['codes']} tensors decode exactly, the graph is float's with these weights "
-        f"({decibels(found['oracle_sqnr_db'])})"
+        f"verified: codes of {counted(found['codes'], 'tensor decodes', 'tensors decode')} exactly, the graph "
+        f"is float's with these weights ({decibels(found['oracle_sqnr_db'])})"
     )
 
 

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mixquant_onnx.errors import counted
+
 SHOWN = 12
 """Most rows of a table in a terminal; --json has all of them."""
 
@@ -46,6 +48,28 @@ def decibels(value: float | str | None) -> str:
 def size(nbytes: int) -> str:
     """A number of bytes as text: in MB from 0.1 MB on, else in kB."""
     return f"{nbytes / 1e6:.2f} MB" if nbytes >= 100_000 else f"{nbytes / 1e3:.1f} kB"
+
+
+def sizes(before: int, after: int) -> tuple[str, str]:
+    """Two sizes to be compared, in one unit where both have two digits in it.
+
+    Args:
+        before: The one in bytes.
+        after: The other one.
+
+    Returns:
+        Both as text.
+    """
+    less, more = sorted((before, after))
+    if less >= 100_000 or more < 100_000 or (less < 10_000 and more >= _FOR_KB):
+        return size(before), size(after)
+    if more < _FOR_KB:
+        return f"{before / 1e3:.1f} kB", f"{after / 1e3:.1f} kB"
+    return f"{before / 1e6:.2f} MB", f"{after / 1e6:.2f} MB"
+
+
+_FOR_KB = 1_000_000
+"""Bytes up to which a size is told in kB beside one that is smaller than 0.1 MB."""
 
 
 def short(name: str, width: int = 36) -> str:
@@ -115,8 +139,9 @@ def print_rest(console: Console, count: int, what: str, shown: int = SHOWN) -> N
     Args:
         console: Where to print.
         count: Number of rows.
-        what: What they are called.
+        what: What they are called, in the plural.
         shown: Rows that are shown.
     """
     if count > shown:
-        console.print(f"  … and {count - shown} more {what} (all of them in --json FILE)")
+        left = counted(count - shown, f"more {what.removesuffix('s')}", f"more {what}")
+        console.print(f"  … and {left} (all of them in --json FILE)")

@@ -7,7 +7,7 @@ from typing import TypedDict
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, finite, print_rest, rows_text, short, size, table
+from mixquant_onnx.report.formats import decibels, finite, print_rest, rows_text, short, sizes, table
 from mixquant_onnx.report.quality import Interval, QualityData, interval, quality_data
 from mixquant_onnx.report.quality_text import print_parts, profiles
 from mixquant_onnx.report.sections import notes
@@ -85,7 +85,7 @@ def data(found: Comparison) -> ComparisonData:
 def render(console: Console, data: ComparisonData) -> None:
     """Print one screen; limits that are not kept go to stderr instead."""
     before, after = data["nbytes"]
-    console.print(f"size: {size(before)} and {size(after)} ({after / before:.1%})")
+    console.print(f"size: {' and '.join(sizes(before, after))} ({after / before:.1%})")
     if data["timing"] is not None:
         render_timing(console, data["timing"])
     rows = rows_text(data["samples"], data["data"])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.errors import counted
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.report.formats import SHOWN, decibels, finite, print_rest, shortened, table
@@ -125,7 +126,7 @@ def weights_table(tensors: Sequence[TensorData], width: int, shown: int = SHOWN)
     Returns:
         The table.
     """
-    made = table(f"{len(tensors)} weight tensors, worst SQNR first")
+    made = table(f"{counted(len(tensors), 'weight tensor')}, worst SQNR first")
     fixed = [
         ("shape", "left", max(5, *(len(shape_text(t)) for t in tensors))),
         ("scheme", "left", max(6, *(len(_bits_and_granularity(t)) for t in tensors))),
