@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import ModelProto
 
@@ -108,10 +109,7 @@ def compare(
     """
     progress("compare", 0, _STEPS)
     first, second = (one.path or one.model for one in (reference, other))
-    try:
-        session = Session(first)
-    except RuntimeFailure as failure:
-        raise ModelError(f"the first model does not load: {failure}") from failure
+    session = _session(first)
     data = batched(with_axes(session, data))
     wanted = reference_outputs(session, data)
     progress("compare", 1, _STEPS)
@@ -127,11 +125,10 @@ def compare(
     progress("compare", 3, _STEPS)
     figures = measured(first, second, batched(data, 1).feeds[0], max_slower) if timed else Benchmark()
     progress("compare", 4, _STEPS)
-    exact = float_accuracy(wanted, data, session.outputs, axes)
     return Comparison(
         nbytes=(reference.nbytes, other.nbytes),
         quality=quality,
-        float_accuracy=exact,
+        float_accuracy=float_accuracy(wanted, data, session.outputs, axes),
         layers=layers,
         times=figures.times,
         rounds=figures.rounds,
@@ -141,6 +138,13 @@ def compare(
         origin=data.origin,
         notes=tuple(notes),
     )
+
+
+def _session(first: Path | ModelProto) -> Session:
+    try:
+        return Session(first)
+    except RuntimeFailure as failure:
+        raise ModelError(f"the first model does not load: {failure}") from failure
 
 
 def _loaded(other: Loaded, session: Session) -> Session:
