@@ -15,7 +15,7 @@ from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.integer_kernels import WIDEST
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.job import Job, open_job
-from mixquant_onnx.model.files import Loaded, as_loaded
+from mixquant_onnx.model.files import Loaded, as_loaded, check_writable
 from mixquant_onnx.pipeline import RunResult, execute, timed
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
@@ -86,10 +86,12 @@ def name_of(model: Model) -> str:
 
 
 def _loaded(model: Model, config: Config, output: Path | None = None) -> Loaded:
-    """The model. Raises OptionError where it, or the output, would be the file of `table`."""
+    """The model. Raises OptionError where it, or the output, is the file of `table`; else as `check_writable`."""
     if config.work.table is not None:
         source = Path(model) if isinstance(model, (str, Path)) else None
         check_table(config.work.table, {"the model": source, "the output": output})
+    if output is not None:
+        check_writable(output, model=True)
     return as_loaded(model)
 
 

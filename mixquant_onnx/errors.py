@@ -131,6 +131,20 @@ def check_folder(path: Path) -> None:
         raise OutputError(f"{path}: is not writable; choose another folder")
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun.
+
+    Args:
+        count: The number.
+        one: What follows 1, such as "weight is".
+        many: What follows other numbers, such as "weights are"; empty for `one` and an s.
+
+    Returns:
+        Such as "1 weight is".
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def first_line(error: Exception, most: int = 300) -> str:
     """The first line of an error's message that is not blank.
 

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from mixquant_onnx.config.checks import CheckOptions
 from mixquant_onnx.config.stages import FormOptions, RoundingOptions
 from mixquant_onnx.data.dataset import DataSplit
-from mixquant_onnx.errors import DataError, UnchangedError, writing
+from mixquant_onnx.errors import DataError, UnchangedError, counted, writing
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.draft import rewritten_copy
 from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
@@ -214,7 +214,7 @@ def within_rule(
     kept = with_schemes(planned, layers)
     widened = sum(kept.plan.sites[name] != scheme for name, scheme in planned.plan.sites.items())
     if widened:
-        note = f"{widened} weights got more bits than planned, so that they keep the rule as calibrated"
+        note = f"{counted(widened, 'weight')} got more bits than planned, so as to keep the rule as calibrated"
         layers = replace(layers, notes=(note, *layers.notes))
     held = holds_after_calibration(planned.plan.allocator)
     if held and split is not None and split.fitting.origin == "proxy":
@@ -285,7 +285,7 @@ def _write(
     made: _Made, check: Check, output: Path, progress: Progress
 ) -> tuple[tuple[Path, ...], int, Verification | None]:
     """Save beside `output` under a temporary name, verify what was saved, then rename; (files, bytes, verification)."""
-    model_io.check_writable(output)
+    model_io.check_writable(output, model=True)
     output, loaded = output.resolve(), made.planned.loaded
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         progress("save", 0, 1)

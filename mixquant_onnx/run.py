@@ -11,7 +11,7 @@ from mixquant_onnx.accuracy.strategy import Strategy
 from mixquant_onnx.config.config import Config
 from mixquant_onnx.config.parsing import nbytes_of
 from mixquant_onnx.config.stages import BudgetOptions
-from mixquant_onnx.errors import OptionError, PromiseError, SlowError
+from mixquant_onnx.errors import OptionError, PromiseError, SlowError, counted
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded
@@ -178,7 +178,7 @@ def run(
             if other is None or not (set(other.in_float) < set(job.in_float)) == slow:
                 raise
             job = other
-        tell(f"not reached: {len(job.in_float)} layers are now kept in float")
+        tell(f"not reached: {counted(len(job.in_float), 'layer is', 'layers are')} now kept in float")
     return _once(job, loaded, output, name, progress, tell)
 
 

@@ -38,7 +38,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_screen_by_default(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(files) == 0
     out = capsys.readouterr().out
-    assert out.startswith("0.13 MB -> ") and "bits a weight (8 at 4)" in out and "quality: " in out
+    assert out.startswith("132.2 kB -> ") and "bits a weight (8 at 4)" in out and "quality: " in out
     assert len(out.splitlines()) <= 24 and "… and 3 more tensors" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("wrote"))
 
@@ -116,6 +116,30 @@ def test_one_line_on_demand(files: list[str], capsys: pytest.CaptureFixture[str]
     assert main([*files, "-q", "--benchmark"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and " dB, " in out and "of float's time; " in out and out.endswith("o.onnx\n")
+
+
+def test_the_line_says_on_which_rows(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--method", "mse", "--rounding", "nearest", "-q"]) == 0
+    assert ", on 8 rows of your data; " in capsys.readouterr().out
+    assert main([*files[:2], "--data-free", "--bits", "4", "-q"]) == 0
+    assert ", on 4 rows of noise; " in capsys.readouterr().out
+    np.savez(files[3], v0=np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32))
+    assert main([*files, "--method", "gptq", "-q"]) == 0
+    assert ", on 4 rows of your data, in-sample; " in capsys.readouterr().out
+    assert main([*files[:2], "--no-verify", "-q"]) == 0
+    assert "; not verified; " in capsys.readouterr().out
+
+
+def test_warnings_are_on_stderr_where_there_is_no_report(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*files[:4], "--bits", "2"]
+    assert main(given) == 0
+    printed = capsys.readouterr()
+    assert "warning: " in printed.out and "warning: " not in printed.err
+    for option in (["-q"], ["--json", "-"], ["-q", "--json", "-"]):
+        assert main([*given, *option]) == 0
+        printed = capsys.readouterr()
+        assert printed.err.count("mixquant-onnx: warning: quality is at risk") == 1
+        assert "warning: " not in printed.out
 
 
 def test_json_alone_on_standard_output(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_an_option_that_makes_no_sense_is_named(
     assert named in fails(2, model, output, *options.split())
 
 
-@pytest.mark.parametrize("arguments", [[], ["model.onnx"], ["inspect"], ["inspect", "a.onnx", "b.onnx"]])
+@pytest.mark.parametrize("arguments", [["model.onnx"], ["inspect"], ["inspect", "a.onnx", "b.onnx"]])
 def test_a_wrong_number_of_files_is_refused(arguments: list[str], fails: Fails) -> None:
     assert "--help" in fails(2, *arguments)
 
@@ -233,8 +233,34 @@ def test_debug_shows_where_an_error_came_from(model: Path, output: Path) -> None
 
 
 def test_an_existing_output_survives_a_failure(model: Path, output: Path, fails: Fails) -> None:
-    output.write_bytes(b"precious")
+    output.write_bytes(b"\x08precious")
     fails(7, model, output, "--exclude", "*")
-    assert output.read_bytes() == b"precious"
+    assert output.read_bytes() == b"\x08precious"
     assert main([str(model), str(output)]) == 0
     assert not float_tensors(onnx.load(output)) and weight(64, 64).nbytes > output.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--bitz", "4"), "unrecognized arguments: --bitz 4 (did you mean --bits?); see mixquant-onnx --help"),
+        (("--min-sqrn=4",), "(did you mean --min-sqnr?)"), (("--zzzzzz",), "--zzzzzz; see mixquant-onnx --help"),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_names_the_nearest(
+    words: tuple[str, ...], told: str, model: Path, output: Path, fails: Fails
+) -> None:
+    assert told in fails(2, model, output, *words)
+
+
+def test_a_command_with_a_typing_error_names_the_nearest(model: Path, output: Path, fails: Fails) -> None:
+    line = fails(2, "quantise", model, output)
+    assert "'quantise' is no file and no command (did you mean quantize?); the commands are quantize, inspect," in line
+    assert "3 given" in fails(2, "zebra", model, output)
+
+
+def test_without_arguments_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("usage: mixquant-onnx [quantize] IN.onnx OUT.onnx [options]\n")
+    assert told.endswith("mixquant-onnx: 2 file names expected, 0 given; see mixquant-onnx --help\n")

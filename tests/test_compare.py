@@ -12,6 +12,7 @@ from cases import Array, text, weight
 from onnx import ModelProto, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.accuracy.gates import judged
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.verification import benchmark
 from mixquant_onnx.verification.latency import Latency
@@ -93,7 +94,7 @@ def test_the_value_at_which_they_part_is_named(files: dict[str, str], capsys: py
         ("unknown", (), 8, "the second model does not load"),
         ("inputs", (), 8, "has other inputs: 'z' in place of 'x'"),
         ("chance", (), 8, "the second model answers otherwise"),
-        ("rounded", ("--min-sqnr", "60"), 9, "does not reach the accuracy target"),
+        ("rounded", ("--min-sqnr", "60"), 9, "--min-sqnr 60: "),
         ("rounded", ("--min-agreement", "10%"), 0, ""), ("rounded", ("--max-drop", "1%"), 6, "needs labels"),
         ("rounded", ("--max-slower", "2x"), 2, "--max-slower needs times"),
         ("rounded", ("--max-slower", "fast"), 2, "--max-slower 'fast' is no limit"),
@@ -115,6 +116,53 @@ def test_accuracy_with_labels(files: dict[str, str], tmp_path: Path) -> None:
     found = mq.compare(files["float"], files["rounded"], data=files["data"], labels=tmp_path / "y.npy", benchmark=False)
     assert found.float_accuracy is not None and found.float_accuracy.value == 0.75
     assert found.quality.accuracy is not None
+
+
+def test_several_limits_are_all_checked(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page, found = tmp_path / "r.html", tmp_path / "c.json"
+    limits = ("--min-agreement", "10%", "--min-sqnr", "90", "--report", str(page), "--json", str(found))
+    assert run(files, "rounded", *limits) == 9
+    printed = capsys.readouterr()
+    told = json.loads(found.read_text())
+    value = f"{told['quality']['sqnr_db']:.1f} dB"
+    assert printed.err == f"mixquant-onnx: --min-sqnr 90: {value}, not kept\n"
+    kept = [line for line in printed.out.splitlines() if line.endswith(", kept")]
+    assert len(kept) == 1 and kept[0].startswith("--min-agreement 10%: agreement ") and "not kept" not in printed.out
+    assert [(one["limit"], one["kept"]) for one in told["limits"]] == [
+        ("--min-sqnr 90", False), ("--min-agreement 10%", True)
+    ] and told["limits"][0]["value"] == value  # fmt: skip
+    assert "<h2>Limits</h2>" in page.read_text("utf8") and "--min-sqnr 90" in page.read_text("utf8")
+    assert run(files, "rounded", "--min-agreement", "10%", "--min-sqnr", "1") == 0
+
+
+def test_data_and_labels_from_a_file_of_options(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other keys, here a goal of runs, do not count; rows of the command line come without the file's labels."""
+    np.save(tmp_path / "y.npy", np.argmax(run_model(files["float"]), axis=1))
+    (tmp_path / "mixquant.toml").write_text('data = "d.npz"\nlabels = "y.npy"\nmax-size = "50%"\n')
+    given = ["compare", files["float"], files["rounded"], "--no-benchmark", "--json", "-"]
+    assert main([*given, "--config", str(tmp_path / "mixquant.toml")]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert (found["samples"], found["origin"], found["float_accuracy"]) == (64, "user", 1.0)
+    assert printed.err == f"mixquant-onnx: data, labels from {tmp_path / 'mixquant.toml'}\n"
+    monkeypatch.chdir(tmp_path)
+    assert main(given) == 0 and json.loads(capsys.readouterr().out)["samples"] == 64
+    assert main([*given, "--data", files["data"]]) == 0
+    assert json.loads(capsys.readouterr().out)["float_accuracy"] is None
+    assert main([*given, "--data-free"]) == 0 and json.loads(capsys.readouterr().out)["origin"] == "noise"
+
+
+def test_one_line_says_on_which_rows(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(files, "rounded", "-q", "--min-sqnr", "1") == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and ", on 64 rows of your data; --min-sqnr 1: " in out and out.endswith(", kept\n")
+    given = ["compare", files["float"], files["rounded"], "--no-benchmark", "--data-free", "-q", "--min-sqnr", "1"]
+    assert main(given) == 0
+    assert "limits are judged on 4 rows of noise; give --data" in capsys.readouterr().err
 
 
 def run_model(path: str) -> Array:
@@ -139,6 +187,31 @@ def test_time_and_memory(
     out = capsys.readouterr().out
     assert "time of one row: 1.3 ms" in out and "memory of a session:" in out
     assert set(timed) == {(1, 3, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("times", "rounds", "kept"),
+    [
+        ([0.5], 0, True), ([2.0], 0, False), ([1.0, 1.01, 0.99], 3, True), ([1.2, 1.3, 1.1], 3, False),
+        ([1.2, 0.9, 1.0, 1.3, 1.01], 5, True), ([1.2, 0.9, 1.3, 1.1, 1.01], 5, False),
+        ([1.2, 0.9, 1.0, 1.3, 1.01, 9.0], 5, True),
+    ],
+)  # fmt: skip
+def test_a_time_near_its_limit_is_measured_again(
+    times: list[float], rounds: int, kept: bool, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(times)
+
+    def latency(first: Path, second: Path, feed: dict[str, Array], threads: int) -> Latency:
+        return Latency(threads=threads, float_ms=2.0, written_ms=2.0 * next(left) if threads == 1 else 2.0)
+
+    monkeypatch.setattr(benchmark, "latency", latency)
+    found = mq.compare(files["float"], files["float"], data=files["data"], max_slower="1.05x")
+    (limit,) = judged(found, {}, "1.05x")
+    assert limit.kept == kept and len(found.rounds) == max(rounds, 1)
+    assert found.times[0].ratio == pytest.approx(sorted(times[:rounds] or times)[max(rounds, 1) // 2])
+    spread = f", {min(times[:rounds]):.2f} to {max(times[:rounds]):.2f} in {rounds} rounds" if rounds else "(1 thread)"
+    assert limit.value.endswith(spread)
 
 
 def test_a_comparison_has_a_report_and_a_figure(files: dict[str, str], tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def test_pyproject_is_read_where_it_has_options(folder: Path) -> None:
     ("content", "says"),
     [
         ("qemm = 2", "'qemm' is no option"), ("qem = [", "cannot be read"), ("verify = 1", "takes true or false"),
-        ("qem = true", "takes a value"), ("[qem]\nx = 1", "takes a value"),
+        ("qem = true", "takes a value"), ("qem = two", r"column 7\); strings need quotes"),
+        ("[qem]\nx = 1", "takes a value"),
     ],
 )  # fmt: skip
 def test_errors_name_the_file(content: str, says: str, folder: Path) -> None:

@@ -237,13 +237,13 @@ def test_a_figure_of_which_less_is_better_is_kept_low(tmp_path: Path, output: Pa
 def test_a_promise_nobody_can_keep_is_told_and_nothing_is_written(
     model: Path, output: Path, labelled: Path, fails: Fails
 ) -> None:
-    output.write_bytes(b"precious")
+    output.write_bytes(b"\x08precious")
     same = f"cmp -s {{model}} {model} && echo 1 || echo 0"
     line = fails(9, model, output, "--metric-command", same, "--max-drop", "1%", "--no-verify")
     assert "no plan reaches the accuracy target" in line and "value 0" in line
     np.savez(labelled, x=weight(32, 64))
     assert " dB" in fails(9, model, output, "--min-sqnr", 300, "--data", labelled, "--cost", "energy")
-    assert output.read_bytes() == b"precious"
+    assert output.read_bytes() == b"\x08precious"
 
 
 def test_a_promise_may_be_kept_in_place_and_leaves_data_files_of_others_alone(tmp_path: Path) -> None:

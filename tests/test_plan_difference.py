@@ -31,6 +31,17 @@ def test_changed_weights_and_settings_are_told(tmp_path: Path, capsys: pytest.Ca
     assert main(["diff", first, first]) == 0 and capsys.readouterr().out == ""
 
 
+def test_plans_of_different_models_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write(tmp_path / "a", {"u": "w4.channel.mse"})
+    second = write(tmp_path / "b", {"v": "w4.channel.mse"})
+    assert main(["diff", first, second]) == 1
+    assert capsys.readouterr().out.startswith("the plans are of different models: they share no weight\n")
+    skipping = Plan(sites={"v": Scheme.parse("w4.channel.mse")}, skipped={"u": "excluded"})
+    (tmp_path / "c").write_text(json.dumps(skipping.to_json()))
+    for one, other in ((first, str(tmp_path / "c")), (str(tmp_path / "c"), first)):
+        assert main(["diff", one, other]) == 1 and "different models" not in capsys.readouterr().out
+
+
 def test_who_reads_the_first_line_gets_no_traceback(tmp_path: Path) -> None:
     first = write(tmp_path / "a", {f"w{k}": "w4.channel.mse" for k in range(20_000)})
     second = write(tmp_path / "b", {f"w{k}": "w5.channel.mse" for k in range(20_000)})

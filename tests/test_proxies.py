@@ -231,7 +231,7 @@ def test_wide_layers_are_rounded_without_second_moments_and_the_run_says_so(
     """`w` has 27 inputs, `u` 144."""
     monkeypatch.setattr(calibration, "WIDEST_OF_PROXIES", 100)
     notes = mq.quantize(small, bits=[4]).notes
-    assert any("1 wide layers" in note and "'u'" in note for note in notes)
+    assert any("1 wide layer is" in note and "'u'" in note for note in notes)
     own = mq.quantize(small, bits=[4], data={"x": weight(64, 3, 16, 16)}).notes
     assert not any("wide" in note for note in own)
 

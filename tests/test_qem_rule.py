@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+import mixquant_onnx as mq
+from mixquant_onnx import run
+from mixquant_onnx.config.config import config_of
+from mixquant_onnx.model.files import load
 from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators import qem, safe
@@ -109,3 +116,24 @@ def test_weights_of_one_size_go_by_name() -> None:
     for names in ("ab", "ba"):
         bits = {name: scheme.bits for name, scheme in safe.allocate(table(*names), 2).items()}
         assert bits == {"large": 4, "a": 8, "b": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"bits": 4}, "2 weights do not meet --qem 2: no allowed width does (--bits)"),
+        ({"bits": 4, "exclude": "w"}, "1 weight does not meet --qem 2: no allowed width does (--bits)"),
+        ({"qem": 1e-3}, "2 weights do not meet --qem 0.001: no width does"),
+        ({"qem": 2}, None), ({"bits": "4,8"}, None), ({"bits": 4, "qem": 1e4}, None),
+        ({"bits": 4, "rule": "paper"}, "2 weights do not meet --qem 2: no allowed width does (--bits)"),
+        ({"bits": 4, "scope": "model", "qem": 1e4}, None),
+    ],
+)  # fmt: skip
+def test_weights_that_no_width_serves_are_a_note(model: Path, options: dict[str, Any], told: str | None) -> None:
+    for notes in (mq.inspect(model, **options).notes, run_notes(model, options)):
+        assert [note for note in notes if "not meet --qem" in note] == ([] if told is None else [told])
+
+
+def run_notes(model: Path, options: dict[str, Any]) -> tuple[str, ...]:
+    loaded = load(model)
+    return run.run(loaded, config_of(**options), None, "m")[0].notes

@@ -334,7 +334,7 @@ def test_weights_in_no_block_are_told() -> None:
         { h = MatMul (x, w) r = Relu (h) y = MatMul (r, w) }""", w=values(16, 16),
     )  # fmt: skip
     result = quantized(model, {"x": values(40, 16)}, "brecq", iterations=30)
-    assert any("1 weights are in no block ('w')" in note for note in result.notes)
+    assert any("1 weight is in no block ('w')" in note for note in result.notes)
 
 
 def matmul_block(rows: int = 64) -> tuple[learning.BlockLoss, Any]:

@@ -13,9 +13,8 @@ from cases import Fails, classifier, run, text, weight
 from onnx import ModelProto
 
 import mixquant_onnx as mq
-from mixquant_onnx.accuracy.gates import check_gates
+from mixquant_onnx.accuracy.gates import check_chance
 from mixquant_onnx.cli import main as command
-from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, undivided
 from mixquant_onnx.errors import DataError, ModelError, OptionError, OutputError, ProofError, check_folder
 from mixquant_onnx.runtime.session import RuntimeFailure
@@ -169,7 +168,7 @@ def test_outputs_that_are_noise_pass_no_limit() -> None:
     first = text("g (float[N,64] x, float[64,1] w) => (float[N,1] y) { y = MatMul (x, w) }", w=weight(64, 1))
     second = text("g (float[N,64] x, float[64,1] w) => (float[N,1] y) { y = MatMul (x, w) }", w=-weight(64, 1))
     with pytest.raises(ProofError, match=r"nothing to do with the first one's \(-6\.0 dB\)"):
-        check_gates(mq.compare(first, second, data=_rows(), benchmark=False), AccuracyOptions(), None)
+        check_chance(mq.compare(first, second, data=_rows(), benchmark=False))
 
 
 def _no_time(*_: Any) -> Latency:
@@ -196,3 +195,27 @@ def test_values_inside_that_cannot_be_compared_are_a_note(monkeypatch: pytest.Mo
     assert compared() == ("values inside were not compared: the models have none by the same name",)
     monkeypatch.setattr(comparison, "layer_differences", _no_time)
     assert compared() == ("values inside were not compared: no kernel",)
+
+
+def test_no_file_of_another_kind_is_overwritten(model: Path, output: Path, tmp_path: Path, fails: Fails) -> None:
+    rows, notes = tmp_path / "calib.npz", tmp_path / "notes.txt"
+    np.savez(rows, x=np.zeros((4, 64), np.float32))
+    notes.write_text("mine")
+    assert "is an .npz file (rows go to --data)" in fails(4, model, rows, "--data-free")
+    assert "is no ONNX model" in fails(4, model, notes, "--data-free")
+    with pytest.raises(OutputError, match="rows go to --data"):
+        mq.quantize(model, rows, data_free=True)
+    with pytest.raises(OutputError, match="is no ONNX model"):
+        mq.quantize(model, notes, data_free=True)
+    for option in ("--json", "--plan", "--report"):
+        assert "is an ONNX model" in fails(4, model, output, "--data-free", option, model)
+        assert "is an .npz file" in fails(4, "inspect", model, "--data-free", option, rows)
+    assert "is an ONNX model" in fails(4, "sweep", model, "--qem", "2", "--data-free", "--csv", model)
+    assert "is an ONNX model" in fails(4, "compare", model, model, "--json", model)
+
+
+def test_models_and_empty_files_are_overwritten(model: Path, output: Path) -> None:
+    output.touch()
+    for _ in range(2):
+        assert command.main([str(model), str(output), "--data-free"]) == 0
+        assert onnx.load(output).graph.node

@@ -11,10 +11,10 @@ from rich.console import Console
 from test_html_report import rows_of
 from test_report import tensor
 
+from mixquant_onnx.errors import counted
 from mixquant_onnx.report.figures.compare import inner_values
 from mixquant_onnx.report.figures.run import errors, layers
 from mixquant_onnx.report.figures.style import named_axis
-from mixquant_onnx.report.formats import counted
 from mixquant_onnx.report.html.run import run_page
 from mixquant_onnx.report.sections.comparison import ComparisonData
 from mixquant_onnx.report.sections.weights import ON_PURPOSE, TensorData, weights_table

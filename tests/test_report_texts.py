@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.errors import counted
 from mixquant_onnx.report.brief import one_line
-from mixquant_onnx.report.formats import shortened
+from mixquant_onnx.report.formats import shortened, sizes
 from mixquant_onnx.report.quality_text import print_parts, profiles
 from mixquant_onnx.report.sections import integers, weights
 from mixquant_onnx.report.sections.timing import timing_data
@@ -153,3 +157,25 @@ def test_a_tensor_whose_baseline_is_exact_has_no_ratio() -> None:
 def test_times_without_memory() -> None:
     found = timing_data([Latency(threads=1, float_ms=2.0, written_ms=1.0)], None)
     assert found == {"latency": [{"threads": 1, "float_ms": 2.0, "written_ms": 1.0}], "memory": None}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (240_000, 65_600, ("240.0 kB", "65.6 kB")), (65_600, 240_000, ("65.6 kB", "240.0 kB")),
+        (640_000, 170_000, ("0.64 MB", "0.17 MB")), (90_000, 5_000, ("90.0 kB", "5.0 kB")),
+        (2_000_000, 65_600, ("2.00 MB", "0.07 MB")), (2_000_000, 9_000, ("2.00 MB", "9.0 kB")),
+    ],
+)  # fmt: skip
+def test_two_sizes_are_in_one_unit(before: int, after: int, told: tuple[str, str]) -> None:
+    assert sizes(before, after) == told
+
+
+def test_one_of_a_kind_is_told_in_the_singular(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert counted(1, "weight is", "weights are") == "1 weight is" and counted(0, "layer") == "0 layers"
+    output = str(model.with_name("o.onnx"))
+    for option in ((), ("-v",)):
+        assert main([str(model), output, "--exclude", "w", *option]) == 0
+        out = capsys.readouterr().out
+        assert "codes of 1 tensor decodes exactly" in out and "1 weight tensor, worst" in out
+        assert not re.search(r"\b1 (weights|tensors|layers|weight tensors)\b", out)

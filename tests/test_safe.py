@@ -140,7 +140,7 @@ def test_the_note_counts_the_weights_with_more_bits_than_at_first(monkeypatch: p
     planned = mq.inspect(deep(6), qem=1e6, rounding="nearest", method="minmax")
     held = mq.quantize(deep(6), qem=1e6, rounding="nearest", method="minmax")
     more = sum(scheme != planned.plan.sites[name] for name, scheme in held.plan.sites.items())
-    told = [int(found[1]) for note in held.notes if (found := re.search(r"(\d+) weights got more bits, which", note))]
+    told = [int(found[1]) for note in held.notes if (found := re.search(r"(\d+) weights? got more bits, which", note))]
     assert told == [more] and more > 0
 
 

@@ -69,6 +69,11 @@ def test_links_of_files_at_the_root_lead_to_pages() -> None:
     assert hooks.from_root(text) == "[a](index.md) [b](faq.md#x) c [d](https://example.org) [e](contributing.md)"
 
 
+def test_links_to_files_of_the_root_lead_to_pages() -> None:
+    text = "[a](../CONTRIBUTING.md#x) [b](../CHANGELOG.md) [c](faq.md) [d](../README.md)"
+    assert hooks.to_root(text) == "[a](contributing.md#x) [b](changelog.md) [c](faq.md) [d](../README.md)"
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built strictly without a network."""

@@ -250,7 +250,7 @@ def test_a_failed_proof_leaves_no_file_and_has_its_own_exit_code(
 ) -> None:
     plant(without_zero_point, monkeypatch)
     assert "verification failed at 'v'" in fails(8, model, output)
-    output.write_bytes(b"precious")
+    output.write_bytes(b"\x08precious")
     assert "verification failed at 'v'" in fails(8, model, output)
     assert "verification failed at 'v'" in fails(8, model, model)
 

@@ -77,6 +77,16 @@ def from_root(text: str) -> str:
     return _LINK.sub(link, text)
 
 
+def to_root(text: str) -> str:
+    """A page of docs/ in which links to files of the root lead to the pages that show them."""
+
+    def link(found: re.Match[str]) -> str:
+        page = FROM_ROOT.get(found["path"].removeprefix("../"))
+        return found[0] if page is None else f"[{found['words']}]({page}{found['anchor'] or ''})"
+
+    return _LINK.sub(link, text)
+
+
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
@@ -87,4 +97,4 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    return with_tables(markdown)
+    return to_root(with_tables(markdown))

@@ -191,7 +191,7 @@ def keep(
         DataError: The target cannot be evaluated on the data.
     """
     if output is not None:
-        model_io.check_writable(output)
+        model_io.check_writable(output, model=True)
     parent = None if output is None else output.resolve().parent
     with writing(output):
         made = tempfile.TemporaryDirectory(prefix=".mixquant.", dir=parent)

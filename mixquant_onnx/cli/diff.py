@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx.planning.plan_difference import difference
 
     found = difference(read_plan(first), read_plan(second))
+    if found.apart:
+        print("the plans are of different models: they share no weight")
     for group in (found.settings, found.weights):
         for name, (before, after) in group.items():
             print(f"{name}: {before} -> {after}")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mixquant_onnx.cli import compare, completion, diff, inspect, quantize, sweep
 from mixquant_onnx.cli.signals import stoppable
-from mixquant_onnx.errors import MixquantError
+from mixquant_onnx.cli.suggestions import nearest_command
+from mixquant_onnx.errors import MixquantError, OptionError
 
 INTERRUPTED = 130
 """Exit code after a signal to stop, 128 + SIGINT as in shells."""
@@ -58,9 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command and its arguments; options may precede its name, and `quantize` may be omitted."""
+    """The command and its arguments; options may precede its name, and `quantize` may be omitted; OptionError."""
     if arguments and arguments[0] in COMMANDS:
         return arguments[0], arguments[1:]
+    near = nearest_command(arguments[0], COMMANDS) if arguments else ""
+    if near:
+        told = f"'{arguments[0]}' is no file and no command (did you mean {near}?)"
+        raise OptionError(f"{told}; the commands are {', '.join(COMMANDS)}")
+    if not arguments:
+        print(quantize.parser().format_usage(), end="", file=sys.stderr)
     named = next((word for word in arguments if word in COMMANDS), None)
     if named is not None and "-h" not in arguments and "--help" not in arguments:
         before = quantize.parser().parse_known_args(arguments[: arguments.index(named)])[0]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mixquant_onnx.planning.plan import Plan
     from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.report.inputs import Run
+    from mixquant_onnx.report.sections.verification import VerificationData
 
 
 STANDARD_OUTPUT = Path("-")
@@ -52,17 +53,20 @@ def named_files(args: argparse.Namespace) -> dict[str, Path | None]:
     return {f"the file of --{name}": getattr(args, name) for name in ("json", "report", "plan", "apply")}
 
 
-def check_outputs(*paths: Path | None) -> None:
+def check_outputs(*paths: Path | None, model: Path | None = None) -> None:
     """Check early that files can be written.
 
     Args:
         *paths: The files; None for those that were not requested.
+        model: The file that a model is written to.
 
     Raises:
         OutputError: One of them cannot be written.
     """
     from mixquant_onnx.model.files import check_writable
 
+    if model is not None:
+        check_writable(model, model=True)
     for path in paths:
         if path is not None and path != STANDARD_OUTPUT:
             check_writable(path)
@@ -180,6 +184,8 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
     write_plots(plots, "run", summary)
     if args.json is not None:
         write_json(args.json, summary)
+    if args.quiet or args.json == STANDARD_OUTPUT:
+        _warn(summary.get("verification"))
     if args.json == STANDARD_OUTPUT:
         return
     if args.quiet:
@@ -188,6 +194,12 @@ def report(run: Run, plan: Plan, args: argparse.Namespace, plots: Sequence[Plot]
         show(parts, WholeConsole(highlight=False) if args.verbose else console)
     else:
         one_screen(summary, console)
+
+
+def _warn(found: VerificationData | None) -> None:
+    """Warnings on stderr, where no report shows them."""
+    for line in found["warnings"] if found else ():
+        print(f"mixquant-onnx: warning: {line}", file=sys.stderr)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mixquant_onnx.cli.suggestions import nearest_option
 from mixquant_onnx.config.config import STAGES, all_options
 from mixquant_onnx.config.file import file_of_options, options_of_file
 from mixquant_onnx.config.goals import goals_in, overridden
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             OptionError: Always.
         """
-        raise OptionError(f"{message}; see {self.prog} --help")
+        raise OptionError(f"{message}{nearest_option(message, self._option_string_actions)}; see {self.prog} --help")
 
 
 class _HelpAll(argparse.Action):

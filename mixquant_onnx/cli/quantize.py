@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         raise OptionError("--blocks belongs to inspect; a run with --method brecq says what became of its blocks")
     keywords = keywords_in(args)
     check_table_of(keywords, {"the model": source, "the output": output, **named_files(args)})
-    check_outputs(output)
+    check_outputs(model=output)
     plots = check_report(args)
     from mixquant_onnx import run
     from mixquant_onnx.accuracy.search import silent

@@ -58,7 +58,8 @@ def options_of_file(found: Path) -> dict[str, Any]:
     try:
         data: Any = tomllib.loads(found.read_text(encoding="utf8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(f"{found} cannot be read: {error}") from error
+        hint = "; strings need quotes" if str(error).startswith("Invalid value") else ""
+        raise OptionError(f"{found} cannot be read: {error}{hint}") from error
     if found.name == "pyproject.toml":
         data = data.get("tool", {}).get("mixquant", {})
     if not isinstance(data, dict):

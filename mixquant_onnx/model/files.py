@@ -24,6 +24,11 @@ from mixquant_onnx.model.scopes import walk
 LARGEST_PROTOBUF = 2_000_000_000
 """Bytes of tensors beyond which the output is written with external data (protobuf's limit is 2 GiB)."""
 
+_MODEL_START = b"\x08"
+"""First byte of an ONNX model: the tag of ir_version, the field of the lowest number."""
+
+_ZIP_START = b"PK\x03\x04"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loaded:
@@ -223,14 +228,16 @@ def own_data(path: Path) -> list[Path]:
     return [path.parent / n for n in sorted(names) if n.startswith(path.name) and n.endswith(".data")]
 
 
-def check_writable(path: Path) -> None:
-    """Check early, before any work is done, that a file can be written.
+def check_writable(path: Path, model: bool = False) -> None:
+    """Check early, before any work is done, that a file can be written, and that no file of another kind is lost.
 
     Args:
         path: The file.
+        model: Whether a model will be written.
 
     Raises:
-        OutputError: It is a folder or a device, or its folder is missing or not writable.
+        OutputError: It is a folder or a device, its folder is missing or not writable, or it exists and is no model
+            where a model would be written, a model or .npz where something else would be.
     """
     folder = path.parent
     if path.is_dir():
@@ -241,6 +248,22 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path}: folder '{folder}' does not exist; make it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: folder '{folder}' is not writable; choose another")
+    if path.exists():
+        _check_kind(path, model)
+
+
+def _check_kind(path: Path, model: bool) -> None:
+    with writing(path), path.open("rb") as file:
+        start = file.read(len(_ZIP_START))
+    if start.startswith(_ZIP_START):
+        found = "is an .npz file (rows go to --data)"
+    elif model and start and not start.startswith(_MODEL_START):
+        found = "is no ONNX model"
+    elif not model and start.startswith(_MODEL_START):
+        found = "is an ONNX model"
+    else:
+        return
+    raise OutputError(f"{path}: exists and {found}; name another file to write, or delete this one")
 
 
 def place(written: Sequence[Path], output: Path, loaded: Loaded) -> tuple[Path, ...]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from threadpoolctl import threadpool_limits
 
 from mixquant_onnx.config.stages import BudgetOptions, Effort
-from mixquant_onnx.errors import OptionError
+from mixquant_onnx.errors import OptionError, counted
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.numerics.granularity import ALL_BITS
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.allocators.knapsack import Choice, best_within_bytes, smallest_within_cost
+from mixquant_onnx.planning.allocators.qem import unmet
 from mixquant_onnx.planning.allocators.rules import BY_SCOPE, rule
 from mixquant_onnx.planning.error_table import ErrorRow
 from mixquant_onnx.planning.planned import Planned, planned_with
@@ -153,13 +155,21 @@ def by_rule(searched: Searched, budget: BudgetOptions) -> Planned:
         budget: Name of the rule, and QEM.
 
     Returns:
-        The plan.
+        The plan, with a note where no width that is allowed meets the rule.
 
     Raises:
         OptionError: There is no such rule.
     """
     row = rule(budget.rule)
-    return planned_with(searched, row.allocate(searched.table, budget.qem), budget, row.allocator)
+    planned = planned_with(searched, row.allocate(searched.table, budget.qem), budget, row.allocator)
+    count = len(unmet(searched.table, planned.plan.sites, budget.qem))
+    if not count:
+        return planned
+    which = counted(count, "weight does", "weights do")
+    narrow = max(searched.settings["bits"]) < max(ALL_BITS)
+    why = "no allowed width does (--bits)" if narrow else "no width does"
+    why = why if searched.form.integer is None else "no width does that runs on integers"
+    return replace(planned, notes=(f"{which} not meet --qem {budget.qem:g}: {why}",))
 
 
 _FAR = 2
@@ -189,7 +199,7 @@ def disagreements(planned: Planned, priced: Priced, budget: BudgetOptions) -> tu
         return ()
     name = max(far, key=lambda n: abs(far[n][0] - far[n][1]))
     ours, theirs = far[name]
-    count = f"{len(far)} weights get" if len(far) > 1 else "1 weight gets"
+    count = counted(len(far), "weight gets", "weights get")
     return (
         f"{count} {_FAR} bits more or less by cost '{priced.cost}' than by '{WEIGHT_ERROR}', "
         f"most '{name}': {ours} and {theirs}",

@@ -12,6 +12,7 @@ import numpy as np
 
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.outputs import run_all
+from mixquant_onnx.errors import counted
 from mixquant_onnx.numerics.noise import decibels
 from mixquant_onnx.planning.allocators.knapsack import Choice, smallest_within_cost
 from mixquant_onnx.planning.planned import Planned
@@ -66,8 +67,8 @@ def hold_floor(planned: Planned, layers: Layers, judged: Data, requantize: Requa
     if not (np.isfinite([first, noise]).all() and raised):
         return planned, layers
     note = (
-        f"outputs had {decibels(first):.1f} dB on {judged.rows} {judged.name}, below {FLOOR_DB:g}: {raised} weights "
-        f"got more bits, which gives {decibels(noise):.1f} dB"
+        f"outputs had {decibels(first):.1f} dB on {judged.rows} {judged.name}, below {FLOOR_DB:g}: "
+        f"{counted(raised, 'weight')} got more bits, which gives {decibels(noise):.1f} dB"
     )
     return planned, replace(layers, notes=(*layers.notes, note))
 

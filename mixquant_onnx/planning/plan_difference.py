@@ -14,10 +14,12 @@ class PlanDifference:
     Attributes:
         settings: Options, rule and budget, by name.
         weights: Schemes by the name of the weight, in the order of the second plan.
+        apart: Whether the plans are of different models: neither knows a weight that the other one quantizes.
     """
 
     settings: dict[str, tuple[str, str]]
     weights: dict[str, tuple[str, str]]
+    apart: bool = False
 
     @property
     def empty(self) -> bool:
@@ -39,7 +41,13 @@ def difference(first: Plan, second: Plan) -> PlanDifference:
     names = [*second.sites, *(name for name in first.sites if name not in second.sites)]
     schemes = {name: (_scheme(first, name), _scheme(second, name)) for name in names}
     settings = {key: (str(one.get(key, "-")), str(other.get(key, "-"))) for key in {**one, **other}}
-    return PlanDifference(settings=_changed(settings), weights=_changed(schemes))
+    apart = bool(first.sites and second.sites) and not _knows(first, second) and not _knows(second, first)
+    return PlanDifference(settings=_changed(settings), weights=_changed(schemes), apart=apart)
+
+
+def _knows(plan: Plan, other: Plan) -> bool:
+    """Whether a plan quantizes, or leaves in float, a weight that another one quantizes."""
+    return any(name in plan.sites or name in plan.skipped for name in other.sites)
 
 
 def _scheme(plan: Plan, name: str) -> str:

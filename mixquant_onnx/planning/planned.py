@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOptions
-from mixquant_onnx.errors import PlanError
+from mixquant_onnx.errors import PlanError, counted
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.draft import draft_size
 from mixquant_onnx.export.file_sizes import FileSizes
@@ -213,8 +213,9 @@ def why_unchanged(planned: Planned) -> str:
     common = max(sorted(set(reasons)), key=reasons.count)
     if planned.at_a_loss:
         return (
-            f"nothing to gain ({len(reasons)} weights would make the file no smaller, most because: {common}); "
-            f"use the float model (--allow-unchanged copies it), or allow fewer bits or a coarser --granularity"
+            f"nothing to gain ({counted(len(reasons), 'weight')} would make the file no smaller, most because: "
+            f"{common}); use the float model (--allow-unchanged copies it), or allow fewer bits or a coarser "
+            f"--granularity"
         )
-    most = f"{len(reasons)} float tensors were skipped, most because: {common}"
+    most = f"{counted(len(reasons), 'float tensor was', 'float tensors were')} skipped, most because: {common}"
     return f"nothing was quantized ({most}); see mixquant-onnx inspect"

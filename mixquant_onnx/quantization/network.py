@@ -14,6 +14,7 @@ from mixquant_onnx.data.activation_stream import ActivationStream
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
+from mixquant_onnx.errors import counted
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
@@ -233,18 +234,19 @@ class _InOrder:
         notes = []
         if self._short:
             notes.append(
-                f"{len(self._short)} layers met fewer than {FEWEST_SAMPLES} samples and are only rounded "
+                f"{counted(len(self._short), 'layer')} met fewer than {FEWEST_SAMPLES} samples: only rounded "
                 f"('{self._short[0]}'): give more data"
             )
         wide = [name for name in self._in_order if self._calibration.is_too_wide(name)]
         if wide:
             notes.append(
-                f"{len(wide)} wide layers are rounded by the means and variances of proxy inputs alone ('{wide[0]}'): "
-                f"give --data"
+                f"{counted(len(wide), 'wide layer is', 'wide layers are')} rounded by the means and variances of proxy "
+                f"inputs alone ('{wide[0]}'): give --data"
             )
         unseen = [name for name in self._in_order if name not in self._calibration.features]
         if unseen:
             notes.append(
-                f"{len(unseen)} weights have no inputs to calibrate with ('{unseen[0]}'); their ranges are those of mse"
+                f"{counted(len(unseen), 'weight has', 'weights have')} no inputs to calibrate with ('{unseen[0]}'); "
+                f"ranges there are those of mse"
             )
         return tuple(notes)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import counted, decibels, print_rest, size
+from mixquant_onnx.errors import counted
+from mixquant_onnx.report.formats import decibels, print_rest, rows_text, size, sizes
 from mixquant_onnx.report.quality import QualityData, ShareData
 from mixquant_onnx.report.sections import compatibility, files, hints, integers, notes, timing
+from mixquant_onnx.report.sections.comparison import ComparisonData, limit_text
 from mixquant_onnx.report.sections.verification import VerificationData, title
 from mixquant_onnx.report.sections.weights import weights_table
 from mixquant_onnx.report.summary import Summary
@@ -59,11 +61,35 @@ def one_line(summary: Summary) -> str:
     found = summary.get("verification")
     parts = [_size(summary)]
     if found and found["quality"]:
-        parts.append(quality_text(found["quality"][-1], found["float_accuracy"]))
+        rows = rows_text(found["samples"], found["data"]) + (", in-sample" if found["in_sample"] else "")
+        parts.append(f"{quality_text(found['quality'][-1], found['float_accuracy'])}, on {rows}")
+    elif found is None and "verification" in summary:
+        parts.append("not verified")
     if summary.get("latency"):
         first = summary["latency"][0]
         parts.append(f"{first['written_ms'] / first['float_ms']:.2f} of float's time")
     return "; ".join([*parts, *summary.get("files", [])])
+
+
+def comparison_line(data: ComparisonData) -> str:
+    """A comparison in one line.
+
+    Args:
+        data: The comparison.
+
+    Returns:
+        Text without a line break.
+    """
+    before, after = data["nbytes"]
+    rows = rows_text(data["samples"], data["data"])
+    parts = [
+        f"{' and '.join(sizes(before, after))} ({after / before:.1%})",
+        f"{quality_text(data['quality'], data['float_accuracy'])}, on {rows}",
+    ]
+    if data["timing"] is not None:
+        first = data["timing"]["latency"][0]
+        parts.append(f"{first['written_ms'] / first['float_ms']:.2f} of float's time")
+    return "; ".join([*parts, *(limit_text(limit) for limit in data["limits"])])
 
 
 def _size(summary: Summary) -> str:
@@ -72,7 +98,8 @@ def _size(summary: Summary) -> str:
     bits = f"{bits} ({spread})" if spread else "no weight quantized"
     if "nbytes_after" not in summary:
         return f"{size(before)}, {bits}"
-    return f"{size(before)} -> {size(summary['nbytes_after'])} ({summary['nbytes_after'] / before:.1%}), {bits}"
+    first, second = sizes(before, summary["nbytes_after"])
+    return f"{first} -> {second} ({summary['nbytes_after'] / before:.1%}), {bits}"
 
 
 def spread_text(summary: Summary) -> str:
@@ -88,8 +115,8 @@ def _print_verification(found: VerificationData | None, console: Console) -> Non
         quality = quality_text(found["quality"][-1], found["float_accuracy"])
         console.print(f"quality: [bold]{escape(quality)}[/bold], {escape(title(found))}")
     console.print(
-        f"verified: codes of {found['codes']} tensors decode exactly, the graph is float's with these weights "
-        f"({decibels(found['oracle_sqnr_db'])})"
+        f"verified: codes of {counted(found['codes'], 'tensor decodes', 'tensors decode')} exactly, the graph "
+        f"is float's with these weights ({decibels(found['oracle_sqnr_db'])})"
     )
 
 

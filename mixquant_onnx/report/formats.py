@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mixquant_onnx.errors import counted
+
 SHOWN = 12
 """Most rows of a table in a terminal; -v and --json have all of them."""
 
@@ -65,6 +67,28 @@ def size(nbytes: int) -> str:
     return f"{nbytes / 1e6:.2f} MB" if nbytes >= 100_000 else f"{nbytes / 1e3:.1f} kB"
 
 
+def sizes(before: int, after: int) -> tuple[str, str]:
+    """Two sizes to be compared, in one unit where both have two digits in it.
+
+    Args:
+        before: The one in bytes.
+        after: The other one.
+
+    Returns:
+        Both as text.
+    """
+    less, more = sorted((before, after))
+    if less >= 100_000 or more < 100_000 or (less < 10_000 and more >= _FOR_KB):
+        return size(before), size(after)
+    if more < _FOR_KB:
+        return f"{before / 1e3:.1f} kB", f"{after / 1e3:.1f} kB"
+    return f"{before / 1e6:.2f} MB", f"{after / 1e6:.2f} MB"
+
+
+_FOR_KB = 1_000_000
+"""Bytes up to which a size is told in kB beside one that is smaller than 0.1 MB."""
+
+
 def short(name: str, width: int = 36) -> str:
     """The end of a name that is longer than `width` characters: weights differ at the end of their names.
 
@@ -114,19 +138,6 @@ def rows_text(count: int, name: str) -> str:
     return f"{count} {named.replace('rows', 'row', 1) if count == 1 else named}"
 
 
-def counted(count: int, what: str) -> str:
-    """A number of things as text.
-
-    Args:
-        count: How many there are.
-        what: The word for one of them.
-
-    Returns:
-        Such as "1 tensor" or "2 tensors".
-    """
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def table(title: str | None = None) -> Table:
     """An empty table in the style of all sections.
 
@@ -150,5 +161,4 @@ def print_rest(console: Console, count: int, what: str, shown: int = SHOWN) -> N
     """
     most = most_rows(console, shown)
     if most is not None and count > most:
-        rest = counted(count - most, what).replace(" ", " more ", 1)
-        console.print(f"  … and {rest} (all of them in --json FILE)")
+        console.print(f"  … and {counted(count - most, f'more {what}')} (all of them in --json FILE)")

@@ -26,6 +26,7 @@ def compare(
     labels: str | Path | Iterable[int] | None = None,
     data_free: bool = False,
     benchmark: bool = True,
+    max_slower: str | None = None,
     progress: Progress = quiet,
 ) -> Comparison:
     """Compare a model with another one that is to stand for it, made by whatever tool.
@@ -37,10 +38,11 @@ def compare(
         labels: Classes of the samples: a file, or class numbers.
         data_free: Whether to generate noise instead.
         benchmark: Whether to measure time and memory.
+        max_slower: A limit of time, such as `1.05x`; near it time is measured up to five times, and the median counts.
         progress: Called with the stage, and how many of how many steps are done.
 
     Returns:
-        The differences; `accuracy.gates.check_gates` compares them with limits.
+        The differences; `accuracy.gates.judged` compares them with limits.
 
     Raises:
         MixquantError: ModelError; DataError where the first model does not run on the samples; ProofError where the
@@ -55,4 +57,4 @@ def compare(
         raise ModelError(f"the first model does not load: {failure}") from failure
     if rows is None:
         raise DataError("no input is known that the first model runs on; give --data")
-    return compared(first, second, rows, timed=benchmark, progress=progress)
+    return compared(first, second, rows, timed=benchmark, max_slower=max_slower, progress=progress)

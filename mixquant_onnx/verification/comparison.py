@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import ModelProto
 
@@ -27,6 +28,21 @@ _STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """A limit, and what was found.
+
+    Attributes:
+        limit: The option as it was given, such as `--min-sqnr 40`.
+        value: What was found, as text.
+        kept: Whether the limit is kept.
+    """
+
+    limit: str
+    value: str
+    kept: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """What differs between two models.
 
@@ -36,11 +52,13 @@ class Comparison:
         float_accuracy: Top-1 accuracy of the float model, where there are labels.
         layers: Values inside that both have by the same name, in the order of the float graph.
         times: On one sample, with one thread and with two; empty where not measured.
+        rounds: With a limit of time, all measurements with one thread; `times` has the median.
         memory: Of both sessions; None where not measured.
         samples: Number of samples.
         data: Their name.
         origin: Where they come from.
         notes: What was not compared, and why.
+        limits: The limits, as `accuracy.gates.judged` gives them.
     """
 
     nbytes: tuple[int, int]
@@ -53,6 +71,8 @@ class Comparison:
     data: str
     origin: str
     notes: tuple[str, ...]
+    rounds: tuple[Latency, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     @property
     def first_apart(self) -> LayerDifference | None:
@@ -61,7 +81,13 @@ class Comparison:
 
 
 def compare(
-    reference: Loaded, other: Loaded, data: Data, *, timed: bool = True, progress: Progress = quiet
+    reference: Loaded,
+    other: Loaded,
+    data: Data,
+    *,
+    timed: bool = True,
+    max_slower: str | None = None,
+    progress: Progress = quiet,
 ) -> Comparison:
     """Run two models on the same samples.
 
@@ -70,6 +96,7 @@ def compare(
         other: The model that is to stand for it.
         data: The samples.
         timed: Whether to measure time and memory.
+        max_slower: A limit of time, near which time is measured several times; None for none.
         progress: Called with the stage "compare".
 
     Returns:
@@ -82,10 +109,7 @@ def compare(
     """
     progress("compare", 0, _STEPS)
     first, second = (one.path or one.model for one in (reference, other))
-    try:
-        session = Session(first)
-    except RuntimeFailure as failure:
-        raise ModelError(f"the first model does not load: {failure}") from failure
+    session = _session(first)
     data = batched(with_axes(session, data))
     wanted = reference_outputs(session, data)
     progress("compare", 1, _STEPS)
@@ -99,7 +123,7 @@ def compare(
     notes: list[str] = []
     layers = _layers(reference.model, other.model, data, notes)
     progress("compare", 3, _STEPS)
-    figures = measured(first, second, batched(data, 1).feeds[0]) if timed else Benchmark()
+    figures = measured(first, second, batched(data, 1).feeds[0], max_slower) if timed else Benchmark()
     progress("compare", 4, _STEPS)
     exact = float_accuracy(wanted, data, session.outputs, axes)
     notes += chance_words(exact, class_count(wanted, session.outputs, axes))
@@ -109,12 +133,20 @@ def compare(
         float_accuracy=exact,
         layers=layers,
         times=figures.times,
+        rounds=figures.rounds,
         memory=figures.memory,
         samples=data.rows,
         data=data.name,
         origin=data.origin,
         notes=tuple(notes),
     )
+
+
+def _session(first: Path | ModelProto) -> Session:
+    try:
+        return Session(first)
+    except RuntimeFailure as failure:
+        raise ModelError(f"the first model does not load: {failure}") from failure
 
 
 def _loaded(other: Loaded, session: Session) -> Session:

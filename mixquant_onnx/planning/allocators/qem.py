@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
 
@@ -55,3 +57,21 @@ def allocate(table: ErrorTable, qem: float) -> dict[str, Scheme]:
         A scheme for each weight.
     """
     return {name: choose(errors, qem) for name, errors in table.items()}
+
+
+def unmet(table: ErrorTable, chosen: Mapping[str, Scheme], qem: float) -> list[str]:
+    """The weights whose error is above QEM x baseline.
+
+    Args:
+        table: The candidates of all weights.
+        chosen: Schemes by the name of the weight.
+        qem: Quantization error multiplier.
+
+    Returns:
+        Their names.
+    """
+    return [
+        name
+        for name, scheme in chosen.items()
+        if any(cell.scheme == scheme and cell.qe > limit_of(table[name], qem) for cell in table[name].candidates)
+    ]

@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.calibration import Calibration
+from mixquant_onnx.errors import counted
 from mixquant_onnx.model.blocks import Block, find_blocks
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -109,7 +110,8 @@ class Blockwise:
         notes = []
         if self.alone:
             notes.append(
-                f"{len(self.alone)} weights are in no block ('{self.alone[0]}'): reconstructed alone (adaround)"
+                f"{counted(len(self.alone), 'weight is', 'weights are')} in no block ('{self.alone[0]}'): "
+                f"reconstructed alone (adaround)"
             )
         if self.loaded and self.checkpoints is not None:
             notes.append(

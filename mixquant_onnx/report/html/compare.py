@@ -34,6 +34,7 @@ def comparison_page(data: ComparisonData, names: tuple[str, str], command: str) 
     outputs = [[o["name"], decibels(o["sqnr_db"]), "yes" if o["nan"] or o["changed_shapes"] else ""]
                for o in quality["outputs"]]  # fmt: skip
     inner = [[layer["name"], layer["op"], decibels(layer["sqnr_db"])] for layer in data["layers"]]
+    limits = [[one["limit"], one["value"], "yes" if one["kept"] else "no"] for one in data["limits"]]
     told = f"The second model against the first, {rows_text(data['samples'], data['data'])}."
     return rendered(
         title=f"mixquant-onnx compare: {names[0]} and {names[1]}",
@@ -41,6 +42,7 @@ def comparison_page(data: ComparisonData, names: tuple[str, str], command: str) 
         figures=drawn(COMPARISON_FIGURES, data),
         tables=[
             Table("Outputs", told, ("output", "SQNR", "NaN or other shapes"), outputs),
+            *([Table("Limits", "", ("limit", "found", "kept"), limits)] if limits else []),
             *([Table("Values inside", "", ("value", "operator", "SQNR"), inner)] if inner else []),
         ],
         lines=data["notes"],

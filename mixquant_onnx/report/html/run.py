@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixquant_onnx.errors import counted
 from mixquant_onnx.report.brief import spread_text
 from mixquant_onnx.report.figures.run import RUN_FIGURES
-from mixquant_onnx.report.formats import counted, decibels, size
+from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.html.page import Card, Table, drawn, quality_card, rendered, timing_cards
 from mixquant_onnx.report.sections.header import TrialData
 from mixquant_onnx.report.sections.verification import title as title_of_rows

@@ -7,7 +7,7 @@ from typing import TypedDict
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import decibels, finite, print_rest, rows_text, short, size, table
+from mixquant_onnx.report.formats import decibels, finite, print_rest, rows_text, short, sizes, table
 from mixquant_onnx.report.quality import Interval, QualityData, interval, quality_data
 from mixquant_onnx.report.quality_text import print_parts, profiles
 from mixquant_onnx.report.sections import notes
@@ -32,6 +32,14 @@ class LayerData(TypedDict):
     cosine: float | None
 
 
+class LimitData(TypedDict):
+    """A limit as it was given, what was found, as text, and whether the limit is kept."""
+
+    limit: str
+    value: str
+    kept: bool
+
+
 class ComparisonData(TypedDict):
     """The schema of `compare --json`.
 
@@ -51,6 +59,7 @@ class ComparisonData(TypedDict):
     data: str
     origin: str
     notes: list[str]
+    limits: list[LimitData]
 
 
 def data(found: Comparison) -> ComparisonData:
@@ -69,13 +78,14 @@ def data(found: Comparison) -> ComparisonData:
         "data": found.data,
         "origin": found.origin,
         "notes": list(found.notes),
+        "limits": [{"limit": one.limit, "value": one.value, "kept": one.kept} for one in found.limits],
     }
 
 
 def render(console: Console, data: ComparisonData) -> None:
-    """Print one screen."""
+    """Print one screen; limits that are not kept go to stderr instead."""
     before, after = data["nbytes"]
-    console.print(f"size: {size(before)} and {size(after)} ({after / before:.1%})")
+    console.print(f"size: {' and '.join(sizes(before, after))} ({after / before:.1%})")
     if data["timing"] is not None:
         render_timing(console, data["timing"])
     rows = rows_text(data["samples"], data["data"])
@@ -85,6 +95,21 @@ def render(console: Console, data: ComparisonData) -> None:
     if data["layers"]:
         _print_layers(console, data)
     notes.render(console, {"notes": data["notes"]})
+    for limit in data["limits"]:
+        if limit["kept"]:
+            console.print(escape(limit_text(limit)))
+
+
+def limit_text(limit: LimitData) -> str:
+    """A limit as one line.
+
+    Args:
+        limit: The limit.
+
+    Returns:
+        Text without a line break.
+    """
+    return f"{limit['limit']}: {limit['value']}, {'kept' if limit['kept'] else 'not kept'}"
 
 
 def _print_layers(console: Console, data: ComparisonData) -> None:

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.errors import counted
 from mixquant_onnx.model.constants import float_nbytes
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.report.formats import counted, most_rows, print_rest, short, size, table
+from mixquant_onnx.report.formats import most_rows, print_rest, short, size, table
 from mixquant_onnx.report.inputs import Run
 
 

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from rich.console import Console
 
-from mixquant_onnx.report.formats import size
+from mixquant_onnx.report.formats import sizes
 from mixquant_onnx.report.inputs import Run
 
 
@@ -34,4 +34,5 @@ def render(console: Console, data: Size) -> None:
     """Print both sizes and their ratio."""
     if "nbytes_after" in data:
         before, after = data["nbytes_before"], data["nbytes_after"]
-        console.print(f"size: {size(before)} -> [bold]{size(after)}[/bold] ({after / before:.1%} of the input)")
+        first, second = sizes(before, after)
+        console.print(f"size: {first} -> [bold]{second}[/bold] ({after / before:.1%} of the input)")

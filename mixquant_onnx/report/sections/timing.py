@@ -14,7 +14,7 @@ from mixquant_onnx.verification.memory import text_of as text_of_memory
 
 
 class LatencyData(TypedDict):
-    """Medians for one sample, in milliseconds, with a number of threads."""
+    """Lower quartiles for one sample, in milliseconds, with a number of threads."""
 
     threads: int
     float_ms: float

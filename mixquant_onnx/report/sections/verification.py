@@ -7,7 +7,8 @@ from typing import TypedDict
 from rich.console import Console
 from rich.markup import escape
 
-from mixquant_onnx.report.formats import counted, decibels, finite, rows_text
+from mixquant_onnx.errors import counted
+from mixquant_onnx.report.formats import decibels, finite, rows_text
 from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.quality import Interval, QualityData, interval, quality_data
 from mixquant_onnx.report.quality_text import print_parts, profiles
@@ -56,8 +57,8 @@ def render(console: Console, data: VerificationPart) -> None:
         console.print("[yellow]not verified (--no-verify)[/yellow]")
         return
     console.print(
-        f"verified: codes of {counted(found['codes'], 'tensor')} decode exactly ({found['decoder']}); "
-        f"against the float graph with the same weights: {decibels(found['oracle_sqnr_db'])}"
+        f"verified: codes of {counted(found['codes'], 'tensor decodes', 'tensors decode')} exactly "
+        f"({found['decoder']}); against the float graph with the same weights: {decibels(found['oracle_sqnr_db'])}"
     )
     if found["quality"]:
         console.print(escape(title(found)))

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixquant_onnx.errors import counted
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.report.formats import SHOWN, counted, decibels, finite, most_rows, print_rest, shortened, table
+from mixquant_onnx.report.formats import SHOWN, decibels, finite, most_rows, print_rest, shortened, table
 from mixquant_onnx.report.inputs import Run
 
 ON_PURPOSE = (
