@@ -33,7 +33,8 @@ def test_tensors_stand_where_the_old_one_stood(options: dict[str, Any]) -> None:
     model.graph.initializer.insert(1, numpy_helper.from_array(weight(7), "between"))
     model.graph.initializer.append(numpy_helper.from_array(weight(300), "last"))
     result = mq.quantize(model, bits=[5], **options)
-    assert owners(result.model) == ["a", "between", "b", "c", "last"]
+    found = [name for name in owners(result.model) if name != "mixquant"]
+    assert found == ["a", "between", "b", "c", "last"]
     assert result.model.graph.initializer[-1] == model.graph.initializer[-1]
     assert agreement(model, result.model) > 20
 
