@@ -15,8 +15,13 @@ from mixquant_onnx.export.encodings.native_types import NATIVE_WIDTHS
 from mixquant_onnx.export.integer_kernels import dequantized_values
 from mixquant_onnx.export.targets.integer_kernels import on_integers
 from mixquant_onnx.export.targets.lstm_kernels import in_lstm
+from mixquant_onnx.export.targets.packed_kernels import WIDTHS as PACKED_WIDTHS
+from mixquant_onnx.export.targets.packed_kernels import offer as packed_offer
+from mixquant_onnx.export.targets.packed_kernels import packed_bytes
+from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, row_from_json, row_to_json, site_errors
 from mixquant_onnx.planning.integer_candidates import integer_errors
 from mixquant_onnx.planning.select_weights import float_values, select, unusable
@@ -72,7 +77,14 @@ def search(
     kept = TableFile() if kept is None else kept.section("estimated" if estimate else "exact")
     dequantized = dequantized_values(loaded.model, ()) if form.integer else frozenset[str]()
 
+    some, facts = Scheme(bits=PACKED_WIDTHS[0], grid=options.grids[0]), ModelFacts(loaded.model, found.sites)
+    packed = replace(wanted, bits=tuple(b for b in bits if b in PACKED_WIDTHS) or bits)
+
     def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
+        if packed_offer(WeightInModel(located=located, scheme=some, options=form, facts=facts)) is not None:
+            row = site_errors(located.site, values, packed, estimate)
+            sized = (replace(c, nbytes=packed_bytes(located.site, c.scheme)) for c in row.candidates)
+            return replace(row, candidates=tuple(sized))
         if form.integer is None or not (on_integers(located, dequantized) or in_lstm(located)):
             return site_errors(located.site, values, wanted, estimate)
         return integer_errors(located.site, values, wanted, form.integer, estimate)
