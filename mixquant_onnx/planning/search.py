@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.events import Progress, quiet
@@ -75,20 +76,7 @@ def search(
     bits = tuple(b for b in options.bits if b in NATIVE_WIDTHS) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
     kept = TableFile() if kept is None else kept.section("estimated" if estimate else "exact")
-    dequantized = dequantized_values(loaded.model, ()) if form.integer else frozenset[str]()
-
-    some, facts = Scheme(bits=PACKED_WIDTHS[0], grid=options.grids[0]), ModelFacts(loaded.model, found.sites)
-    packed = replace(wanted, bits=tuple(b for b in bits if b in PACKED_WIDTHS) or bits)
-
-    def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
-        if packed_offer(WeightInModel(located=located, scheme=some, options=form, facts=facts)) is not None:
-            row = site_errors(located.site, values, packed, estimate)
-            sized = (replace(c, nbytes=packed_bytes(located.site, c.scheme)) for c in row.candidates)
-            return replace(row, candidates=tuple(sized))
-        if form.integer is None or not (on_integers(located, dequantized) or in_lstm(located)):
-            return site_errors(located.site, values, wanted, estimate)
-        return integer_errors(located.site, values, wanted, form.integer, estimate)
-
+    row_of = _row_of(loaded.model, found.sites, wanted, form, estimate)
     table, refused = _measured(sites, row_of, kept, progress)
     settings = {
         "bits": widths(table),
@@ -101,6 +89,27 @@ def search(
     return Searched(
         loaded=loaded, sites=found.sites, table=table, skipped=skipped | refused, form=form, settings=settings
     )
+
+
+def _row_of(
+    model: ModelProto, sites: Mapping[str, LocatedWeight], options: SearchOptions, form: FormOptions, estimate: bool
+) -> _RowOf:
+    """The errors of the widths that suit what reads a weight."""
+    dequantized = dequantized_values(model, ()) if form.integer else frozenset[str]()
+    some, facts = Scheme(bits=PACKED_WIDTHS[0], grid=options.grids[0]), ModelFacts(model, sites)
+    packed = replace(options, bits=tuple(b for b in options.bits if b in PACKED_WIDTHS) or options.bits)
+
+    def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
+        site = located.site
+        if packed_offer(WeightInModel(located=located, scheme=some, options=form, facts=facts)) is not None:
+            row = site_errors(site, values, packed, estimate)
+            sized = (replace(c, nbytes=packed_bytes(site, c.scheme)) for c in row.candidates)
+            return replace(row, candidates=tuple(sized))
+        if form.integer is None or not (on_integers(located, dequantized) or in_lstm(located)):
+            return site_errors(site, values, options, estimate)
+        return integer_errors(site, values, options, form.integer, estimate)
+
+    return row_of
 
 
 def _measured(
