@@ -36,7 +36,7 @@ def test_masks_and_flags_keep_everything() -> None:
 def test_indices_stay_inside_the_smallest_table_that_they_look_up() -> None:
     model = text(
         """g (int64[1,500] ids, float[40,4] large, float[7,4] small) => (float y)
-        { i = Cast <to=6> (ids) a = Gather (large, ids) b = Gather (small, i) y = Add (a, b) }""",
+        { i = Cast <to=6> (ids) a = Gather (small, ids) b = Gather (large, i) y = Add (a, b) }""",
         large=weight(40, 4), small=weight(7, 4),
     )  # fmt: skip
     ids = _first(model)["ids"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,28 @@ def test_rows_of_other_pythons_are_kept_in_order(pythons: Any) -> None:
     rows = {(3, 9): "| 3.9.1 | a |", (3, 10): "| 3.10.13 | b |"}
     text = pythons.page(rows)
     assert text.splitlines()[-2:] == list(rows.values())
-    assert pythons.rows_of(text) == rows
+    assert pythons.rows_of(text) == rows and pythons.notes_of(text) == pythons.notes_of("") == ""
+    noted = pythons.page(rows, "\nOne failed.\n")
+    assert noted == f"{text}\nOne failed.\n" and pythons.notes_of(noted) == "\nOne failed.\n"
     heading, line = text.splitlines()[-4:-2]
     assert heading.count("|") == line.count("|") == 10
+
+
+def test_a_row_is_written_beside_those_of_another_run(
+    pythons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, own = tmp_path / "pythons.md", sys.version_info[:2]
+    monkeypatch.setattr(pythons, "PAGE", path)
+
+    def tested(python: str, version: tuple[int, int], whole: bool) -> Any:
+        path.write_text(pythons.page({(2, 7): "| 2.7.1 | all |"}), encoding="utf8")
+        return f"| {version[0]}.{version[1]}.0 | {whole} |", pythons.outcome_of(REPORT)
+
+    monkeypatch.setattr(pythons, "tested", tested)
+    assert pythons.main([sys.executable]) == 1
+    assert pythons.rows_of(path.read_text(encoding="utf8")) == {
+        (2, 7): "| 2.7.1 | all |", own: f"| {own[0]}.{own[1]}.0 | False |",
+    }  # fmt: skip
 
 
 def test_torch_alone_is_left_out(pythons: Any) -> None:

@@ -36,11 +36,10 @@ print(json.dumps([platform.python_version(), *(m.version(name) for name in sys.a
 """
 HEAD = """# Python versions
 
-Made by `tools/pythons`: the tests that are not slow on each Python, in an environment without torch. All of them on the
-oldest and the newest, else those of {part}.
-NumPy, onnx and onnxruntime are of the releases with which the digests in `tests/golden.json` were written, by Python
-3.11; where a Python has none of these, the newest. "Same bytes" are the files that have these digests, of those that
-were compared: none with other releases.
+Made by `tools/pythons`: the tests that are not slow on each Python, in an environment without torch. "Part" are
+{part}. NumPy, onnx and onnxruntime are of the releases
+with which the digests in `tests/golden.json` were written, by Python 3.11; where a Python has none of these, the
+newest. "Same bytes" are the files that have these digests, of those that were compared: none with other releases.
 
 | Python | {shown} | tests | passed | skipped | failed | same bytes |
 |---|{lines}---|---|---|---|---|
@@ -67,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lost or not found:
         sys.exit(f"tools/pythons: {', '.join(lost) or 'no Python'}: does not run")
     ordered = sorted(found, key=found.__getitem__)
-    rows, bad = rows_of(PAGE.read_text(encoding="utf8") if PAGE.exists() else ""), 0
+    bad = 0
     for name in ordered:
         whole = options.whole or (not options.pythons and name in (ordered[0], ordered[-1]))
         row, outcome = tested(name, found[name], whole)
-        rows[found[name]] = row
         bad += outcome.failed
-        PAGE.write_text(page(rows), encoding="utf8")
+        text = PAGE.read_text(encoding="utf8") if PAGE.exists() else ""  # another run may have written it
+        PAGE.write_text(page({**rows_of(text), found[name]: row}, notes_of(text)), encoding="utf8")
         print(row, flush=True)
     return 1 if bad else 0
 
@@ -158,10 +157,15 @@ def rows_of(text: str) -> dict[tuple[int, int], str]:
     return {(int(line.split(".")[0][2:]), int(line.split(".")[1])): line for line in lines}
 
 
-def page(rows: Mapping[tuple[int, int], str]) -> str:
-    part = ", ".join(f"`tests/test_{name}.py`" for name in PART)
+def notes_of(text: str) -> str:
+    """What stands below the table, written by hand."""
+    return re.split(r"^\|.*\n", text, flags=re.MULTILINE)[-1] if "\n|" in text else ""
+
+
+def page(rows: Mapping[tuple[int, int], str], notes: str = "") -> str:
+    part = ", ".join(f"test_{name}" for name in PART)
     head = HEAD.format(part=part, shown=" | ".join(SHOWN), lines="---|" * len(SHOWN))
-    return head + "".join(f"{rows[version]}\n" for version in sorted(rows))
+    return head + "".join(f"{rows[version]}\n" for version in sorted(rows)) + notes
 
 
 if __name__ == "__main__":
