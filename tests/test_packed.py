@@ -16,6 +16,7 @@ import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.export import packed_operators
 from mixquant_onnx.export.encodings import packed_kernel
+from mixquant_onnx.verification.memory import memory
 
 GRIDS = ["channel", "tensor", "block:32", "block:128"]
 
@@ -131,3 +132,25 @@ def test_for_memory_stands_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_an_older_runtime_gets_folded_weights() -> None:
     assert set(quantized(decoder(), bits=4, min_ort="1.20").rewritten.forms.values()) == {"folded"}
+
+
+@pytest.mark.slow
+def test_a_session_holds_little_more_than_the_file(tmp_path: Path) -> None:
+    """Whole pages are counted, and what the runtime itself takes: less than 12 MB here."""
+    names = [f"w{place}" for place in range(6)]
+    declared = ", ".join(f"float[1536,1536] {name}" for name in names)
+    steps = " ".join(f"h{place + 1} = MatMul (h{place}, {name})" for place, name in enumerate(names))
+    stored: dict[str, Any] = {name: weight(1536, 1536, seed=place) / 40 for place, name in enumerate(names)}
+    model = text(
+        f"g (float[N,1536] h0, {declared}) => (float[N,1536] h6) {{ {steps} }}",
+        opset=21, **stored,
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "in.onnx")
+    result = mq.quantize(tmp_path / "in.onnx", tmp_path / "out.onnx", optimize_for="memory", bits=4, data_free=True,
+                         rule="paper", method="minmax")  # fmt: skip
+    assert [file.name for file in result.files] == ["out.onnx", "out.onnx.data"]
+    feed = {"h0": weight(1, 1536)}
+    before, after = (memory(tmp_path / name, feed) for name in ("in.onnx", "out.onnx"))
+    assert before is not None and after is not None
+    assert after.held < 1.15 * result.nbytes_after + 12e6 and after.peak < 1.5 * result.nbytes_after + 12e6
+    assert after.held < 0.4 * before.held
