@@ -50,7 +50,7 @@ class PackedKernel(Storage):
     @property
     def name(self) -> str:
         """The kernel and its width."""
-        return f"{'MatMulNBits' if self.reads == 'product' else 'GatherBlockQuantized'} {self.kernel.bits}, held"
+        return f"{'MatMulNBits' if self.reads == 'product' else 'GatherBlockQuantized'} {self.kernel.bits}"
 
     def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """See `encode_packed`; a weight whose axes are swapped has a new name."""

@@ -35,13 +35,20 @@ def offer(weight: WeightInModel) -> PackedKernel | None:
     Returns:
         Its storage; None where no kernel reads it, or none is asked for.
     """
-    if (
-        weight.options.fused != "packed"
-        or weight.options.min_ort < FUSED_PAYS_FROM
-        or not _in_main_graph(weight.located)
-    ):
+    form = weight.options.fused
+    if form == "never" or weight.options.min_ort < FUSED_PAYS_FROM or not _in_main_graph(weight.located):
         return None
-    return _product(weight) or _table(weight)
+    if form == "packed":
+        return _product(weight) or _table(weight)
+    return _as_small_product(weight)
+
+
+def _as_small_product(weight: WeightInModel) -> PackedKernel | None:
+    """A product that takes no more bytes in the file than in any other form."""
+    made, bits = fused_kernels.offer(weight), weight.scheme.bits
+    if made is None or made.kernel.bits != bits or matmul_shape(weight.site)[0] % made.kernel.block:
+        return None
+    return PackedKernel(bits=bits, kernel=made.kernel, reads="product", transpose=made.transpose)
 
 
 def _product(weight: WeightInModel) -> PackedKernel | None:
