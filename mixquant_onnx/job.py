@@ -123,6 +123,8 @@ def open_job(loaded: Loaded, config: Config, goal: GuardGoal | None = None) -> J
     Raises:
         DataError: The samples do not fit the model, or options need samples and there are none.
     """
+    if config.form.fused == "packed" and loaded.nbytes >= _MAPPED_FROM:
+        loaded = replace(loaded, external=True)
     split = prepare(
         loaded.model,
         config.data,
@@ -144,6 +146,11 @@ def open_job(loaded: Loaded, config: Config, goal: GuardGoal | None = None) -> J
     in_float = () if integer is None else integer.in_float
     work = _workspace(loaded, config, split, method, in_float)
     return Job(loaded=loaded, config=config, work=work, method=method, integer=integer, refused=refused)
+
+
+_MAPPED_FROM = 16_000_000
+"""Bytes of a model from which on its weights are written outside, where least memory is asked for: ONNX Runtime maps
+such a file, and else holds a copy of it beside what its kernels make of it."""
 
 
 def _workspace(
@@ -173,7 +180,8 @@ def _made_of(loaded: Loaded, config: Config, method: str) -> dict[str, str]:
         **asdict(config.selection),
         **asdict(config.activations),
     }
-    settings = json.dumps([options, config.form.native_types, config.data.data_free], default=str, sort_keys=True)
+    form = [config.form.native_types, config.form.fused == "packed"]
+    settings = json.dumps([options, *form, config.data.data_free], default=str, sort_keys=True)
     return {
         "model": digest_of_model(loaded),
         "data (--data)": digest_of_source(config.data.data),

@@ -37,7 +37,7 @@ class Keywords(TypedDict, total=False):
     optimize_for: Literal["speed", "size", "memory"] | None
     guard: bool
     target: str
-    fused: Literal["auto", "always", "never"]
+    fused: Literal["auto", "always", "packed", "never"]
     exact: bool
     native_types: bool
     min_ort: str | tuple[int, int]

@@ -17,12 +17,12 @@ SIZE = 512
 SQUARE = f"float[{SIZE},{SIZE}]"
 
 
-def _model(body: str, rows: str = "16", extra: str = "") -> mq.RunResult:
+def _model(body: str, rows: str = "16", extra: str = "", bits: int = 8) -> mq.RunResult:
     model = text(
         f"g (float[{rows},{SIZE}] x, {SQUARE} w{extra}) => (float[{rows},{SIZE}] y) {{ {body} }}",
         w=weight(SIZE, SIZE),
     )
-    return mq.quantize(model, bits=[8], fused="always")
+    return mq.quantize(model, bits=[bits], fused="always")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,13 @@ def test_the_check_sees_a_weight_that_is_dequantized_at_every_run() -> None:
 
 def test_a_large_weight_of_one_plain_matmul_is_fused() -> None:
     assert set(_model("y = MatMul (x, w)").rewritten.forms.values()) == {"MatMulNBits 8"}
-    assert set(_model("h = MatMul (x, w) y = Add (h, x)").rewritten.forms.values()) == {"folded"}
+    assert set(_model("h = MatMul (x, w) y = Add (h, x)").rewritten.forms.values()) == {"MatMulNBits 8"}
+
+
+def test_codes_that_are_unpacked_are_folded_where_the_runtime_does_not_fuse_them() -> None:
+    """MatMul and Add of a matrix become Gemm before DequantizeLinear is looked at."""
+    assert set(_model("h = MatMul (x, w) y = Add (h, x)", bits=7).rewritten.forms.values()) == {"folded"}
+    assert set(_model("y = MatMul (x, w)", bits=7).rewritten.forms.values()) == {"MatMulNBits 8"}
 
 
 ONE_ROW = {
@@ -77,10 +83,12 @@ def test_by_default_a_product_is_fused_where_the_model_tells_of_one_row(case: st
     model = text(f"g ({inputs}, {SQUARE} w) => ({outputs}) {{ {body} }}", w=weight(SIZE, SIZE))
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    forms = {option: mq.quantize(model, bits=[8], **option_of(option)).rewritten.forms["w"] for option in OPTIONS}
+    forms, unpacked = (
+        {o: mq.quantize(model, bits=[bits], **option_of(o)).rewritten.forms["w"] for o in OPTIONS} for bits in (8, 7)
+    )
     assert forms["auto"] == ("MatMulNBits 8" if fused else "folded")
-    assert forms["always"] == ("folded" if case == "one row and several" else "MatMulNBits 8")
-    assert forms["never"] == forms["exact"] == "folded"
+    assert forms["always"] == "MatMulNBits 8" and forms["never"] == forms["exact"] == "folded"
+    assert unpacked == {**forms, "always": "folded" if case == "one row and several" else "MatMulNBits 8"}
 
 
 OPTIONS = ("auto", "always", "never", "exact")
@@ -92,7 +100,7 @@ def option_of(name: str) -> dict[str, Any]:
 
 def test_exact_and_always_fused_exclude_each_other(model: Path, output: Path, fails: Fails) -> None:
     assert "--fused always" in fails(2, model, output, "--exact", "--fused", "always")
-    with pytest.raises(mq.OptionError, match="use auto, always or never"):
+    with pytest.raises(mq.OptionError, match="use auto, always, packed or never"):
         mq.quantize(model, fused="sometimes")  # type: ignore[arg-type]
 
 

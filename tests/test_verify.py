@@ -20,6 +20,7 @@ from mixquant_onnx.export import rewrite as rewriting
 from mixquant_onnx.export.encodings import dequantize_linear as native
 from mixquant_onnx.export.encodings import folded
 from mixquant_onnx.export.encodings.outline import Outline
+from mixquant_onnx.export.packed_operators import plain_operators
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.granularity import WeightAxes
 from mixquant_onnx.numerics.noise import sqnr_db
@@ -43,7 +44,8 @@ class Case:
     done: rewriting.Rewritten
 
     def verify_codes(self) -> str:
-        return decoding.verify_codes(self.saved, self.sites, self.quantized, self.done.values, self.done.transposed)
+        plain = plain_operators(self.saved, self.done.packed)
+        return decoding.verify_codes(plain, self.sites, self.quantized, self.done.values, self.done.transposed)
 
     def check_equivalence(self) -> float:
         data = next(synthetic(self.original))
@@ -84,7 +86,9 @@ FORMS: dict[str, Callable[[], Case]] = {
     "folded in blocks": lambda: small(bits=[4], granularity="block:16"),
     "folded, last block short": lambda: small(bits=[7], granularity="block:24"),
     "fused, 8 bits": lambda: large(bits=[7]),
-    "fused, 4 bits": lambda: large(bits=[4], granularity="block:128"),
+    "fused, 3 bits": lambda: large(bits=[3], granularity="block:128"),
+    "as the kernel reads them, 4 bits": lambda: large(bits=[4], granularity="block:128"),
+    "as the kernel reads them, 8 bits": lambda: large(bits=[8]),
     "DequantizeLinear": lambda: small(bits=[4], target="qdq"),
     "DequantizeLinear, 5 bits in blocks": lambda: small(bits=[5], target="qdq", granularity="block:16"),
 }

@@ -143,4 +143,4 @@ def _for(keywords: Mapping[str, Any]) -> dict[str, Any]:
     purpose = keywords.get("optimize_for")
     if purpose == "speed":
         return {"activations": "dynamic" if keywords.get("data") is None else "8"}
-    return {} if purpose is None else {"fused": {"size": "never", "memory": "always"}.get(purpose, "auto")}
+    return {} if purpose is None else {"fused": {"size": "never", "memory": "packed"}.get(purpose, "auto")}

@@ -15,7 +15,7 @@ from mixquant_onnx.config.parsing import Labels, Rows
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Granularity
 
-Fused = Literal["auto", "always", "never"]
+Fused = Literal["auto", "always", "packed", "never"]
 Effort = Literal["fast", "normal", "thorough"]
 Metric = Callable[[Path], float]
 """The value of a metric for the model at a path."""
@@ -235,8 +235,9 @@ class FormOptions:
     )  # fmt: skip
     fused: Fused = option(
         "auto", "MatMul on low-bit kernels: auto: where the model's shapes tell of one row; always: faster on "
-        "processors with VNNI, slower on others with many rows; never: all at float speed",
-        accepts='Literal["auto", "always", "never"]', choices=("auto", "always", "never"),
+        "processors with VNNI, slower on others with many rows; packed: the same, held as codes in memory, tables of "
+        "rows too; never: all at float speed",
+        accepts='Literal["auto", "always", "packed", "never"]', choices=("auto", "always", "packed", "never"),
     )  # fmt: skip
     exact: bool = option(False, "no rounding of activations: the same as --fused never", accepts="bool", kind="switch")
     native_types: bool = option(False, "only widths that ONNX has types for (2, 4, 8)", accepts="bool", kind="switch")
@@ -249,8 +250,9 @@ class FormOptions:
     def __post_init__(self) -> None:
         if self.exact and self.target == "qdq":
             raise OptionError("--exact belongs to --target ort; with --target qdq the runtime decides")
-        if self.exact and self.fused == "always":
-            raise OptionError("--exact and --fused always exclude each other: fused products round activations")
+        if self.exact and self.fused in ("always", "packed"):
+            told = f"--exact and --fused {self.fused} exclude each other: fused products round activations"
+            raise OptionError(told)
         if self.exact:
             object.__setattr__(self, "fused", "never")
 

@@ -15,11 +15,13 @@ from mixquant_onnx.export.encodings import decoder_functions as functions
 from mixquant_onnx.export.encodings.builder import Encoded, FreshName
 from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
 from mixquant_onnx.export.encodings.lstm_kernel import LstmKernel
+from mixquant_onnx.export.encodings.packed_kernel import PackedKernel
 from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Storage, at_opset
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.integer_products import keep_integer_products
 from mixquant_onnx.export.ir_version import raise_ir
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
+from mixquant_onnx.export.packed_operators import pack_operators
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.export.quantized_lstm import quantize_lstms
 from mixquant_onnx.model.scopes import Scope, fresh_names
@@ -35,6 +37,7 @@ class Rewritten:
         nbytes: bytes of each weight: codes, scales and zero points.
         storages: how each weight is stored.
         values: name of the value that holds each weight.
+        packed: by the name of the codes that a kernel reads, the name that the weight would have as a float.
         transposed: weights that are stored with their axes swapped.
         opset: before and after.
         notes: remarks for the user.
@@ -43,6 +46,7 @@ class Rewritten:
     nbytes: Mapping[str, int]
     storages: Mapping[str, Storage]
     values: Mapping[str, str]
+    packed: Mapping[str, str]
     transposed: frozenset[str]
     opset: tuple[int, int]
     notes: tuple[str, ...]
@@ -61,7 +65,9 @@ class Rewritten:
 def unchanged(model: ModelProto) -> Rewritten:
     """That nothing was done to `model`."""
     opset = opset_of(model)
-    return Rewritten(nbytes={}, storages={}, values={}, transposed=frozenset(), opset=(opset, opset), notes=())
+    return Rewritten(
+        nbytes={}, storages={}, values={}, packed={}, transposed=frozenset(), opset=(opset, opset), notes=()
+    )
 
 
 def rewrite(
@@ -102,14 +108,20 @@ def rewrite(
     quantize_lstms(
         model, {values[name] for name, storage in storages.items() if isinstance(storage, LstmKernel)}, fresh
     )
+    pack_operators(model)
     return Rewritten(
         nbytes={name: made.nbytes for name, made in encoded.items()},
         storages=storages,
         values=values,
+        packed={made.nodes[-1].input[0]: values[name] for name, made in encoded.items() if _is_packed(storages[name])},
         transposed=_transposed(sites, values),
         opset=(before, opset),
         notes=tuple(notes),
     )
+
+
+def _is_packed(storage: Storage) -> bool:
+    return isinstance(storage, PackedKernel)
 
 
 def _with_wide_scales(quantized: Mapping[str, QuantizedTensor]) -> set[tuple[str, Scheme]]:

@@ -11,18 +11,12 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import (
-    convert_model_to_external_data,
-    load_external_data_for_model,
-    uses_external_data,
-)
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
+from mixquant_onnx.model.external import LARGEST_PROTOBUF, write_outside
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
-
-LARGEST_PROTOBUF = 2_000_000_000
-"""Bytes of tensors beyond which the output is written with external data (protobuf's limit is 2 GiB)."""
 
 _MODEL_START = b"\x08"
 """First byte of an ONNX model: the tag of ir_version, the field of the lowest number."""
@@ -172,22 +166,7 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
         if not external and model.ByteSize() < LARGEST_PROTOBUF:
             path.write_bytes(model.SerializeToString())
             return [path]
-        outside = ModelProto()
-        outside.CopyFrom(model)
-        convert_model_to_external_data(
-            outside,
-            all_tensors_to_one_file=True,
-            location=data_name,
-            size_threshold=1024,
-            convert_attribute=False,
-        )
-        data = path.parent / data_name
-        data.unlink(missing_ok=True)
-        onnx.save(outside, str(path))
-        if not data.exists():
-            return [path]
-        data.chmod(path.stat().st_mode)
-        return [path, data]
+        return write_outside(model, path, data_name)
 
 
 def save_copy(loaded: Loaded, path: Path, data_name: str) -> list[Path]:

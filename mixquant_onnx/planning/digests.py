@@ -10,9 +10,10 @@ import numpy as np
 
 from mixquant_onnx.config.parsing import Rows
 from mixquant_onnx.errors import DataError
+from mixquant_onnx.model.external import LARGEST_PROTOBUF
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.runtime.session import Feed
+from mixquant_onnx.runtime.session import Feed, readable
 
 _CHUNK = 1 << 20
 """Bytes of a file that are read at once. Does not change the result."""
@@ -70,7 +71,10 @@ def digest_of_model(loaded: Loaded) -> str:
         64 hexadecimal digits.
     """
     if loaded.path is None:
-        return digest(loaded.float_model.SerializeToString(deterministic=True))
+        if loaded.float_model.ByteSize() < LARGEST_PROTOBUF:
+            return digest(loaded.float_model.SerializeToString(deterministic=True))
+        with readable(loaded.float_model) as name:
+            return digest_of_files(sorted(Path(str(name)).parent.iterdir()))
     return digest_of_files([loaded.path, *loaded.files])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from mixquant_onnx.config.stages import FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.events import Progress, quiet
@@ -15,8 +16,13 @@ from mixquant_onnx.export.encodings.native_types import NATIVE_WIDTHS
 from mixquant_onnx.export.integer_kernels import dequantized_values
 from mixquant_onnx.export.targets.integer_kernels import on_integers
 from mixquant_onnx.export.targets.lstm_kernels import in_lstm
+from mixquant_onnx.export.targets.packed_kernels import WIDTHS as PACKED_WIDTHS
+from mixquant_onnx.export.targets.packed_kernels import offer as packed_offer
+from mixquant_onnx.export.targets.packed_kernels import packed_bytes
+from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
+from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, row_from_json, row_to_json, site_errors
 from mixquant_onnx.planning.integer_candidates import integer_errors
 from mixquant_onnx.planning.select_weights import float_values, select, unusable
@@ -70,13 +76,7 @@ def search(
     bits = tuple(b for b in options.bits if b in NATIVE_WIDTHS) if form.native_types else options.bits
     wanted = replace(options, bits=bits)
     kept = TableFile() if kept is None else kept.section("estimated" if estimate else "exact")
-    dequantized = dequantized_values(loaded.model, ()) if form.integer else frozenset[str]()
-
-    def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
-        if form.integer is None or not (on_integers(located, dequantized) or in_lstm(located)):
-            return site_errors(located.site, values, wanted, estimate)
-        return integer_errors(located.site, values, wanted, form.integer, estimate)
-
+    row_of = _row_of(loaded.model, found.sites, wanted, form, estimate)
     table, refused = _measured(sites, row_of, kept, progress)
     settings = {
         "bits": widths(table),
@@ -89,6 +89,27 @@ def search(
     return Searched(
         loaded=loaded, sites=found.sites, table=table, skipped=skipped | refused, form=form, settings=settings
     )
+
+
+def _row_of(
+    model: ModelProto, sites: Mapping[str, LocatedWeight], options: SearchOptions, form: FormOptions, estimate: bool
+) -> _RowOf:
+    """The errors of the widths that suit what reads a weight."""
+    dequantized = dequantized_values(model, ()) if form.integer else frozenset[str]()
+    some, facts = Scheme(bits=PACKED_WIDTHS[0], grid=options.grids[0]), ModelFacts(model, sites)
+    packed = replace(options, bits=tuple(b for b in options.bits if b in PACKED_WIDTHS) or options.bits)
+
+    def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
+        site = located.site
+        if packed_offer(WeightInModel(located=located, scheme=some, options=form, facts=facts)) is not None:
+            row = site_errors(site, values, packed, estimate)
+            sized = (replace(c, nbytes=packed_bytes(site, c.scheme)) for c in row.candidates)
+            return replace(row, candidates=tuple(sized))
+        if form.integer is None or not (on_integers(located, dequantized) or in_lstm(located)):
+            return site_errors(site, values, options, estimate)
+        return integer_errors(site, values, options, form.integer, estimate)
+
+    return row_of
 
 
 def _measured(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import onnx
 from onnx import ModelProto
 
 from mixquant_onnx.errors import first_line
+from mixquant_onnx.model.external import LARGEST_PROTOBUF, write_outside
 from mixquant_onnx.numerics.arrays import FloatArray
 
 Profile = Literal["exact", "deployed", "as_written"]
@@ -75,11 +77,10 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for key, value in _CONFIG[profile].items():
             options.add_session_config_entry(key, value)
-        source = model.SerializeToString() if isinstance(model, ModelProto) else model
-        source = str(source) if isinstance(source, Path) else source
         onnxruntime.set_seed(_SEED)
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            with readable(model) as source:
+                self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error
         self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
@@ -104,6 +105,25 @@ class Session:
             raise RuntimeFailure(first_line(error)) from error
 
 
+@contextmanager
+def readable(model: ModelProto | bytes | Path) -> Iterator[str | bytes]:
+    """A model as ONNX Runtime reads it: bytes, or the name of a file, which a large model becomes for a while.
+
+    Args:
+        model: A model, its bytes, or a file.
+
+    Yields:
+        What a session is made of. The file may go once that is done, as it is mapped or read by then.
+    """
+    if isinstance(model, ModelProto) and model.ByteSize() >= LARGEST_PROTOBUF:
+        with tempfile.TemporaryDirectory() as folder:
+            yield str(write_outside(model, Path(folder) / "model.onnx", "model.data")[0])
+    elif isinstance(model, ModelProto):
+        yield model.SerializeToString()
+    else:
+        yield str(model) if isinstance(model, Path) else model
+
+
 def dequantized_at_every_run(model: ModelProto) -> set[str]:
     """DequantizeLinear nodes that ONNX Runtime neither folds nor fuses, so that they run at every call.
 
@@ -123,7 +143,8 @@ def dequantized_at_every_run(model: ModelProto) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            with readable(model) as source:
+                onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             optimized = onnx.load(options.optimized_model_filepath)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error

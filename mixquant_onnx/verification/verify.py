@@ -13,6 +13,7 @@ from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.encodings.int8_kernel import Int8Kernel
+from mixquant_onnx.export.packed_operators import plain_operators
 from mixquant_onnx.export.quantized_lstm import plain_lstms
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model.files import Loaded
@@ -24,6 +25,7 @@ from mixquant_onnx.verification.codes import verify_codes
 from mixquant_onnx.verification.equivalence import check_equivalence, dequantized_weights
 from mixquant_onnx.verification.labels import chance_words, class_count, float_accuracy
 from mixquant_onnx.verification.lstms import check_lstms
+from mixquant_onnx.verification.packed import check_packed
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.saturation import overflowing
@@ -78,7 +80,7 @@ def verify(
     progress("verify", 0, _STEPS)
     sessions = [] if refusal is not None else _sessions(source)
     progress("verify", 1, _STEPS)
-    plain = _in_standard_operators(saved, bool(sessions))
+    plain = _in_standard_operators(saved, rewritten, bool(sessions))
     decoder = verify_codes(plain, sites, quantized, rewritten.values, rewritten.transposed)
     progress("verify", 2, _STEPS)
     outputs = _NOT_COMPARED
@@ -102,12 +104,14 @@ def verify(
     )
 
 
-def _in_standard_operators(saved: ModelProto, runs: bool) -> ModelProto:
-    """The model with LSTM in place of its integer kernel. Raises ProofError where these differ."""
+def _in_standard_operators(saved: ModelProto, rewritten: Rewritten, runs: bool) -> ModelProto:
+    """The model with LSTM, MatMul and Gather in place of kernels on codes. Raises ProofError where these differ."""
     plain = plain_lstms(saved)
     if plain is not saved and runs:
         check_lstms(saved, plain)
-    return plain
+    if rewritten.packed and runs:
+        check_packed(saved, rewritten.packed)
+    return plain_operators(plain, rewritten.packed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

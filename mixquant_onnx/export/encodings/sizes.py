@@ -9,9 +9,7 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorPro
 from mixquant_onnx.export.encodings.bit_planes import field_bytes
 from mixquant_onnx.export.encodings.builder import Encoded
 from mixquant_onnx.export.encodings.native_types import WIDTH_OF
-
-OUTSIDE_FROM = 1024
-"""Bytes of data from which a tensor goes to the external file, where there is one."""
+from mixquant_onnx.model.external import OUTSIDE_FROM
 
 _NAME_OF_EXTERNAL_FILE = 64
 _POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME_OF_EXTERNAL_FILE + 24

@@ -29,7 +29,7 @@ def offer(weight: WeightInModel) -> MatMulNBits | None:
     kernel = kernel_for(weight.site, weight.scheme, weight.options)
     if kernel is None or not _fusable(weight.located):
         return None
-    always = weight.options.fused == "always"
+    always = weight.options.fused in ("always", "packed")
     if not always and not weight.sees_one_row():
         return None
     transpose = _is_transposed(weight.located)

@@ -6,12 +6,18 @@ from collections.abc import Callable, Collection
 
 from mixquant_onnx.export.encodings import folded
 from mixquant_onnx.export.encodings.storage import SMALL_INTS_FROM_OPSET, Storage
-from mixquant_onnx.export.targets import fused_kernels, integer_kernels, lstm_kernels
+from mixquant_onnx.export.targets import fused_kernels, integer_kernels, lstm_kernels, packed_kernels
 from mixquant_onnx.export.targets.releases import Releases, releases_of
 from mixquant_onnx.export.targets.target import Offer, best_opsets, offered
 from mixquant_onnx.export.weight_in_model import WeightInModel
 
-ENCODINGS: tuple[Offer, ...] = (integer_kernels.offer, lstm_kernels.offer, fused_kernels.offer, folded.offer)
+ENCODINGS: tuple[Offer, ...] = (
+    integer_kernels.offer,
+    lstm_kernels.offer,
+    packed_kernels.offer,
+    fused_kernels.offer,
+    folded.offer,
+)
 """The encodings of this target, the best first, one row each."""
 
 

@@ -1,0 +1,152 @@
+"""Products and tables on codes: MatMulNBits and GatherBlockQuantized of ONNX Runtime, and back for the verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from mixquant_onnx.export.encodings.decoder_functions import DOMAIN
+from mixquant_onnx.export.encodings.packed_kernel import PACKED
+from mixquant_onnx.model.dependencies import drop_initializers, set_nodes, unread_initializers
+from mixquant_onnx.model.operators import attributes
+from mixquant_onnx.numerics.arrays import Codes, FloatArray
+
+PRODUCT, TABLE = "MatMulNBits", "GatherBlockQuantized"
+KERNEL_DOMAIN = "com.microsoft"
+
+_ACCURACY = 4
+"""Activations are rounded to 8 bits in blocks, as ONNX Runtime does by default where it makes the kernel itself."""
+
+
+def pack_operators(model: ModelProto) -> None:
+    """Put kernels in place of the nodes that read packed weights.
+
+    Args:
+        model: A model whose packed weights are read by MatMul and Gather; it is changed.
+
+    Source:
+        com.microsoft MatMulNBits-1 and GatherBlockQuantized-1.
+    """
+    packed = {node.output[0]: node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, PACKED)}
+    if not packed:
+        return
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in packed:
+            _be_product(node, packed[node.input[1]])
+        elif node.op_type == "Gather" and node.input[0] in packed:
+            _be_table(node, packed[node.input[0]])
+    set_nodes(model.graph, [node for node in model.graph.node if (node.domain, node.op_type) != (DOMAIN, PACKED)])
+    if not any(one.domain == KERNEL_DOMAIN for one in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(KERNEL_DOMAIN, 1))
+
+
+def _be_product(node: NodeProto, weight: NodeProto) -> None:
+    at = attributes(weight)
+    _become(node, PRODUCT, [node.input[0], *weight.input], K=at["length"], N=at["rows"], bits=at["bits"],
+            block_size=at["block"], accuracy_level=_ACCURACY)  # fmt: skip
+
+
+def _be_table(node: NodeProto, weight: NodeProto) -> None:
+    at, (codes, scales, zeros) = attributes(weight), weight.input
+    _become(node, TABLE, [codes, node.input[1], scales, zeros], gather_axis=0, quantize_axis=1, bits=at["bits"],
+            block_size=at["block"])  # fmt: skip
+
+
+def _become(node: NodeProto, kind: str, inputs: list[str], **values: int) -> None:
+    node.op_type, node.domain = kind, KERNEL_DOMAIN
+    del node.input[:]
+    del node.attribute[:]
+    node.input.extend(inputs)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+
+
+def plain_operators(model: ModelProto, values: Mapping[str, str]) -> ModelProto:
+    """A copy with MatMul and Gather on floats in place of the kernels; the model itself where it has none.
+
+    Args:
+        model: A model as `pack_operators` leaves it.
+        values: By the name of the packed codes the name that the float weight then has.
+
+    Returns:
+        The copy.
+    """
+    if not values:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    made = dict[str, TensorProto]()
+    reader = _Constants(copy)
+    for node in copy.graph.node:
+        if (node.domain, node.op_type) == (KERNEL_DOMAIN, PRODUCT) and node.input[1] in values:
+            name = values[node.input[1]]
+            made.setdefault(name, numpy_helper.from_array(decoded_product(node, reader).T.copy(), name))
+            _plain(node, "MatMul", [node.input[0], name])
+        elif (node.domain, node.op_type) == (KERNEL_DOMAIN, TABLE) and node.input[0] in values:
+            name = values[node.input[0]]
+            made.setdefault(name, numpy_helper.from_array(decoded_table(node, reader), name))
+            _plain(node, "Gather", [name, node.input[1]])
+    copy.graph.initializer.extend(made.values())
+    drop_initializers(copy, set(values) & unread_initializers(copy))
+    return copy
+
+
+def _plain(node: NodeProto, kind: str, inputs: list[str]) -> None:
+    _become(node, kind, inputs)
+    node.domain = ""
+
+
+class _Constants:
+    """Constants of a main graph, also behind Cast and Expand."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._maker = {name: node for node in model.graph.node for name in node.output}
+
+    def value(self, name: str) -> FloatArray:
+        """The array that a name stands for."""
+        if name in self._tensors:
+            return numpy_helper.to_array(self._tensors[name])
+        node = self._maker[name]
+        if node.op_type == "Cast":
+            return self.value(node.input[0]).astype(helper.tensor_dtype_to_np_dtype(attributes(node)["to"]))
+        return np.broadcast_to(self.value(node.input[0]), tuple(self.value(node.input[1]).tolist()))
+
+
+def decoded_product(node: NodeProto, constants: _Constants) -> FloatArray:
+    """The weight of a MatMulNBits node as [N, K], float32.
+
+    Args:
+        node: The node.
+        constants: Gives its inputs.
+    """
+    at = attributes(node)
+    codes, scales, zeros = (constants.value(name) for name in node.input[1:4])
+    flat = _unpacked(codes.reshape(at["N"], -1), at["bits"])
+    return _decoded(flat, scales, _unpacked(zeros, at["bits"]), at["block_size"])[:, : at["K"]]
+
+
+def decoded_table(node: NodeProto, constants: _Constants) -> FloatArray:
+    """The table of a GatherBlockQuantized node as [rows, columns], float32.
+
+    Args:
+        node: The node.
+        constants: Gives its inputs.
+    """
+    at = attributes(node)
+    codes, scales, zeros = (constants.value(node.input[place]) for place in (0, 2, 3))
+    return _decoded(_unpacked(codes, at["bits"]), scales, _unpacked(zeros, at["bits"]), at["block_size"])
+
+
+def _unpacked(values: Codes, bits: int) -> Codes:
+    """Codes of a row in order, from bytes."""
+    if bits == 8:
+        return values
+    return np.stack([values & 15, values >> 4], axis=-1).reshape(len(values), -1)
+
+
+def _decoded(codes: Codes, scales: FloatArray, zeros: Codes, block: int) -> FloatArray:
+    length, groups = codes.shape[1], scales.shape[1]
+    step, zero = (np.repeat(part[:, :groups], block, axis=1)[:, :length].astype(np.float32) for part in (scales, zeros))
+    return (codes.astype(np.float32) - zero) * step

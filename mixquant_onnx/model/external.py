@@ -1,0 +1,113 @@
+"""Models whose large tensors are written outside, one after the other, without a copy of the model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from mixquant_onnx.model.scopes import subgraphs
+
+LARGEST_PROTOBUF = 2_000_000_000
+"""Bytes of a model beyond which its tensors are written outside (protobuf's limit is 2 GiB)."""
+
+OUTSIDE_FROM = 1024
+"""Bytes of a tensor from which on it is written outside."""
+
+
+def write_outside(model: ModelProto, path: Path, data_name: str) -> list[Path]:
+    """Write a model and its large initializers.
+
+    Args:
+        model: The model; not changed.
+        path: The file to write.
+        data_name: Name of the data file, beside `path`; an existing one is replaced.
+
+    Returns:
+        The files written, the model first.
+
+    Source:
+        ONNX external data: TensorProto.external_data with location, offset and length in bytes.
+    """
+    data = path.parent / data_name
+    data.unlink(missing_ok=True)
+    copy = _without_graph(model)
+    with data.open("wb") as stream:
+        _copy_graph(model.graph, copy.graph, stream, data_name)
+        size = stream.tell()
+    path.write_bytes(copy.SerializeToString())
+    if not size:
+        data.unlink()
+        return [path]
+    data.chmod(path.stat().st_mode)
+    return [path, data]
+
+
+def _without_graph(model: ModelProto) -> ModelProto:
+    """A copy of everything but the graph, which is left as large as its tensors."""
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        if isinstance(value, (int, str, bytes)):
+            setattr(copy, field.name, value)
+        else:
+            getattr(copy, field.name).extend(value)
+    return copy
+
+
+def _copy_graph(graph: GraphProto, copy: GraphProto, stream: BinaryIO, location: str) -> None:
+    for field, value in graph.ListFields():
+        if field.name == "initializer":
+            for tensor in value:
+                _copy_tensor(tensor, copy.initializer.add(), stream, location)
+        elif field.name == "node":
+            for node in value:
+                made = copy.node.add()
+                made.CopyFrom(node)
+                _move_out(made, stream, location)
+        elif isinstance(value, (int, str, bytes)):
+            setattr(copy, field.name, value)
+        else:
+            getattr(copy, field.name).extend(value)
+
+
+def _move_out(node: NodeProto, stream: BinaryIO, location: str) -> None:
+    """Write the large initializers of the graphs of a node outside."""
+    for tensor in _initializers_inside(node):
+        if len(tensor.raw_data) >= OUTSIDE_FROM:
+            content = tensor.raw_data
+            tensor.ClearField("raw_data")
+            _refer(tensor, content, stream, location)
+
+
+def _initializers_inside(node: NodeProto) -> Iterator[TensorProto]:
+    for _, graph in subgraphs(node):
+        yield from graph.initializer
+        for inner in graph.node:
+            yield from _initializers_inside(inner)
+
+
+def _copy_tensor(tensor: TensorProto, copy: TensorProto, stream: BinaryIO, location: str) -> None:
+    content = tensor.raw_data
+    if len(content) < OUTSIDE_FROM:
+        copy.CopyFrom(tensor)
+        return
+    for field, value in tensor.ListFields():
+        if field.name == "raw_data":
+            continue
+        if isinstance(value, (int, str, bytes)):
+            setattr(copy, field.name, value)
+        elif field.name != "external_data":
+            getattr(copy, field.name).extend(value)
+    _refer(copy, content, stream, location)
+
+
+def _refer(tensor: TensorProto, content: bytes, stream: BinaryIO, location: str) -> None:
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", stream.tell()), ("length", len(content))):
+        tensor.external_data.add(key=key, value=str(value))
+    stream.write(content)

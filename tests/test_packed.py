@@ -1,0 +1,156 @@
+"""--fused packed (--for memory): kernels that read codes, which a session holds in place of floats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cases import Array, decibels, run, text, weight
+from onnx import ModelProto
+
+import mixquant_onnx as mq
+from mixquant_onnx.cli.main import main
+from mixquant_onnx.export import packed_operators
+from mixquant_onnx.export.encodings import packed_kernel
+from mixquant_onnx.verification.memory import memory
+
+GRIDS = ["channel", "tensor", "block:32", "block:128"]
+
+
+def decoder(columns: int = 520) -> ModelProto:
+    """A table, a product, a Gemm with transB, and a product that is too small for a kernel."""
+    return text(
+        f"""g (int64[N,S] ids, float[600,{columns}] table, float[{columns},1100] up, float[768,1100] down,
+            float[768] bias, float[768,9] head) => (float[M,9] y)
+        {{ e = Gather (table, ids) u = MatMul (e, up) r = Relu (u) shape = Constant <value = int64[2] {{-1, 1100}}> ()
+          f = Reshape (r, shape) d = Gemm <transB=1> (f, down, bias) y = MatMul (d, head) }}""",
+        table=weight(600, columns), up=weight(columns, 1100, seed=1), down=weight(768, 1100, seed=2),
+        bias=weight(768, seed=3), head=weight(768, 9, seed=4), opset=21,
+    )  # fmt: skip
+
+
+def quantized(model: ModelProto, **options: Any) -> Any:
+    return mq.quantize(model, **{"fused": "packed", "data_free": True, "rule": "paper", "method": "minmax", **options})
+
+
+def ids() -> dict[str, Array]:
+    return {"ids": np.array([[0, 5, 599], [-1, 17, -600]])}
+
+
+@pytest.mark.parametrize("granularity", GRIDS)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+def test_kernels_read_the_codes(bits: int, granularity: str) -> None:
+    model = decoder()
+    result = quantized(model, bits=bits, granularity=granularity)
+    kinds = Counter(node.op_type for node in result.model.graph.node)
+    assert kinds["MatMulNBits"] == 2 and kinds["GatherBlockQuantized"] == 1 and not {"Packed", "Gemm"} & set(kinds)
+    folded = mq.quantize(
+        model, fused="never", data_free=True, rule="paper", method="minmax", bits=bits, granularity=granularity
+    )
+    assert result.plan.sites == folded.plan.sites
+    assert decibels(run(folded.model, ids())[0], run(result.model, ids())[0]) > 30
+    wide = 8 if bits > 4 else 4
+    assert set(result.rewritten.forms.values()) == {f"MatMulNBits {wide}", f"GatherBlockQuantized {wide}",
+                                                    "folded"}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [401, 48])
+def test_rows_of_an_odd_length_and_short_ones(columns: int) -> None:
+    result = quantized(decoder(columns), bits=4)
+    table = next(node for node in result.model.graph.node if node.op_type == "GatherBlockQuantized")
+    assert {a.name: a.i for a in table.attribute}["bits"] == (8 if columns % 2 else 4)
+    assert result.verification is not None
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_budget_takes_the_widths_of_the_kernels(symmetric: bool) -> None:
+    result = quantized(decoder(), avg_bits=6, symmetric=symmetric, rule="safe", method="mse")
+    held = {name: scheme.bits for name, scheme in result.plan.sites.items() if name != "head"}
+    assert set(held.values()) == {4, 8} and result.average_bits <= 6
+
+
+@pytest.mark.parametrize("part", ["codes", "zeros", "scales"])
+def test_the_proof_notices_a_kernel_that_reads_something_else(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if part == "codes":
+        plain = packed_kernel.packed_rows
+        monkeypatch.setattr(packed_kernel, "packed_rows", lambda codes, bits: plain(codes[:, ::-1], bits))
+    elif part == "zeros":
+        monkeypatch.setattr(packed_kernel, "_zeros", lambda builder, zero, shape, bits: builder.store(
+            "zero_point", np.zeros((shape[0], -(-shape[1] * bits // 8)), np.uint8)))  # fmt: skip
+    else:
+        monkeypatch.setattr(packed_operators, "_ACCURACY", 4)
+        monkeypatch.setattr(packed_kernel, "_scales", lambda builder, scale, shape: builder.store(
+            "scale", np.ones(shape, np.float32)))  # fmt: skip
+    with pytest.raises(mq.ProofError, match="verification failed"):
+        quantized(decoder(), bits=4)
+
+
+def test_the_proof_compares_the_kernel_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoded codes are right, and the node tells the kernel another block."""
+    plain = packed_operators._be_table
+
+    def wrong(node: onnx.NodeProto, packed: onnx.NodeProto) -> None:
+        plain(node, packed)
+        node.input[2], node.input[3] = node.input[2], ""
+
+    monkeypatch.setattr(packed_operators, "_be_table", wrong)
+    monkeypatch.setattr(packed_operators, "decoded_table", lambda node, constants: weight(600, 520))
+    with pytest.raises(mq.ProofError):
+        quantized(decoder(), bits=4)
+
+
+def test_a_shared_table_and_a_weight_of_a_loop_are_folded() -> None:
+    tied = text(
+        """g (int64[N] ids, float[N,64] x, float[600,64] table) => (float[N,64] e, float[N,600] y)
+        { e = Gather (table, ids) t = Transpose <perm=[1, 0]> (table) y = MatMul (x, t) }""", table=weight(600, 64),
+    )  # fmt: skip
+    assert set(quantized(tied, bits=4).rewritten.forms.values()) == {"folded"}
+
+
+def test_kernels_that_a_model_has_stay_as_they_are() -> None:
+    first = quantized(decoder(), bits=4).model
+    first.graph.initializer.append(onnx.numpy_helper.from_array(weight(9, 700, seed=9), "more"))
+    first.graph.node.append(onnx.helper.make_node("MatMul", ["y", "more"], ["z"]))
+    first.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["M", 700]))
+    second = quantized(first, bits=4, allow_unchanged=True)
+    kept = [node for node in second.model.graph.node if node.op_type == "MatMulNBits"]
+    assert len(kept) == 2 and kept == [node for node in first.graph.node if node.op_type == "MatMulNBits"]
+
+
+def test_for_memory_stands_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(decoder(), tmp_path / "in.onnx")
+    given = [str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx"), "--bits", "4", "--data-free", "--rule", "paper"]
+    assert main([*given, "--for", "memory"]) == 0
+    assert "onnxruntime: loads from 1.25" in capsys.readouterr().out
+    assert {"MatMulNBits", "GatherBlockQuantized"} <= {n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
+    assert main([*given, "--fused", "packed", "--exact"]) == 2
+
+
+def test_an_older_runtime_gets_folded_weights() -> None:
+    assert set(quantized(decoder(), bits=4, min_ort="1.20").rewritten.forms.values()) == {"folded"}
+
+
+@pytest.mark.slow
+def test_a_session_holds_little_more_than_the_file(tmp_path: Path) -> None:
+    """Whole pages are counted, and what the runtime itself takes: less than 12 MB here."""
+    names = [f"w{place}" for place in range(6)]
+    declared = ", ".join(f"float[1536,1536] {name}" for name in names)
+    steps = " ".join(f"h{place + 1} = MatMul (h{place}, {name})" for place, name in enumerate(names))
+    stored: dict[str, Any] = {name: weight(1536, 1536, seed=place) / 40 for place, name in enumerate(names)}
+    model = text(
+        f"g (float[N,1536] h0, {declared}) => (float[N,1536] h6) {{ {steps} }}",
+        opset=21, **stored,
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "in.onnx")
+    result = mq.quantize(tmp_path / "in.onnx", tmp_path / "out.onnx", optimize_for="memory", bits=4, data_free=True,
+                         rule="paper", method="minmax")  # fmt: skip
+    assert [file.name for file in result.files] == ["out.onnx", "out.onnx.data"]
+    feed = {"h0": weight(1, 1536)}
+    before, after = (memory(tmp_path / name, feed) for name in ("in.onnx", "out.onnx"))
+    assert before is not None and after is not None
+    assert after.held < 1.15 * result.nbytes_after + 12e6 and after.peak < 1.5 * result.nbytes_after + 12e6
+    assert after.held < 0.4 * before.held
