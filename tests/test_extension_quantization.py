@@ -152,7 +152,7 @@ def test_the_input_that_an_operator_is_calibrated_with_is_in_its_row(monkeypatch
     options: dict[str, Any] = {"method": "gptq", "bits": 3, "min_size": 1, "verify": False}
     feed = {"x": linear()[1]["x"]}
     unseen = mq.quantize(model, data=feed, **options)
-    assert any("1 weights have no inputs to calibrate with ('w')" in note for note in unseen.notes)
+    assert any("1 weight has no inputs to calibrate with ('w')" in note for note in unseen.notes)
     known = OPERATORS["com.microsoft", "FusedGemm"].weights[0]
     seen = WeightInput(index=1, layout=known.layout, activation=ActivationInput(index=0, kind="product"))
     monkeypatch.setitem(OPERATORS, ("com.microsoft", "FusedGemm"), Operator(weights=(seen,)))

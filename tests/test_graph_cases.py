@@ -206,7 +206,7 @@ def test_gemm_with_trans_b_becomes_a_fused_matmul(shape: tuple[int, int], bits: 
         {{ y = Gemm <transB=1> (x, w, b) }}""", w=weight(n, k), b=weight(n))  # fmt: skip
     result = mq.quantize(model, bits=[bits], fused="always")
     assert result.rewritten.forms == {"w": f"MatMulNBits {bits}"}
-    assert ops(result.model)[-2:] == ["MatMul", "Add"]
+    assert ops(result.model)[-2:] == ["MatMulNBits", "Add"]
     assert agreement(model, result.model) > (15 if bits == 4 else 35)
     assert [o.name for o in result.model.graph.output] == ["y"]
 

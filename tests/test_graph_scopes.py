@@ -56,9 +56,11 @@ READ_BY = {
 def test_nothing_is_dequantized_at_every_call(readers: str, tmp_path: Path) -> None:
     model = text(f"g (float[6,512] x, bool d, float[512,512] w) => (float[6,512] y) {{ {READ_BY[readers]} }}",
                  w=weight(512, 512))  # fmt: skip
-    left = optimized(quantize(model, fused="always").model, tmp_path)
-    assert "DequantizeLinear" not in left
-    assert ("MatMulNBits" in left) == (readers in ("a MatMul", "a Gemm"))
+    for bits in (7, 8):
+        left = optimized(mq.quantize(model, bits=[bits], fused="always").model, tmp_path)
+        assert "DequantizeLinear" not in left
+        alone = ("a MatMul", "a Gemm") if bits == 7 else ("a MatMul", "a Gemm", "two")
+        assert ("MatMulNBits" in left) == (readers in alone), bits
 
 
 def test_a_constant_inside_a_function_is_quantized_there() -> None:

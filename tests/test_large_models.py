@@ -11,6 +11,7 @@ from cases import run, text, weight
 from conftest import ROOT
 
 import mixquant_onnx as mq
+from mixquant_onnx.model import external
 from mixquant_onnx.model.external import write_outside
 from mixquant_onnx.runtime import session
 from mixquant_onnx.runtime.session import Session
@@ -65,7 +66,7 @@ def test_a_session_of_a_large_model_is_made_from_files(monkeypatch: pytest.Monke
     model = looped()
     feed = {"x": weight(3, 64, seed=2), "c": np.array(True)}
     wanted = Session(model).run(feed)
-    monkeypatch.setattr(session, "LARGEST_PROTOBUF", 1000)
+    monkeypatch.setattr(external, "LARGEST_PROTOBUF", 1000)
     made: list[Path] = []
 
     def written(model: onnx.ModelProto, path: Path, name: str) -> list[Path]:

@@ -207,7 +207,7 @@ def test_no_file_of_another_kind_is_overwritten(model: Path, output: Path, tmp_p
         mq.quantize(model, rows, data_free=True)
     with pytest.raises(OutputError, match="is no ONNX model"):
         mq.quantize(model, notes, data_free=True)
-    for option in ("--json", "--plan", "--report"):
+    for option in ("--json", "--plan"):
         assert "is an ONNX model" in fails(4, model, output, "--data-free", option, model)
         assert "is an .npz file" in fails(4, "inspect", model, "--data-free", option, rows)
     assert "is an ONNX model" in fails(4, "sweep", model, "--qem", "2", "--data-free", "--csv", model)

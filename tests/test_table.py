@@ -181,7 +181,7 @@ def test_a_file_that_is_no_table_is_refused_and_kept(
 ) -> None:
     table.write_bytes(content)
     assert "not a table" in fails(5, "sweep", model, "--avg-bits", "4", "--data", data, "--table", table)
-    assert "not a table" in fails(5, "inspect", model, "--data", data, "--table", data)
+    assert "is an .npz file" in fails(4, "inspect", model, "--data", data, "--table", data)
 
 
 def test_where_no_table_can_be_is_refused_before_the_model_is_read(

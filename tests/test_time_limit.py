@@ -92,7 +92,7 @@ def test_a_plan_keeps_its_layers_in_float(monkeypatch: pytest.MonkeyPatch, tmp_p
         ({"optimize_for": "speed", "data": "d.npz"}, "8", "auto"),
         ({"optimize_for": "speed", "activations": "float"}, "float", "auto"),
         ({"optimize_for": "size"}, "float", "never"),
-        ({"optimize_for": "memory"}, "float", "always"),
+        ({"optimize_for": "memory"}, "float", "packed"),
         ({"optimize_for": "memory", "fused": "auto"}, "float", "auto"),
     ],
 )

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.external import LARGEST_PROTOBUF
+from mixquant_onnx.model.external import is_large
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.weight import quantize_weight
@@ -37,7 +37,7 @@ def rewritten_copy(
         if not quantized:
             return model, unchanged(model)
         done = rewrite(model, weights, quantized, form, folded)
-        if not done.fused or model.ByteSize() >= LARGEST_PROTOBUF:
+        if not done.fused or is_large(model):
             return model, done
         try:
             slow = dequantized_at_every_run(model)
@@ -79,7 +79,7 @@ def draft_size(
 
 def stored_size(model: ModelProto, loaded: model_io.Loaded) -> int:
     """Bytes of `model` in a file, or in files where `loaded` was in several."""
-    if not loaded.external and model.ByteSize() < LARGEST_PROTOBUF:
+    if not loaded.external and not is_large(model):
         return int(model.ByteSize())
     with tempfile.TemporaryDirectory() as folder:
         files = model_io.save(model, Path(folder) / "model.onnx", loaded.external, _LONG_NAME)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from google.protobuf.message import EncodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mixquant_onnx.model.scopes import subgraphs
@@ -15,6 +16,14 @@ LARGEST_PROTOBUF = 2_000_000_000
 
 OUTSIDE_FROM = 1024
 """Bytes of a tensor from which on it is written outside."""
+
+
+def is_large(model: ModelProto) -> bool:
+    """Whether a model cannot be one message of protobuf."""
+    try:
+        return bool(model.ByteSize() >= LARGEST_PROTOBUF)
+    except EncodeError:  # of protobuf's own implementation over 2 GiB
+        return True
 
 
 def write_outside(model: ModelProto, path: Path, data_name: str) -> list[Path]:

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
-from mixquant_onnx.model.external import LARGEST_PROTOBUF, write_outside
+from mixquant_onnx.model.external import is_large, write_outside
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
 
@@ -163,7 +163,7 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
         OutputError: A file cannot be written.
     """
     with writing(path):
-        if not external and model.ByteSize() < LARGEST_PROTOBUF:
+        if not external and not is_large(model):
             path.write_bytes(model.SerializeToString())
             return [path]
         return write_outside(model, path, data_name)

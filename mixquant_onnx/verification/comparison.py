@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mixquant_onnx.data.split import with_axes
 from mixquant_onnx.errors import ModelError, ProofError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import Loaded
+from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.benchmark import Benchmark, measured
 from mixquant_onnx.verification.classes import class_axes
@@ -113,20 +114,16 @@ def compare(
     data = batched(with_axes(session, data))
     wanted = reference_outputs(session, data)
     progress("compare", 1, _STEPS)
-    judged = _loaded(other, session)
-    axes = class_axes(reference.model, wanted, session.outputs)
-    try:
-        quality = session_quality(wanted, judged, data, axes)
-    except RuntimeFailure as failure:
-        raise ProofError(f"the second model does not run on this data: {failure}") from failure
+    judged, axes = _loaded(other, session), class_axes(reference.model, wanted, session.outputs)
+    quality = _quality(wanted, judged, data, axes)
     progress("compare", 2, _STEPS)
     notes: list[str] = []
     layers = _layers(reference.model, other.model, data, notes)
     progress("compare", 3, _STEPS)
     figures = measured(first, second, batched(data, 1).feeds[0], max_slower) if timed else Benchmark()
-    progress("compare", 4, _STEPS)
     exact = float_accuracy(wanted, data, session.outputs, axes)
     notes += chance_words(exact, class_count(wanted, session.outputs, axes))
+    progress("compare", 4, _STEPS)
     return Comparison(
         nbytes=(reference.nbytes, other.nbytes),
         quality=quality,
@@ -140,6 +137,13 @@ def compare(
         origin=data.origin,
         notes=tuple(notes),
     )
+
+
+def _quality(wanted: Outputs, judged: Session, data: Data, axes: Mapping[str, int]) -> Quality:
+    try:
+        return session_quality(wanted, judged, data, axes)
+    except RuntimeFailure as failure:
+        raise ProofError(f"the second model does not run on this data: {failure}") from failure
 
 
 def _session(first: Path | ModelProto) -> Session:

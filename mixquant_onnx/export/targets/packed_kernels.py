@@ -133,9 +133,11 @@ def _only_gathered(located: LocatedWeight) -> bool:
     """Whether every reader takes rows of a table."""
     axes = {attributes(reader.node).get("axis", 0) for reader in located.readers}
     gathers = all((use.op, use.input, use.direct) == ("Gather", 0, True) for use in located.site.uses)
-    return gathers and axes == {0} and len(located.site.uses) == len(located.readers)
+    return gathers and axes == {0}
 
 
 def _in_main_graph(located: LocatedWeight) -> bool:
+    """Whether a weight is in the main graph, and so are its readers, all of which read it as a weight."""
     scopes = (located.source.scope, *(reader.scope for reader in located.readers))
-    return all(not scope.path and not scope.in_function for scope in scopes)
+    inside = any(scope.path or scope.in_function for scope in scopes)
+    return not inside and len(located.site.uses) == len(located.readers)
