@@ -45,7 +45,7 @@ def judged(found: Comparison, targets: Mapping[str, AccuracyOptions], max_slower
 
 
 def _time(found: Comparison) -> str:
-    """The median, and the spread where there are several rounds."""
+    """The time, and the spread where there are several rounds."""
     text = text_of(found.times[:1])
     if len(found.rounds) < 2:
         return text
