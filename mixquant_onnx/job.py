@@ -13,6 +13,7 @@ from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.data.preparation import prepare
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.export.targets.packed_kernels import holds_codes
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.pipeline import Execution
 from mixquant_onnx.planning.allocators.rules import rule
@@ -123,7 +124,7 @@ def open_job(loaded: Loaded, config: Config, goal: GuardGoal | None = None) -> J
     Raises:
         DataError: The samples do not fit the model, or options need samples and there are none.
     """
-    if config.form.fused == "packed" and loaded.nbytes >= _MAPPED_FROM:
+    if holds_codes(config.form) and loaded.nbytes >= _MAPPED_FROM:
         loaded = replace(loaded, external=True)
     split = prepare(
         loaded.model,
@@ -180,7 +181,7 @@ def _made_of(loaded: Loaded, config: Config, method: str) -> dict[str, str]:
         **asdict(config.selection),
         **asdict(config.activations),
     }
-    form = [config.form.native_types, config.form.fused == "packed"]
+    form = [config.form.native_types, holds_codes(config.form)]
     settings = json.dumps([options, *form, config.data.data_free], default=str, sort_keys=True)
     return {
         "model": digest_of_model(loaded),

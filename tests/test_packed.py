@@ -73,6 +73,16 @@ def test_a_budget_takes_the_widths_of_the_kernels(symmetric: bool) -> None:
     assert set(held.values()) == {4, 8} and result.average_bits <= 6
 
 
+@pytest.mark.parametrize(
+    "options", [{"fused": "always"}, {"fused": "packed", "target": "qdq"}, {"fused": "packed"}], ids=str
+)
+def test_only_codes_that_are_held_are_kept_to_the_widths_of_the_kernels(options: dict[str, Any]) -> None:
+    table = mq.inspect(decoder(512), data_free=True, method="minmax", **options).table
+    held = {name: {c.scheme.bits for c in row.candidates} for name, row in table.items()}
+    narrow = {4, 8} if options == {"fused": "packed"} else set(range(2, 9))
+    assert held == {"table": narrow, "up": narrow, "down": narrow, "head": set(range(2, 9))}
+
+
 @pytest.mark.parametrize("part", ["codes", "zeros", "scales"])
 def test_the_proof_notices_a_kernel_that_reads_something_else(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if part == "codes":

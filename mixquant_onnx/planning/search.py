@@ -17,8 +17,8 @@ from mixquant_onnx.export.integer_kernels import dequantized_values
 from mixquant_onnx.export.targets.integer_kernels import on_integers
 from mixquant_onnx.export.targets.lstm_kernels import in_lstm
 from mixquant_onnx.export.targets.packed_kernels import WIDTHS as PACKED_WIDTHS
+from mixquant_onnx.export.targets.packed_kernels import holds_codes, packed_bytes
 from mixquant_onnx.export.targets.packed_kernels import offer as packed_offer
-from mixquant_onnx.export.targets.packed_kernels import packed_bytes
 from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
@@ -99,9 +99,13 @@ def _row_of(
     some, facts = Scheme(bits=PACKED_WIDTHS[0], grid=options.grids[0]), ModelFacts(model, sites)
     packed = replace(options, bits=tuple(b for b in options.bits if b in PACKED_WIDTHS) or options.bits)
 
+    def is_held(located: LocatedWeight) -> bool:
+        weight = WeightInModel(located=located, scheme=some, options=form, facts=facts)
+        return holds_codes(form) and packed_offer(weight) is not None
+
     def row_of(located: LocatedWeight, values: NDArray[np.float32]) -> ErrorRow:
         site = located.site
-        if packed_offer(WeightInModel(located=located, scheme=some, options=form, facts=facts)) is not None:
+        if is_held(located):
             row = site_errors(site, values, packed, estimate)
             sized = (replace(c, nbytes=packed_bytes(site, c.scheme)) for c in row.candidates)
             return replace(row, candidates=tuple(sized))

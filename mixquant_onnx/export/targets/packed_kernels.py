@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from mixquant_onnx.config.parsing import FUSED_PAYS_FROM
+from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel
 from mixquant_onnx.export.encodings.packed_kernel import PackedKernel
 from mixquant_onnx.export.targets import fused_kernels
@@ -38,9 +39,12 @@ def offer(weight: WeightInModel) -> PackedKernel | None:
     form = weight.options.fused
     if form == "never" or weight.options.min_ort < FUSED_PAYS_FROM or not _in_main_graph(weight.located):
         return None
-    if form == "packed":
-        return _product(weight) or _table(weight)
-    return _as_small_product(weight)
+    return _product(weight) or _table(weight) if form == "packed" else _as_small_product(weight)
+
+
+def holds_codes(options: FormOptions) -> bool:
+    """Whether weights are held as codes wherever a kernel reads them, so that only its widths are worth choosing."""
+    return options.fused == "packed" and options.target == "ort"
 
 
 def _as_small_product(weight: WeightInModel) -> PackedKernel | None:
