@@ -58,8 +58,9 @@ class Rewritten:
 
     @property
     def fused(self) -> dict[str, str]:
-        """The value of each weight that is stored for a fused kernel."""
-        return {name: self.values[name] for name, storage in self.storages.items() if storage.fused}
+        """The value of each weight that ONNX Runtime is to fuse with what reads it."""
+        unfused = {name: one for name, one in self.storages.items() if one.fused and not _is_packed(one)}
+        return {name: self.values[name] for name in unfused}
 
 
 def unchanged(model: ModelProto) -> Rewritten:

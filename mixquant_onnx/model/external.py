@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import BinaryIO
 
-from google.protobuf.message import EncodeError
+from google.protobuf.message import EncodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mixquant_onnx.model.scopes import subgraphs
@@ -18,11 +18,25 @@ OUTSIDE_FROM = 1024
 """Bytes of a tensor from which on it is written outside."""
 
 
+def message_of(model: ModelProto, deterministic: bool = False) -> bytes | None:
+    """A model as one message of protobuf; None where it is too large for one.
+
+    Args:
+        model: The model.
+        deterministic: Whether equal models give equal bytes.
+    """
+    try:
+        made: bytes = model.SerializeToString(deterministic=deterministic)
+    except EncodeError:  # of protobuf's own implementation over 2 GiB
+        return None
+    return made if len(made) < LARGEST_PROTOBUF else None
+
+
 def is_large(model: ModelProto) -> bool:
     """Whether a model cannot be one message of protobuf."""
     try:
         return bool(model.ByteSize() >= LARGEST_PROTOBUF)
-    except EncodeError:  # of protobuf's own implementation over 2 GiB
+    except EncodeError:
         return True
 
 
@@ -57,30 +71,28 @@ def write_outside(model: ModelProto, path: Path, data_name: str) -> list[Path]:
 def _without_graph(model: ModelProto) -> ModelProto:
     """A copy of everything but the graph, which is left as large as its tensors."""
     copy = ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
+    _copy_fields(model, copy, {"graph"})
+    return copy
+
+
+def _copy_fields(source: Message, copy: Message, without: Set[str]) -> None:
+    """Copy the fields of a message that are plain values or repeated."""
+    for field, value in source.ListFields():
+        if field.name in without:
             continue
         if isinstance(value, (int, str, bytes)):
             setattr(copy, field.name, value)
         else:
             getattr(copy, field.name).extend(value)
-    return copy
 
 
 def _copy_graph(graph: GraphProto, copy: GraphProto, stream: BinaryIO, location: str) -> None:
-    for field, value in graph.ListFields():
-        if field.name == "initializer":
-            for tensor in value:
-                _copy_tensor(tensor, copy.initializer.add(), stream, location)
-        elif field.name == "node":
-            for node in value:
-                made = copy.node.add()
-                made.CopyFrom(node)
-                _move_out(made, stream, location)
-        elif isinstance(value, (int, str, bytes)):
-            setattr(copy, field.name, value)
-        else:
-            getattr(copy, field.name).extend(value)
+    _copy_fields(graph, copy, {"initializer", "node"})
+    for tensor in graph.initializer:
+        _copy_tensor(tensor, copy.initializer.add(), stream, location)
+    copy.node.extend(graph.node)
+    for node in copy.node:
+        _move_out(node, stream, location)
 
 
 def _move_out(node: NodeProto, stream: BinaryIO, location: str) -> None:
@@ -104,13 +116,7 @@ def _copy_tensor(tensor: TensorProto, copy: TensorProto, stream: BinaryIO, locat
     if len(content) < OUTSIDE_FROM:
         copy.CopyFrom(tensor)
         return
-    for field, value in tensor.ListFields():
-        if field.name == "raw_data":
-            continue
-        if isinstance(value, (int, str, bytes)):
-            setattr(copy, field.name, value)
-        elif field.name != "external_data":
-            getattr(copy, field.name).extend(value)
+    _copy_fields(tensor, copy, {"raw_data", "external_data"})
     _refer(copy, content, stream, location)
 
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
-from mixquant_onnx.model.external import is_large, write_outside
+from mixquant_onnx.model.external import message_of, write_outside
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
 
@@ -163,8 +163,9 @@ def save(model: ModelProto, path: Path, external: bool, data_name: str) -> list[
         OutputError: A file cannot be written.
     """
     with writing(path):
-        if not external and not is_large(model):
-            path.write_bytes(model.SerializeToString())
+        message = None if external else message_of(model)
+        if message is not None:
+            path.write_bytes(message)
             return [path]
         return write_outside(model, path, data_name)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mixquant_onnx.config.parsing import Rows
 from mixquant_onnx.errors import DataError
-from mixquant_onnx.model.external import is_large
+from mixquant_onnx.model.external import message_of
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed, readable
@@ -71,8 +71,9 @@ def digest_of_model(loaded: Loaded) -> str:
         64 hexadecimal digits.
     """
     if loaded.path is None:
-        if not is_large(loaded.float_model):
-            return digest(loaded.float_model.SerializeToString(deterministic=True))
+        message = message_of(loaded.float_model, deterministic=True)
+        if message is not None:
+            return digest(message)
         with readable(loaded.float_model) as name:
             return digest_of_files(sorted(Path(str(name)).parent.iterdir()))
     return digest_of_files([loaded.path, *loaded.files])

@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto
 
 from mixquant_onnx.errors import first_line
-from mixquant_onnx.model.external import is_large, write_outside
+from mixquant_onnx.model.external import message_of, write_outside
 from mixquant_onnx.numerics.arrays import FloatArray
 
 Profile = Literal["exact", "deployed", "as_written"]
@@ -115,13 +115,15 @@ def readable(model: ModelProto | bytes | Path) -> Iterator[str | bytes]:
     Yields:
         What a session is made of. The file may go once that is done, as it is mapped or read by then.
     """
-    if isinstance(model, ModelProto) and is_large(model):
-        with tempfile.TemporaryDirectory() as folder:
-            yield str(write_outside(model, Path(folder) / "model.onnx", "model.data")[0])
-    elif isinstance(model, ModelProto):
-        yield model.SerializeToString()
-    else:
+    if not isinstance(model, ModelProto):
         yield str(model) if isinstance(model, Path) else model
+        return
+    message = message_of(model)
+    if message is not None:
+        yield message
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(write_outside(model, Path(folder) / "model.onnx", "model.data")[0])
 
 
 def dequantized_at_every_run(model: ModelProto) -> set[str]:
