@@ -13,8 +13,8 @@ from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
 from mixquant_onnx.cli.outputs import STANDARD_OUTPUT, check_outputs, command_line, write_json, write_text
 from mixquant_onnx.cli.parser import Parser, add_some, paths_in
 from mixquant_onnx.cli.progress import progress_bar
-from mixquant_onnx.config.config import all_options
 from mixquant_onnx.config.file import file_of_options, options_of_file
+from mixquant_onnx.config.goals import flag_of
 from mixquant_onnx.config.parsing import time_limit
 from mixquant_onnx.errors import OptionError, PromiseError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _DATA = ("data", "labels", "data_free")
 _TARGETS = ("min_sqnr", "min_agreement", "max_drop")
-_FLAGS = {one.keyword: one.flag for one in all_options()}
 
 
 def parser() -> Parser:
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     args = parser().parse_intermixed_args(list(arguments))
     first, second = paths_in(args, 2, "mixquant-onnx compare")
-    targets = {f"{_FLAGS[key]} {getattr(args, key)}": {key: getattr(args, key)} for key in _TARGETS if key in args}
+    targets = {f"{flag_of(key)} {getattr(args, key)}": {key: getattr(args, key)} for key in _TARGETS if key in args}
     limit = None if args.max_slower is None else time_limit(args.max_slower, "--max-slower")
     if limit is not None and args.no_benchmark:
         raise OptionError("--max-slower needs times; leave --no-benchmark out")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import shtab
-
-from mixquant_onnx.cli import compare, diff, inspect, quantize, sweep
+from mixquant_onnx.cli import quantize
+from mixquant_onnx.cli.commands import COMMANDS
 from mixquant_onnx.cli.parser import Parser
 from mixquant_onnx.config.config import all_options
 
@@ -28,17 +27,6 @@ def parser() -> Parser:
     made.add_argument("shell", choices=SHELLS)
     made.add_debug()
     return made
-
-
-COMMANDS: Mapping[str, Callable[[], Parser]] = {
-    "quantize": quantize.parser,
-    "inspect": inspect.parser,
-    "sweep": sweep.parser,
-    "compare": compare.parser,
-    "diff": diff.parser,
-    "completion": parser,
-}
-"""The parsers by command; the name of the first may be left out."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,11 +51,14 @@ def script(shell: str) -> str:
     Returns:
         Text that the shell reads.
     """
+    import shtab
+
     root = argparse.ArgumentParser(prog="mixquant-onnx", parents=[_shown(quantize.parser())], add_help=False)
     paths = next(action for action in root._actions if action.dest == "paths")
     root._actions.remove(paths)
     named = root.add_subparsers(dest="command")
-    for name, make in COMMANDS.items():
+    makers = {**{name: command.parser for name, command in COMMANDS.items()}, "completion": parser}
+    for name, make in makers.items():
         made = _shown(make())
         named.add_parser(name, parents=[made], add_help=False, help=made.description)
     choices = _choices()
@@ -102,6 +93,8 @@ def _shown(parser: Parser) -> Parser:
 
 def _annotate(parser: argparse.ArgumentParser, choices: Mapping[str, Sequence[str]]) -> None:
     """Tell which options take files and which some words; options that --help leaves out are completed too."""
+    import shtab
+
     for action in parser._actions:
         flag, shown = next(iter(action.option_strings), ""), str(action.metavar or "")
         if flag in choices and action.nargs != 0:

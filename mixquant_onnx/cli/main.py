@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from mixquant_onnx.cli import compare, completion, diff, inspect, quantize, sweep
+from mixquant_onnx.cli import commands, completion, quantize
 from mixquant_onnx.cli.signals import stoppable
 from mixquant_onnx.cli.suggestions import nearest_command
 from mixquant_onnx.errors import MixquantError, OptionError
@@ -18,11 +18,7 @@ NOT_READ = 141
 """Exit code where nobody reads the output to its end, 128 + SIGPIPE as in shells."""
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
-    "quantize": quantize.main,
-    "inspect": inspect.main,
-    "sweep": sweep.main,
-    "compare": compare.main,
-    "diff": diff.main,
+    **{name: command.main for name, command in commands.COMMANDS.items()},
     "completion": completion.main,
 }
 
