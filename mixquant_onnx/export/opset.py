@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, version_converter
+from onnx import (
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    version_converter,
+)
 
 from mixquant_onnx.model.constants import elements_of, tensors_of
 from mixquant_onnx.model.operators import domain_of
@@ -20,6 +29,18 @@ from mixquant_onnx.model.skeleton import SMALL, types_of, without_data
 
 class CannotConvert(Exception):
     """A model cannot be raised to an opset; the message names the node that prevents it."""
+
+
+def import_domain(body: ModelProto | FunctionProto, domain: str, version: int = 1) -> None:
+    """Import a domain of operators, where that is not done already.
+
+    Args:
+        body: A model or a function; it is changed.
+        domain: Name of the domain.
+        version: Its version.
+    """
+    if not any(entry.domain == domain for entry in body.opset_import):
+        body.opset_import.append(helper.make_opsetid(domain, version))
 
 
 def opset_of(model: ModelProto) -> int:

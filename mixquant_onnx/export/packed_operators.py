@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.export.encodings.decoder_functions import DOMAIN
 from mixquant_onnx.export.encodings.packed_kernel import PACKED
+from mixquant_onnx.export.opset import import_domain
 from mixquant_onnx.model.dependencies import drop_initializers, set_nodes, unread_initializers
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
@@ -38,8 +39,7 @@ def pack_operators(model: ModelProto) -> None:
         elif node.op_type == "Gather" and node.input[0] in packed:
             _be_table(node, packed[node.input[0]])
     set_nodes(model.graph, [node for node in model.graph.node if (node.domain, node.op_type) != (DOMAIN, PACKED)])
-    if not any(one.domain == KERNEL_DOMAIN for one in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(KERNEL_DOMAIN, 1))
+    import_domain(model, KERNEL_DOMAIN)
 
 
 def _be_product(node: NodeProto, weight: NodeProto) -> None:

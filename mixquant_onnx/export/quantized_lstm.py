@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mixquant_onnx.export.encodings.builder import FreshName
+from mixquant_onnx.export.opset import import_domain
 from mixquant_onnx.model.dependencies import drop_initializers, unread_initializers
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import fresh_names
@@ -52,8 +53,7 @@ def quantize_lstms(model: ModelProto, weights: set[str], fresh: FreshName) -> No
             reshape.CopyFrom(helper.make_node("Transpose", [levels], [node.input[index]], perm=[0, 2, 1]))
     if lstms:
         drop_initializers(model, old & unread_initializers(model))
-        if not any(one.domain == _DOMAIN for one in model.opset_import):
-            model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+        import_domain(model, _DOMAIN)
 
 
 def plain_lstms(model: ModelProto) -> ModelProto:

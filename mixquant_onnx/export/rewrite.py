@@ -20,7 +20,7 @@ from mixquant_onnx.export.encodings.storage import BROADCASTING_FROM_OPSET, Stor
 from mixquant_onnx.export.file_sizes import FileSizes
 from mixquant_onnx.export.integer_products import keep_integer_products
 from mixquant_onnx.export.ir_version import raise_ir
-from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
+from mixquant_onnx.export.opset import CannotConvert, import_domain, opset_of, raise_opset
 from mixquant_onnx.export.packed_operators import pack_operators
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.export.quantized_lstm import quantize_lstms
@@ -226,5 +226,4 @@ def _import_domain(model: ModelProto, scopes: list[Scope]) -> None:
         if isinstance(scope.body, FunctionProto) and not any(scope.body is b for b in bodies):
             bodies.append(scope.body)
     for body in bodies:
-        if not any(o.domain == functions.DOMAIN for o in body.opset_import):
-            body.opset_import.append(helper.make_opsetid(functions.DOMAIN, functions.DOMAIN_VERSION))
+        import_domain(body, functions.DOMAIN, functions.DOMAIN_VERSION)

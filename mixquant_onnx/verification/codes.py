@@ -139,11 +139,14 @@ def _decoder_model(model: ModelProto, scope: Scope, names: Sequence[str]) -> Mod
     for name in names:
         nodes.append(helper.make_node("Cast", [name], [f"{name}.as_float32"], to=TensorProto.FLOAT))
         outputs.append(helper.make_tensor_value_info(f"{name}.as_float32", TensorProto.FLOAT, None))
-    graph = helper.make_graph(nodes, "decoder", [], outputs, tensors)
-    small = helper.make_model(graph, functions=list(model.functions), ir_version=model.ir_version)
-    del small.opset_import[:]
-    small.opset_import.extend(model.opset_import)
-    return small
+    return model_like(model, helper.make_graph(nodes, "decoder", [], outputs, tensors))
+
+
+def model_like(model: ModelProto, graph: GraphProto) -> ModelProto:
+    """A model of another graph, with the opsets, the functions and the IR version of `model`."""
+    return helper.make_model(
+        graph, functions=model.functions, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
 
 
 def needed(scope: Scope, names: Sequence[str]) -> tuple[list[NodeProto], list[TensorProto]]:

@@ -12,7 +12,7 @@ from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification.codes import needed
+from mixquant_onnx.verification.codes import model_like, needed
 
 MOST_NOISE = 0.01
 """Noise-to-signal ratio of the outputs (20 dB); 36 dB and more were measured (docs/research/activations.md)."""
@@ -58,10 +58,8 @@ def _outputs(model: ModelProto, node: NodeProto) -> FloatArray:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [_STEPS, 1, inputs])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors,
     )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
-    made.ir_version = model.ir_version
     x = np.random.default_rng(_SEED).standard_normal((_STEPS, 1, inputs)).astype(np.float32)
-    return np.asarray(Session(made).run({"x": x})[0])
+    return np.asarray(Session(model_like(model, graph)).run({"x": x})[0])
 
 
 def _shape_of_weight(model: ModelProto, node: NodeProto) -> str:

@@ -14,7 +14,7 @@ from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.runtime.session import Session
-from mixquant_onnx.verification.codes import needed
+from mixquant_onnx.verification.codes import model_like, needed
 
 MOST_NOISE = 1e-7
 """Noise-to-signal ratio of a kernel with float activations (70 dB); 130 dB were measured, a wrong layout leaves 0."""
@@ -58,9 +58,7 @@ def _alone(model: ModelProto, node: NodeProto) -> ModelProto:
         [*nodes, alone], "kernel", [helper.make_tensor_value_info("x", kind, None)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors,
     )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=model.opset_import)
-    made.ir_version = model.ir_version
-    return made
+    return model_like(model, graph)
 
 
 def _given(node: NodeProto) -> str:

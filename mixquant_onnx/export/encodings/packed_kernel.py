@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from mixquant_onnx.config.parsing import FUSED_PAYS_FROM
 from mixquant_onnx.export.encodings import decoder_functions as functions
+from mixquant_onnx.export.encodings.bit_planes import pack_fields
 from mixquant_onnx.export.encodings.builder import Builder, Encoded, FreshName
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel
 from mixquant_onnx.export.encodings.storage import Release, Storage
@@ -111,8 +112,7 @@ def packed_rows(codes: Codes, bits: int) -> Codes:
     """Rows of codes as bytes: of 4 bits two in a byte, the first in the low bits; the length is even then."""
     if bits == 8:
         return codes
-    joined: Codes = np.asarray(codes[:, 0::2] | codes[:, 1::2] << 4, np.uint8)
-    return joined
+    return pack_fields(codes.reshape(-1), bits).reshape(len(codes), -1)
 
 
 def _by_row(params: FloatArray, rows: int, how: PackedKernel) -> FloatArray:
