@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import FEW_ROWS
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +78,24 @@ def marked(points: Sequence[Point]) -> list[Point]:
     Returns:
         The points, smallest first; of equal ones the first is marked.
     """
-    best, result = float("-inf"), []
-    for point in sorted(points, key=lambda p: (p.nbytes, -_quality(p))):
-        result.append(replace(point, pareto=_quality(point) > best))
-        best = max(best, _quality(point))
+    return [replace(point, pareto=best) for point, best in on_front(points, lambda p: (p.nbytes, _quality(p)))]
+
+
+def on_front(items: Sequence[Item], place: Callable[[Item], tuple[int, float]]) -> list[tuple[Item, bool]]:
+    """Whether each of some items is on the Pareto front: no other is both smaller and better.
+
+    Args:
+        items: The items in any order.
+        place: Gives the bytes of an item, and a value of which more is better.
+
+    Returns:
+        The items, smallest first; of equal ones the first is on the front.
+    """
+    best, result = float("-inf"), list[tuple[Item, bool]]()
+    for item in sorted(items, key=lambda one: (place(one)[0], -place(one)[1])):
+        value = place(item)[1]
+        result.append((item, value > best))
+        best = max(best, value)
     return result
 
 

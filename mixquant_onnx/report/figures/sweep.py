@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
@@ -11,6 +10,7 @@ import altair as alt
 from mixquant_onnx.report.figures.style import COLORS, GREY, YELLOW, Chart, Figure, values
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.sections.tradeoff import PointData, Tradeoff
+from mixquant_onnx.tradeoff.point import on_front
 from mixquant_onnx.tradeoff.reference import PLAIN_INT8
 
 _MARGIN = 0.1
@@ -40,7 +40,8 @@ def _chart(
     y = alt.Y("value:Q", title=title, axis=alt.Axis(format=form), scale=alt.Scale(zero=False))
     names, colors = ["plans", PLAIN_INT8, "float"], [COLORS[4], COLORS[8], YELLOW]
     kind = alt.Color("kind:N", title=None, scale=alt.Scale(domain=names, range=colors), legend=alt.Legend(orient="top"))
-    front = alt.Chart(values(*_front(rows))).mark_line(color=GREY)
+    best = [row for row, on in on_front(rows, lambda r: (r["bytes"], r["value"])) if on]
+    front = alt.Chart(values(*best)).mark_line(color=GREY)
     drawn = [
         front.encode(x=x, y=y),
         alt.Chart(values({"bytes": data["nbytes_before"], "kind": "float", "told": "float"}))
@@ -62,15 +63,6 @@ def _row(point: PointData, value: float) -> dict[str, Any]:
         told += f", accuracy {point['accuracy']:.2%}"
     kind = PLAIN_INT8 if point["setting"] == PLAIN_INT8 else "plans"
     return {"bytes": point["nbytes"], "value": value, "kind": kind, "told": told}
-
-
-def _front(rows: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Those that no other is both smaller and better than, smallest first."""
-    best = -math.inf
-    for row in sorted(rows, key=lambda r: (r["bytes"], -r["value"])):
-        if row["value"] > best:
-            best = row["value"]
-            yield row
 
 
 def _number_of_sqnr(point: PointData) -> float | None:

@@ -13,7 +13,6 @@ from mixquant_onnx.model.graph_text import text_nbytes
 from mixquant_onnx.numerics.granularity import ALL_BITS
 from mixquant_onnx.quantization.activations.placement import PRODUCTS, place
 from mixquant_onnx.report.inputs import Run
-from mixquant_onnx.report.sections import sensitivity
 
 _MOST = 0.5
 """Share of the weights' elements in layers that could run on integers, from which on that is said."""
@@ -49,10 +48,10 @@ def render(console: Console, data: Hints) -> None:
 
 def _sensitive(run: Run) -> Iterator[str]:
     """The weight with a large share of the loss and a small one of the bytes."""
-    found, stored = sensitivity.data(run), {} if run.result is None else run.result.rewritten.nbytes
+    found, stored = run.loss_shares, {} if run.result is None else run.result.rewritten.nbytes
     if found is None or not stored:
         return
-    shares = found["sensitivity"]["shares"]
+    shares = found.shares
     name = max(shares, key=lambda one: shares[one])
     part, widest = stored[name] / sum(stored.values()), run.plan.sites[name].bits == max(ALL_BITS)
     if shares[name] >= _MUCH_LOSS and part <= _FEW_BYTES and not widest:

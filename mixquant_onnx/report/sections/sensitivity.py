@@ -6,9 +6,6 @@ from typing import TypedDict
 
 from rich.console import Console
 
-from mixquant_onnx.planning.sensitivity import weight_error
-from mixquant_onnx.planning.sensitivity.measurement import Measurement
-from mixquant_onnx.planning.sensitivity.table import WEIGHT_ERROR
 from mixquant_onnx.report.inputs import Run
 
 
@@ -26,17 +23,9 @@ class Sensitivities(TypedDict):
 
 
 def data(run: Run) -> Sensitivities | None:
-    """The shares, by the sensitivity that made the plan or by the data-free one; None where no details are wanted."""
-    if not run.detail or not run.plan.sites:
-        return None
-    planned, name = run.planned, run.planned.cost
-    costs = planned.costs
-    if not costs:
-        table = {name: planned.table[name] for name in run.plan.sites}
-        name, costs = WEIGHT_ERROR, weight_error.measure(Measurement(table, planned.loaded.model, planned.sites))
-    found = {weight: costs[weight][scheme] for weight, scheme in run.plan.sites.items()}
-    total = sum(found.values())
-    return {"sensitivity": {"cost": name, "shares": {w: cost / total if total else 0.0 for w, cost in found.items()}}}
+    """The shares; None where no details are wanted."""
+    found = run.loss_shares
+    return None if found is None else {"sensitivity": {"cost": found.cost, "shares": dict(found.shares)}}
 
 
 def render(console: Console, data: Sensitivities) -> None:
