@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=["digits_cnn", "digits_transformer"])
 def model_path(request: pytest.FixtureRequest) -> Path:
     return ROOT / "models" / str(request.param) / "model.onnx"
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """96 images of digits_cnn with their labels."""
+    path = tmp_path / "rows.npz"
+    with np.load(ROOT / "models" / "digits_cnn" / "eval.npz") as data:
+        np.savez(path, input=data["input"][:96], labels=data["labels"][:96])
+    return path
 
 
 @pytest.fixture

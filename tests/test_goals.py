@@ -42,15 +42,6 @@ def told(model: Path, output: Path | None, **options: Any) -> tuple[mq.RunResult
     return goals.run(loaded, checked_config(**options), output, "the model", tell=lines.append)[1], lines
 
 
-@pytest.fixture
-def labelled(tmp_path: Path) -> Path:
-    """96 images of digits_cnn with their labels."""
-    path = tmp_path / "some.npz"
-    with np.load(CNN.with_name("eval.npz")) as data:
-        np.savez(path, input=data["input"][:96], labels=data["labels"][:96])
-    return path
-
-
 @pytest.mark.parametrize("share", [0.12, 0.15, 0.2, 0.26])
 def test_a_file_of_a_share_of_the_input_is_at_most_that_and_nearly_that(
     share: float, model_path: Path, output: Path

@@ -23,21 +23,14 @@ CNN = ROOT / "models" / "digits_cnn" / "model.onnx"
 FAST = ["--method", "mse", "--effort", "fast", "--cost", "weight-error"]
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.npz"
-    with np.load(CNN.with_name("eval.npz")) as data:
-        np.savez(path, input=data["input"][:96], labels=data["labels"][:96])
-    return path
-
-
 @pytest.mark.parametrize("target", ["--min-agreement=98%", "--max-drop=2%"])
 def test_trials_are_told_as_they_are(
-    target: str, rows: Path, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
+    target: str, labelled: Path, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = tmp_path / "s.json"
     assert (
-        main([str(CNN), str(output), target, "--data", str(rows), "--json", str(summary), *FAST, "--bits=2,4,8"]) == 0
+        main([str(CNN), str(output), target, "--data", str(labelled), "--json", str(summary), *FAST, "--bits=2,4,8"])
+        == 0
     )
     found, lines = json.loads(summary.read_text()), capsys.readouterr().out.splitlines()
     lines = [line for line in lines if line.endswith("kept")]
@@ -56,7 +49,7 @@ def test_trials_are_told_as_they_are(
     assert f"among {len(lines)} trials on these 24 rows" in note and f"{round(24 * best['value'])} of 24" in note
 
 
-def test_the_summary_has_the_options_and_the_goal(rows: Path, tmp_path: Path) -> None:
+def test_the_summary_has_the_options_and_the_goal(labelled: Path, tmp_path: Path) -> None:
     (tmp_path / "o.toml").write_text('bits = [4, 8]\nmin-size = 300\ndata = "rows.npz"\nsymmetric = true\n')
     path = tmp_path / "s.json"
     given = ["--config", str(tmp_path / "o.toml"), "--avg-bits", "5.5", "--json", str(path), "--exclude", "stage5.*"]
@@ -65,7 +58,7 @@ def test_the_summary_has_the_options_and_the_goal(rows: Path, tmp_path: Path) ->
     assert found["goal"] == "avg-bits 5.5" and "trials" not in found
     assert found["options"] == {
         "avg_bits": 5.5, "bits": [4, 8], "method": "mse", "effort": "fast", "cost": "weight-error", "min_size": 300,
-        "data": str(rows), "symmetric": True, "exclude": ["stage5.*"],
+        "data": str(labelled), "symmetric": True, "exclude": ["stage5.*"],
     }  # fmt: skip
     assert main(["inspect", str(CNN), "--data-free", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
@@ -78,15 +71,15 @@ def test_options_that_json_has_no_value_for_are_named() -> None:
     assert goal_text(given) == "max-drop 1%" and goal_text({"scope": "model"}) is None
 
 
-def test_widths_that_stand_in_the_way_are_named(rows: Path, output: Path, fails: Fails) -> None:
-    target = ["--min-sqnr", "40", "--data", rows, *FAST]
+def test_widths_that_stand_in_the_way_are_named(labelled: Path, output: Path, fails: Fails) -> None:
+    target = ["--min-sqnr", "40", "--data", labelled, *FAST]
     assert "all quantized weights had 3 bits, the most that --bits allows" in fails(
         9, CNN, output, *target, "--bits=2-3"
     )
     assert "--bits" not in fails(9, CNN, output, *target[2:], "--min-sqnr", "300")
 
 
-def test_one_trial_is_no_choice(rows: Path) -> None:
+def test_one_trial_is_no_choice(labelled: Path) -> None:
     options: dict[str, Any] = {"metric": lambda _: 1.0, "max_drop": 0, "bits": 8, "data_free": True, "method": "mse"}
     result = mq.quantize(CNN, **options)
     assert len(result.trials) == 1 and not any("optimistic" in note for note in result.notes)
@@ -107,12 +100,14 @@ def test_one_trial_is_no_choice(rows: Path) -> None:
         ({"min_sqnr": 1}, "set a stricter target (--min-sqnr above 1)"),
     ],
 )
-def test_warnings_advise_what_fits_the_goal(options: dict[str, Any], advice: str, rows: Path, tmp_path: Path) -> None:
+def test_warnings_advise_what_fits_the_goal(
+    options: dict[str, Any], advice: str, labelled: Path, tmp_path: Path
+) -> None:
     fast: dict[str, Any] = {
         "method": "minmax",
         "effort": "fast",
         "cost": "weight-error",
-        "data": rows,
+        "data": labelled,
         "granularity": "tensor",
     }
     result = mq.quantize(CNN, tmp_path / "o.onnx", rounding="nearest", rule="paper", **fast, **options)
@@ -120,7 +115,7 @@ def test_warnings_advise_what_fits_the_goal(options: dict[str, Any], advice: str
     (warning,) = result.verification.warnings
     assert warning.endswith(f"; {advice}")
     if "avg_bits" in options:
-        again = mq.apply_plan(CNN, result.plan, data=rows, rounding="nearest").verification
+        again = mq.apply_plan(CNN, result.plan, data=labelled, rounding="nearest").verification
         assert again is not None and again.warnings[0].endswith("; give weights more bits in the plan")
 
 
