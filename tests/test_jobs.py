@@ -118,10 +118,17 @@ from mixquant_onnx.planning import solved_table
 
 keep = solved_table._keep
 
+def read(path):
+    # A process may end between its listing and this.
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
 def workers():
-    stats = [(int(path.parent.name), path.read_text()) for path in Path("/proc").glob("[0-9]*/stat")]
-    own = [number for number, stat in stats if stat.rpartition(")")[2].split()[1] == str(os.getpid())]
-    return [number for number in own if b"popen_loky" in Path(f"/proc/{number}/cmdline").read_bytes()]
+    stats = [(int(path.parent.name), read(path)) for path in Path("/proc").glob("[0-9]*/stat")]
+    own = [number for number, stat in stats if stat.rpartition(")")[2].split()[1:2] == [str(os.getpid())]]
+    return [number for number in own if "popen_loky" in read(Path(f"/proc/{number}/cmdline"))]
 
 def stop(*given):
     how = sys.argv[1]
