@@ -13,6 +13,7 @@ from mixquant_onnx.export.encodings.int8_kernel import PER_CHANNEL_FROM_OPSET
 from mixquant_onnx.export.opset import CannotConvert, opset_of, raise_opset
 from mixquant_onnx.model.dependencies import set_nodes
 from mixquant_onnx.model.scopes import fresh_names
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.quantization.activations.placement import RoundedValue
 from mixquant_onnx.quantization.activations.ranges import TOP, ActivationGrid
 from mixquant_onnx.quantization.activations.value_graph import ValueGraph
@@ -186,7 +187,7 @@ def without_roundings(model: ModelProto) -> ModelProto:
             node.op_type = "Identity"
             if before is not None and after is not None and before.name != after.name:
                 name = fresh(f"{node.output[0]}.factor")
-                ratio = numpy_helper.to_array(after) / numpy_helper.to_array(before)
+                ratio = values_of(after) / values_of(before)
                 graph.initializer.append(numpy_helper.from_array(np.asarray(ratio, np.float32), name))
                 node.op_type = "Mul"
                 node.input.append(name)

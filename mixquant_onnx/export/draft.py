@@ -13,6 +13,7 @@ from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.external import is_large
+from mixquant_onnx.model.tensor_data import outside_nbytes
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 from mixquant_onnx.quantization.weight import quantize_weight
@@ -80,7 +81,7 @@ def draft_size(
 def stored_size(model: ModelProto, loaded: model_io.Loaded) -> int:
     """Bytes of `model` in a file, or in files where `loaded` was in several."""
     if not loaded.external and not is_large(model):
-        return int(model.ByteSize())
+        return int(model.ByteSize()) + outside_nbytes(model)
     with tempfile.TemporaryDirectory() as folder:
         files = model_io.save(model, Path(folder) / "model.onnx", loaded.external, _LONG_NAME)
         return sum(file.stat().st_size for file in files)

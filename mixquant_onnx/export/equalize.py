@@ -13,6 +13,7 @@ from mixquant_onnx.model.dependencies import read_inside
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import fresh_names
 from mixquant_onnx.model.substitute import editable_copy, put
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.quantization.activations.equalization import Equalization
 
@@ -80,7 +81,7 @@ def _into_normalization(graph: GraphProto, maker: NodeProto, value: str, factors
         return False
     for tensor in constants:
         assert tensor is not None
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * factors, tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(values_of(tensor) * factors, tensor.name))
     return True
 
 

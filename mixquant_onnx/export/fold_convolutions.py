@@ -16,6 +16,7 @@ from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.dependencies import reads
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import fresh_names, walk
+from mixquant_onnx.model.tensor_data import values_of
 
 _EPSILON = 1e-5
 """Default of BatchNormalization."""
@@ -97,7 +98,7 @@ def _fold_behind(conv: NodeProto, folding: _Folding) -> bool:
     node = folding.only_reader(conv.output[0])
     if node is None or domain_of(node):
         return False
-    weight = numpy_helper.to_array(folding.tensors[conv.input[1]]).astype(np.float64)
+    weight = values_of(folding.tensors[conv.input[1]]).astype(np.float64)
     affine = _affine(node, conv.output[0], weight.shape, folding.tensors)
     if affine is None:
         return False
@@ -119,7 +120,7 @@ def _affine(node: NodeProto, value: str, weight: tuple[int, ...], tensors: Mappi
         return _normalization(node, tensors)
     if node.op_type not in ("Mul", "Add", "Div", "Sub") or (node.op_type in ("Div", "Sub") and node.input[0] != value):
         return None
-    constant = _by_channel(numpy_helper.to_array(tensors[others[0]]).astype(np.float64), weight)
+    constant = _by_channel(values_of(tensors[others[0]]).astype(np.float64), weight)
     if constant is None or (node.op_type == "Div" and not np.all(constant)):
         return None
     one, zero = np.ones(1), np.zeros(1)
@@ -135,7 +136,7 @@ def _normalization(node: NodeProto, tensors: Mapping[str, TensorProto]) -> _Affi
     if any(a.name == "training_mode" and a.i for a in node.attribute):
         return None
     scale, shift, mean, variance = (
-        numpy_helper.to_array(tensors[name]).astype(np.float64) for name in node.input[1:]
+        values_of(tensors[name]).astype(np.float64) for name in node.input[1:]
     )  # fmt: skip
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), _EPSILON)
     factor = scale / np.sqrt(variance + epsilon)
@@ -161,13 +162,13 @@ def _fold_before(node: NodeProto, folding: _Folding) -> None:
     convolutions = [folding.convolution(reader.output[0]) for reader in readers if reader.output]
     if added is None or not readers or len(convolutions) < len(readers):
         return
-    constant = numpy_helper.to_array(folding.tensors[added]).astype(np.float64)
+    constant = values_of(folding.tensors[added]).astype(np.float64)
     if constant.size != 1 or constant.ndim > 1 or not all(c is not None and _unpadded(c) for c in convolutions):
         return
     value = next(name for name in node.input if name != added)
     for conv in convolutions:
         assert conv is not None
-        weight = numpy_helper.to_array(folding.tensors[conv.input[1]]).astype(np.float64)
+        weight = values_of(folding.tensors[conv.input[1]]).astype(np.float64)
         offset = constant.reshape(1) * weight.reshape(len(weight), -1).sum(axis=1)
         _add_to_bias(conv, np.ones(1), offset, len(weight), folding)
         conv.input[0] = value
@@ -183,7 +184,7 @@ def _unpadded(conv: NodeProto) -> bool:
 
 def _add_to_bias(conv: NodeProto, factor: Values, offset: Values, channels: int, folding: _Folding) -> None:
     biased = len(conv.input) > 2 and conv.input[2]
-    before = numpy_helper.to_array(folding.tensors[conv.input[2]]) if biased else np.zeros(channels)
+    before = values_of(folding.tensors[conv.input[2]]) if biased else np.zeros(channels)
     after = np.broadcast_to(before * factor + offset, (channels,))
     if biased:
         _store(folding.tensors[conv.input[2]], after)

@@ -12,6 +12,7 @@ from mixquant_onnx.export.encodings.packed_kernel import PACKED
 from mixquant_onnx.export.opset import import_domain
 from mixquant_onnx.model.dependencies import drop_initializers, set_nodes, unread_initializers
 from mixquant_onnx.model.operators import attributes
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 
 PRODUCT, TABLE = "MatMulNBits", "GatherBlockQuantized"
@@ -107,7 +108,7 @@ class _Constants:
     def value(self, name: str) -> FloatArray:
         """The array that a name stands for."""
         if name in self._tensors:
-            return numpy_helper.to_array(self._tensors[name])
+            return values_of(self._tensors[name])
         node = self._maker[name]
         if node.op_type == "Cast":
             return self.value(node.input[0]).astype(helper.tensor_dtype_to_np_dtype(attributes(node)["to"]))

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from mixquant_onnx.export.encodings.builder import Encoded
+from mixquant_onnx.model.tensor_data import raw_bytes
 from mixquant_onnx.model.weights import Source
 
 
@@ -105,5 +106,5 @@ class _Shared:
 def _content(tensor: TensorProto) -> _Content:
     """Everything of a tensor but its name, its data as a digest of 256 bits."""
     rest = TensorProto(doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
-    data = blake2b(tensor.raw_data, digest_size=32).digest()
+    data = blake2b(raw_bytes(tensor), digest_size=32).digest()
     return tensor.data_type, tuple(tensor.dims), data, rest.SerializeToString(deterministic=True)

@@ -13,6 +13,7 @@ from mixquant_onnx.export.opset import import_domain
 from mixquant_onnx.model.dependencies import drop_initializers, unread_initializers
 from mixquant_onnx.model.operators import domain_of
 from mixquant_onnx.model.scopes import fresh_names
+from mixquant_onnx.model.tensor_data import values_of
 
 KERNEL = "DynamicQuantizeLSTM"
 _DOMAIN = "com.microsoft"
@@ -42,8 +43,8 @@ def quantize_lstms(model: ModelProto, weights: set[str], fresh: FreshName) -> No
         for index in _WEIGHTS:
             reshape = maker[node.input[index]]
             dequantize = maker[reshape.input[0]]
-            shape = tuple(numpy_helper.to_array(_tensor(model, reshape.input[1])).tolist())
-            scale = numpy_helper.to_array(_tensor(model, dequantize.input[1])).reshape(shape[:2])
+            shape = tuple(values_of(_tensor(model, reshape.input[1])).tolist())
+            scale = values_of(_tensor(model, dequantize.input[1])).reshape(shape[:2])
             # With one zero point for each direction, the second direction has the first one's scales.
             zero = zero or _store(model, fresh(f"{node.input[index]}.zero"), np.zeros(shape[:2], np.int8))
             node.input.extend([_store(model, fresh(f"{node.input[index]}.scales"), scale), zero])
@@ -76,7 +77,7 @@ def plain_lstms(model: ModelProto) -> ModelProto:
         for index, scale in _WEIGHTS.items():
             transpose = maker[node.input[index]]
             reshape = maker[transpose.input[0]]
-            scales = numpy_helper.to_array(_tensor(copy, node.input[scale])).reshape(-1)
+            scales = values_of(_tensor(copy, node.input[scale])).reshape(-1)
             stored, flat = _store(copy, fresh(f"{node.input[index]}.rows"), scales), fresh(f"{node.input[index]}.flat")
             codes, shape = reshape.input
             reshape.CopyFrom(helper.make_node("DequantizeLinear", [codes, stored], [flat], axis=0))

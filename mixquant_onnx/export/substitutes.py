@@ -12,6 +12,7 @@ from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import fresh_names, walk
 from mixquant_onnx.model.shapes import Shape, shape_of
 from mixquant_onnx.model.skeleton import types_of
+from mixquant_onnx.model.tensor_data import values_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,7 +59,7 @@ class Context:
         found = next((list(a.ints) for a in node.attribute if a.name == attribute), None)
         name = node.input[index] if len(node.input) > index else ""
         if found is None and name in self._tensors and name not in self._given:
-            found = [int(value) for value in numpy_helper.to_array(self._tensors[name]).reshape(-1)]
+            found = [int(value) for value in values_of(self._tensors[name]).reshape(-1)]
         return found
 
     def constant(self, value: NDArray[np.generic]) -> str:

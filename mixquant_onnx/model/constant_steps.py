@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
 from mixquant_onnx.model.operators import attributes, moves_only
 from mixquant_onnx.model.shapes import Shape
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.numerics.granularity import WeightAxes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -86,7 +87,7 @@ def step_of(node: NodeProto, constant: Callable[[str], TensorProto | None]) -> S
         tensor = constant(node.input[1])
         if tensor is None:
             return Step("Reshape", _unknown) if node.op_type == "Reshape" else None
-        values = numpy_helper.to_array(tensor).reshape(-1).tolist()
+        values = values_of(tensor).reshape(-1).tolist()
     if node.op_type == "Squeeze":
         return Step("Squeeze", lambda x: x.squeeze(None if values is None else tuple(values)))
     if values is None:

@@ -10,6 +10,7 @@ from google.protobuf.message import EncodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mixquant_onnx.model.scopes import subgraphs
+from mixquant_onnx.model.tensor_data import is_outside, outside_nbytes, raw_bytes, raw_nbytes, refer, with_data
 
 LARGEST_PROTOBUF = 2_000_000_000
 """Bytes of a model beyond which its tensors are written outside (protobuf's limit is 2 GiB)."""
@@ -25,8 +26,11 @@ def message_of(model: ModelProto, deterministic: bool = False) -> bytes | None:
         model: The model.
         deterministic: Whether equal models give equal bytes.
     """
+    outside = outside_nbytes(model)
+    if outside >= LARGEST_PROTOBUF:
+        return None
     try:
-        made: bytes = model.SerializeToString(deterministic=deterministic)
+        made: bytes = with_data(model).SerializeToString(deterministic=deterministic)
     except EncodeError:  # of protobuf's own implementation over 2 GiB
         return None
     return made if len(made) < LARGEST_PROTOBUF else None
@@ -35,7 +39,7 @@ def message_of(model: ModelProto, deterministic: bool = False) -> bytes | None:
 def is_large(model: ModelProto) -> bool:
     """Whether a model cannot be one message of protobuf."""
     try:
-        return bool(model.ByteSize() >= LARGEST_PROTOBUF)
+        return bool(model.ByteSize() + outside_nbytes(model) >= LARGEST_PROTOBUF)
     except EncodeError:
         return True
 
@@ -71,11 +75,11 @@ def write_outside(model: ModelProto, path: Path, data_name: str) -> list[Path]:
 def _without_graph(model: ModelProto) -> ModelProto:
     """A copy of everything but the graph, which is left as large as its tensors."""
     copy = ModelProto()
-    _copy_fields(model, copy, {"graph"})
+    copy_fields(model, copy, {"graph"})
     return copy
 
 
-def _copy_fields(source: Message, copy: Message, without: Set[str]) -> None:
+def copy_fields(source: Message, copy: Message, without: Set[str]) -> None:
     """Copy the fields of a message that are plain values or repeated."""
     for field, value in source.ListFields():
         if field.name in without:
@@ -87,7 +91,7 @@ def _copy_fields(source: Message, copy: Message, without: Set[str]) -> None:
 
 
 def _copy_graph(graph: GraphProto, copy: GraphProto, stream: BinaryIO, location: str) -> None:
-    _copy_fields(graph, copy, {"initializer", "node"})
+    copy_fields(graph, copy, {"initializer", "node"})
     for tensor in graph.initializer:
         _copy_tensor(tensor, copy.initializer.add(), stream, location)
     copy.node.extend(graph.node)
@@ -99,9 +103,7 @@ def _move_out(node: NodeProto, stream: BinaryIO, location: str) -> None:
     """Write the large initializers of the graphs of a node outside."""
     for tensor in _initializers_inside(node):
         if len(tensor.raw_data) >= OUTSIDE_FROM:
-            content = tensor.raw_data
-            tensor.ClearField("raw_data")
-            _refer(tensor, content, stream, location)
+            _write(tensor, tensor.raw_data, stream, location)
 
 
 def _initializers_inside(node: NodeProto) -> Iterator[TensorProto]:
@@ -112,17 +114,13 @@ def _initializers_inside(node: NodeProto) -> Iterator[TensorProto]:
 
 
 def _copy_tensor(tensor: TensorProto, copy: TensorProto, stream: BinaryIO, location: str) -> None:
-    content = tensor.raw_data
-    if len(content) < OUTSIDE_FROM:
+    if not is_outside(tensor) and (not tensor.HasField("raw_data") or raw_nbytes(tensor) < OUTSIDE_FROM):
         copy.CopyFrom(tensor)
         return
-    _copy_fields(tensor, copy, {"raw_data", "external_data"})
-    _refer(copy, content, stream, location)
+    copy_fields(tensor, copy, {"raw_data", "external_data"})
+    _write(copy, raw_bytes(tensor), stream, location)
 
 
-def _refer(tensor: TensorProto, content: bytes, stream: BinaryIO, location: str) -> None:
-    tensor.data_location = TensorProto.EXTERNAL
-    del tensor.external_data[:]
-    for key, value in (("location", location), ("offset", stream.tell()), ("length", len(content))):
-        tensor.external_data.add(key=key, value=str(value))
+def _write(tensor: TensorProto, content: bytes | memoryview, stream: BinaryIO, location: str) -> None:
+    refer(tensor, location, stream.tell(), len(content))
     stream.write(content)

@@ -11,12 +11,11 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
 from mixquant_onnx.model.external import message_of, write_outside
-from mixquant_onnx.model.operators import attributes
-from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.external_input import locations, read_external
+from mixquant_onnx.model.tensor_data import DataFile, raw_nbytes
 
 _MODEL_START = b"\x08"
 """First byte of an ONNX model: the tag of ir_version, the field of the lowest number."""
@@ -26,7 +25,7 @@ _ZIP_START = b"PK\x03\x04"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loaded:
-    """A model with all its tensors in memory.
+    """A model with its tensors, large external ones in their files.
 
     Attributes:
         model: The model.
@@ -35,6 +34,7 @@ class Loaded:
         files: The external data files.
         path: The file that it was read from; None for a model given in memory.
         original: The float model as it was read, where `model` rounds activations; None where `model` is it.
+        data: Its data files, kept open: tensors of `model` refer to them.
     """
 
     model: ModelProto
@@ -43,21 +43,12 @@ class Loaded:
     files: tuple[Path, ...] = ()
     path: Path | None = None
     original: ModelProto | None = None
+    data: tuple[DataFile, ...] = ()
 
     @property
     def float_model(self) -> ModelProto:
         """The model as it was read."""
         return self.model if self.original is None else self.original
-
-
-def _external_tensors(model: ModelProto) -> list[TensorProto]:
-    found = []
-    for scope in walk(model):
-        if isinstance(scope.body, onnx.GraphProto):
-            found += [t for t in scope.body.initializer if uses_external_data(t)]
-        for node in scope.body.node:
-            found += [v for v in attributes(node).values() if isinstance(v, TensorProto) and uses_external_data(v)]
-    return found
 
 
 def load(path: Path) -> Loaded:
@@ -83,18 +74,18 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path}: {error.strerror or error}; check its permissions") from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path}: holds no ONNX graph; export or copy it again")
-    files = {e.value for t in _external_tensors(model) for e in t.external_data if e.key == "location"}
-    for name in sorted(files):
+    files = locations(model)
+    for name in files:
         if not (path.parent / name).is_file():
             raise ModelError(f"{path}: its external data file '{name}' is missing; put it beside the model")
     try:
-        load_external_data_for_model(model, str(path.parent))
+        data = read_external(model, path.parent)
     except Exception as error:  # onnx raises ValueError, OSError and checker errors for bad offsets and paths
         raise ModelError(f"{path}: its external data cannot be read ({first_line(error, 200)})") from error
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
     check_complete(model, str(path))
     outside = tuple((path.parent / name).resolve() for name in files)
-    return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve())
+    return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve(), data=data)
 
 
 def check_complete(model: ModelProto, name: str) -> None:
@@ -110,14 +101,11 @@ def check_complete(model: ModelProto, name: str) -> None:
     for tensor in model.graph.initializer:
         if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
             try:
-                width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+                wanted = raw_nbytes(tensor)
             except (KeyError, TypeError) as error:
                 raise ModelError(f"{name}: tensor '{tensor.name}' is of a type that this onnx does not know") from error
-            count = 1
-            for size in tensor.dims:
-                count *= size
             packed = tensor.data_type >= TensorProto.UINT4
-            if not packed and len(tensor.raw_data) != count * width:
+            if not packed and len(tensor.raw_data) != wanted:
                 raise ModelError(f"{name}: tensor '{tensor.name}' is cut short; export or copy the model again")
 
 
@@ -204,8 +192,8 @@ def own_data(path: Path) -> list[Path]:
         model = onnx.load(str(path), load_external_data=False)
     except (OSError, DecodeError):
         return []
-    names = {e.value for t in _external_tensors(model) for e in t.external_data if e.key == "location"}
-    return [path.parent / n for n in sorted(names) if n.startswith(path.name) and n.endswith(".data")]
+    names = locations(model)
+    return [path.parent / n for n in names if n.startswith(path.name) and n.endswith(".data")]
 
 
 def check_writable(path: Path, model: bool = False) -> None:

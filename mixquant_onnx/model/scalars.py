@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from mixquant_onnx.model.constants import elements_of, tensors_of
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.tensor_data import values_of
 
 
 def scalars_of(model: ModelProto) -> dict[str, float]:
@@ -19,7 +20,7 @@ def scalars_of(model: ModelProto) -> dict[str, float]:
     """
     given = {value.name for value in model.graph.input}
     return {
-        name: float(numpy_helper.to_array(tensor).reshape(-1)[0])
+        name: float(values_of(tensor).reshape(-1)[0])
         for name, tensor in tensors_of(walk(model)[0]).items()
         if tensor.data_type == TensorProto.FLOAT and elements_of(tensor) == 1 and len(tensor.dims) <= 1
         if name not in given

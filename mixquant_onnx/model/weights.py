@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from mixquant_onnx.model.constant_paths import Paths, Reader
@@ -15,6 +14,7 @@ from mixquant_onnx.model.constant_steps import layout_before, shape_after
 from mixquant_onnx.model.constants import FLOAT_TYPES, Source, elements_of, fixed, label, names_of, sources
 from mixquant_onnx.model.operators import attributes, weight_input
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.numerics.granularity import WeightAxes
 
 
@@ -221,4 +221,4 @@ def _identity(node: NodeProto) -> tuple[str, ...]:
 
 def weight_values(located: LocatedWeight) -> np.ndarray:
     """The stored tensor as a NumPy array of its own type."""
-    return onnx.numpy_helper.to_array(located.source.tensor)
+    return values_of(located.source.tensor)

@@ -74,8 +74,8 @@ def digest_of_model(loaded: Loaded) -> str:
         message = message_of(loaded.float_model, deterministic=True)
         if message is not None:
             return digest(message)
-        with readable(loaded.float_model) as name:
-            return digest_of_files(sorted(Path(str(name)).parent.iterdir()))
+        with readable(loaded.float_model) as found:
+            return digest_of_files(sorted(Path(str(found.source)).parent.iterdir()))
     return digest_of_files([loaded.path, *loaded.files])
 
 

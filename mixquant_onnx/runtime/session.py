@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from onnx import ModelProto
 
 from mixquant_onnx.errors import first_line
 from mixquant_onnx.model.external import message_of, write_outside
+from mixquant_onnx.model.tensor_data import is_outside, place_of, refer
 from mixquant_onnx.numerics.arrays import FloatArray
 
 Profile = Literal["exact", "deployed", "as_written"]
@@ -79,8 +81,10 @@ class Session:
             options.add_session_config_entry(key, value)
         onnxruntime.set_seed(_SEED)
         try:
-            with readable(model) as source:
-                self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            with readable(model) as found:
+                for key, value in found.config.items():
+                    options.add_session_config_entry(key, value)
+                self._session = onnxruntime.InferenceSession(found.source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error
         self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
@@ -105,8 +109,24 @@ class Session:
             raise RuntimeFailure(first_line(error)) from error
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readable:
+    """A model as ONNX Runtime reads it.
+
+    Attributes:
+        source: Its bytes, or the name of a file.
+        config: Entries of the session's configuration that go with it.
+    """
+
+    source: str | bytes
+    config: Mapping[str, str]
+
+
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
 @contextmanager
-def readable(model: ModelProto | bytes | Path) -> Iterator[str | bytes]:
+def readable(model: ModelProto | bytes | Path) -> Iterator[Readable]:
     """A model as ONNX Runtime reads it: bytes, or the name of a file, which a large model becomes for a while.
 
     Args:
@@ -116,14 +136,37 @@ def readable(model: ModelProto | bytes | Path) -> Iterator[str | bytes]:
         What a session is made of. The file may go once that is done, as it is mapped or read by then.
     """
     if not isinstance(model, ModelProto):
-        yield str(model) if isinstance(model, Path) else model
+        yield Readable(source=str(model) if isinstance(model, Path) else model, config={})
+        return
+    folder = _one_folder(model)
+    if folder is not None:
+        yield Readable(source=_beside(model).SerializeToString(), config={_FOLDER: folder})
         return
     message = message_of(model)
     if message is not None:
-        yield message
+        yield Readable(source=message, config={})
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield str(write_outside(model, Path(folder) / "model.onnx", "model.data")[0])
+    with tempfile.TemporaryDirectory() as made:
+        written = write_outside(model, Path(made) / "model.onnx", "model.data")[0]
+        yield Readable(source=str(written), config={})
+
+
+def _one_folder(model: ModelProto) -> str | None:
+    """The folder of all data files that a model refers to; None where there is none, or several."""
+    files = {Path(place_of(tensor)[0]) for tensor in model.graph.initializer if is_outside(tensor)}
+    folders = {file.parent for file in files if file.is_absolute() and file.is_file()}
+    return str(folders.pop()) if len(folders) == 1 and all(file.is_file() for file in files) else None
+
+
+def _beside(model: ModelProto) -> ModelProto:
+    """A copy whose tensors refer to files by their names alone."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if is_outside(tensor):
+            location, offset, length = place_of(tensor)
+            refer(tensor, Path(location).name, offset, length)
+    return copy
 
 
 def dequantized_at_every_run(model: ModelProto) -> set[str]:
@@ -145,17 +188,19 @@ def dequantized_at_every_run(model: ModelProto) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
-            with readable(model) as source:
-                onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            with readable(model) as found:
+                for key, value in found.config.items():
+                    options.add_session_config_entry(key, value)
+                onnxruntime.InferenceSession(found.source, options, providers=["CPUExecutionProvider"])
             optimized = onnx.load(options.optimized_model_filepath)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error
     nodes = list(optimized.graph.node)
-    found: set[str] = set()
+    dequantized: set[str] = set()
     while nodes:
         node = nodes.pop()
         if node.op_type == "DequantizeLinear":
-            found.update(node.output)
+            dequantized.update(node.output)
         for attribute in node.attribute:
             nodes.extend(attribute.g.node)
-    return found
+    return dequantized

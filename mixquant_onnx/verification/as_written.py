@@ -15,6 +15,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 from mixquant_onnx.verification.segments import least_agreement
@@ -81,7 +82,7 @@ def _jittered(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     random = np.random.default_rng(0)
     for tensor in _matrices(copy):
-        value = numpy_helper.to_array(tensor)
+        value = values_of(tensor)
         size = max(JITTER, 4 * float(np.finfo(value.dtype).eps))
         changed = value * (1 + size * random.choice([-1.0, 1.0], value.shape))
         tensor.CopyFrom(numpy_helper.from_array(changed.astype(value.dtype), tensor.name))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.export.quantized_lstm import KERNEL
 from mixquant_onnx.model.constants import label
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.metrics import relative_noise
 from mixquant_onnx.runtime.session import Session
@@ -52,7 +53,7 @@ def _outputs(model: ModelProto, node: NodeProto) -> FloatArray:
     alone.input[0], alone.output[0] = "x", "y"
     del alone.output[1:]
     size = next(t for t in model.graph.initializer if t.name == _shape_of_weight(model, node))
-    inputs = int(numpy_helper.to_array(size)[-1])
+    inputs = int(values_of(size)[-1])
     graph = helper.make_graph(
         [*nodes, alone], "lstm",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [_STEPS, 1, inputs])],

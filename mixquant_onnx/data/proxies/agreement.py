@@ -10,6 +10,7 @@ from onnx import GraphProto, ModelProto
 from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.skeleton import without_data
+from mixquant_onnx.model.tensor_data import values_of
 
 
 class Agreement:
@@ -76,6 +77,6 @@ def _name(body: GraphProto, named: Mapping[str, int]) -> None:
 
 def _integers(tensor: onnx.TensorProto) -> set[int]:
     try:
-        return {int(n) for n in onnx.numpy_helper.to_array(tensor)}
+        return {int(n) for n in values_of(tensor)}
     except ValueError:  # data that `without_data` left out, or that lies in a file of its own
         return set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.tensor_data import values_of
 
 _KEEPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand"})
 
@@ -109,7 +110,7 @@ def _looked_up(node: NodeProto, stored: Mapping[str, TensorProto], sizes: Sizes)
         axis = next((int(helper.get_attribute_value(a)) for a in node.attribute if a.name == "axis"), 0)
         return node.input[1], sizes[first][axis]
     if node.op_type == "OneHot" and len(node.input) > 1 and node.input[1] in stored:
-        return first, int(numpy_helper.to_array(stored[node.input[1]]).reshape(-1)[0])
+        return first, int(values_of(stored[node.input[1]]).reshape(-1)[0])
     if node.op_type == "Equal" and len(sizes.get(node.input[1], ())) > 0:
         entries = max(sizes[node.input[1]])
         return first, entries if entries > 1 else 0

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
 from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.incremental import IncrementalExecutor
 from mixquant_onnx.runtime.session import Feed, RuntimeFailure
@@ -126,7 +127,7 @@ def _beginning(model: ModelProto, name: str) -> _Beginning | None:
 
 def _constants(model: ModelProto) -> Mapping[str, FloatArray]:
     """The small constants of the main graph."""
-    found = {name: numpy_helper.to_array(t) for name, t in _stored(model).items() if int(np.prod(t.dims)) <= 16}
+    found = {name: values_of(t) for name, t in _stored(model).items() if int(np.prod(t.dims)) <= 16}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value_float":
             found[node.output[0]] = np.array(node.attribute[0].f)
@@ -164,7 +165,7 @@ def _nearest(found: Mapping[str, tuple[FloatArray, FloatArray]], normalization: 
     stored = _stored(model)
     if any(name not in stored for name in normalization.input[3:5]):
         return USUAL[0]
-    mean, variance = (numpy_helper.to_array(stored[n]).astype(np.float64) for n in normalization.input[3:5])
+    mean, variance = (values_of(stored[n]).astype(np.float64) for n in normalization.input[3:5])
     live = variance > 1e-3 * np.median(variance)
     if not live.any():
         return USUAL[0]

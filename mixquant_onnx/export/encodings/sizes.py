@@ -9,7 +9,8 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorPro
 from mixquant_onnx.export.encodings.bit_planes import field_bytes
 from mixquant_onnx.export.encodings.builder import Encoded
 from mixquant_onnx.export.encodings.native_types import WIDTH_OF
-from mixquant_onnx.model.external import OUTSIDE_FROM
+from mixquant_onnx.model.external import OUTSIDE_FROM, copy_fields
+from mixquant_onnx.model.tensor_data import is_outside, outside_nbytes, place_of
 
 _NAME_OF_EXTERNAL_FILE = 64
 _POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME_OF_EXTERNAL_FILE + 24
@@ -40,8 +41,8 @@ def data_bytes(tensor: TensorProto) -> int:
     Returns:
         Bytes.
     """
-    if tensor.HasField("raw_data"):
-        return len(tensor.raw_data)
+    if is_outside(tensor):
+        return place_of(tensor)[2]
     bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     return field_bytes(math.prod(tensor.dims), WIDTH_OF.get(tensor.data_type, bits))
 
@@ -57,8 +58,17 @@ def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
         Bytes in both files.
     """
     data = data_bytes(tensor)
-    inside = int(tensor.ByteSize()) - (framed(data) if tensor.HasField("raw_data") else 0)
+    inside = int(_header(tensor).ByteSize())
     return inside + data + _POINTER if external and data >= OUTSIDE_FROM else inside + framed(data)
+
+
+def _header(tensor: TensorProto) -> TensorProto:
+    """The tensor without values that are in `raw_data` or in a file."""
+    if not tensor.HasField("raw_data") and not is_outside(tensor):
+        return tensor
+    made = TensorProto()
+    copy_fields(tensor, made, {"raw_data", "external_data"})
+    return made
 
 
 def initializer_bytes(tensor: TensorProto, external: bool = False) -> int:
@@ -129,8 +139,9 @@ def model_bytes(model: ModelProto, external: bool) -> int:
     Returns:
         Bytes in both files.
     """
-    outside = sum(len(t.raw_data) >= OUTSIDE_FROM for t in model.graph.initializer) if external else 0
-    return int(model.ByteSize()) + outside * _POINTER
+    tensors = model.graph.initializer
+    outside = sum(t.HasField("raw_data") and data_bytes(t) >= OUTSIDE_FROM for t in tensors) if external else 0
+    return int(model.ByteSize()) + outside_nbytes(model) + outside * _POINTER
 
 
 def bits_per_weight(nbytes: int, elements: int) -> float:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data, batched, rows_of, thinned
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.model.taps import with_outputs
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.quantization.activations.histogram import Histogram
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
@@ -70,7 +71,7 @@ def observe(
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     given = {value.name for value in model.graph.input} | set(constants)
     inside = [name for name in names if name not in given]
-    fixed = {name: numpy_helper.to_array(constants[name]) for name in names if name in constants}
+    fixed = {name: values_of(constants[name]) for name in names if name in constants}
     found = {name: Observed(histogram=Histogram()) for name in names}
     try:
         session = Session(with_outputs(model, inside))

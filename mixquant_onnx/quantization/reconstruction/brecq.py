@@ -14,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 from torch import Tensor
 
 from mixquant_onnx.errors import first_line
 from mixquant_onnx.model.blocks import Block
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import QuantizedTensor
@@ -135,7 +136,7 @@ def _tensor(value: FloatArray) -> Tensor:
 
 
 def _values(tensor: object) -> NDArray[np.generic]:
-    return np.array(numpy_helper.to_array(tensor))  # type: ignore[arg-type]
+    return np.array(values_of(tensor))  # type: ignore[arg-type]
 
 
 def _check(

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 from torch import Tensor
 
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.quantization.reconstruction.torch_operators import Program, UnknownOperator
 from mixquant_onnx.runtime.session import Feed
 
@@ -41,7 +42,7 @@ def importances(model: ModelProto, exits: Sequence[str], feeds: Sequence[Feed], 
     """
     try:
         program = Program(list(model.graph.node))
-        constants = {t.name: torch.from_numpy(np.array(numpy_helper.to_array(t))) for t in model.graph.initializer}
+        constants = {t.name: torch.from_numpy(np.array(values_of(t))) for t in model.graph.initializer}
         random = torch.Generator().manual_seed(seed)
         found: dict[str, list[Tensor]] = {name: [] for name in exits}
         output = model.graph.output[0].name

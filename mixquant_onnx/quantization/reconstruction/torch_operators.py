@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 from torch import Tensor
 
 from mixquant_onnx.model.operators import attributes, operator_of
 from mixquant_onnx.model.padding import window_padding
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.quantization.reconstruction.supported import is_known
 
 At = Mapping[str, Any]
@@ -172,7 +173,7 @@ def _unsqueeze(at: At, inputs: Sequence[Any]) -> Any:
 
 def _constant(at: At, inputs: Sequence[Any]) -> Tensor:
     if "value" in at:
-        return torch.from_numpy(numpy_helper.to_array(at["value"]).copy())
+        return torch.from_numpy(values_of(at["value"]).copy())
     for name, kind in (("value_float", torch.float32), ("value_int", torch.int64), ("value_floats", torch.float32),
                        ("value_ints", torch.int64)):  # fmt: skip
         if name in at:
