@@ -17,6 +17,7 @@ from mixquant_onnx.numerics.rows import effective_grid, to_rows
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.quantization.methods import method
 from mixquant_onnx.quantization.ranges.minmax import baseline_error, wide_scales
+from mixquant_onnx.quantization.slices import slices_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,12 +111,14 @@ def site_errors(
         if grid in seen:
             continue
         seen.add(grid)
-        rows = to_rows(values, site.layout, grid)
+        parts = slices_of(site.shape, site.layout, grid)
         widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
-        sums = method(options.method).errors(rows, widths, options.symmetric, estimate)
+        errors = method(options.method).errors
+        found = [errors(to_rows(values[p], site.layout, grid), widths, options.symmetric, estimate) for p in parts]
+        sums = [sum(column) for column in zip(*found, strict=True)]
         if baseline is None:
             baseline = sums[widths.index(8)]
-        wide = _wide(site, rows, options.bits, options.symmetric)
+        wide = _wide(site, values, grid, options)
         for bits, total, is_wide in zip(options.bits, sums, wide, strict=False):
             scheme = Scheme(bits=bits, grid=wanted, method=options.method, symmetric=options.symmetric)
             cells.append(Candidate(scheme=scheme, qe=total / count, nbytes=nbytes_of(site, scheme), wide=is_wide))
@@ -134,9 +137,11 @@ _ALWAYS_WORTH_IT = 1 << 13
 """Weights of a tensor from which on the bytes of its scales do not decide whether it is stored quantized."""
 
 
-def _wide(site: WeightTensor, rows: NDArray[np.float32], bits: Sequence[int], symmetric: bool) -> list[bool]:
-    """Whether a scale of the `rows` is too small for float16, at each of `bits`; of large weights that is not asked."""
-    return wide_scales(rows, bits, symmetric) if site.elements < _ALWAYS_WORTH_IT else [False] * len(bits)
+def _wide(site: WeightTensor, values: NDArray[np.float32], grid: Granularity, options: SearchOptions) -> Sequence[bool]:
+    """Whether a scale is too small for float16, at each width; of large weights that is not asked."""
+    if site.elements >= _ALWAYS_WORTH_IT:
+        return [False] * len(options.bits)
+    return wide_scales(to_rows(values, site.layout, grid), options.bits, options.symmetric)
 
 
 def wide_schemes(table: ErrorTable) -> frozenset[tuple[str, Scheme]]:

@@ -51,7 +51,8 @@ _SMALLEST = 1e-30
 
 def unusable(values: NDArray[np.float32]) -> str | None:
     """Why a weight of these values cannot be quantized; None where it can."""
-    if not np.isfinite(values).all():
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not np.isfinite([low, high]).all():
         return "holds NaN or Inf"
-    largest = float(np.abs(values).max(initial=0))
+    largest = max(-low, high)
     return "its weights are too small for a float32 scale" if 0 < largest < _SMALLEST else None

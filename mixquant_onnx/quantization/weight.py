@@ -28,6 +28,7 @@ from mixquant_onnx.quantization.rounding import gptq
 from mixquant_onnx.quantization.rounding.bias_corrected import compensate
 from mixquant_onnx.quantization.rounding.objective import Problem, Rounding
 from mixquant_onnx.quantization.rounding.shrinkage import with_best_shrinkage
+from mixquant_onnx.quantization.slices import quantized_by_slices, squared_error
 
 _OUTPUTS = Granularity(per="channel")
 
@@ -113,8 +114,7 @@ def quantization_error(q: QuantizedTensor, weight: NDArray[np.generic]) -> float
     Returns:
         The error, computed in float64.
     """
-    difference = np.asarray(weight, np.float32) - q.dequantize(np.dtype(np.float32))
-    return float(np.mean(np.square(difference, dtype=np.float64)))
+    return squared_error(q, weight) / q.codes.size
 
 
 def rows_in_grid(site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme) -> NDArray[np.float32]:
@@ -135,6 +135,9 @@ def rows_in_grid(site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme
 def _nearest(site: WeightTensor, weight: NDArray[np.generic], scheme: Scheme, known: Method) -> QuantizedTensor:
     """Ranges of the method, codes rounded to nearest."""
     grid = effective_grid(site.shape, site.layout, scheme.grid)
+    sliced = quantized_by_slices(site, weight, grid, lambda part, values: _nearest(part, values, scheme, known))
+    if sliced is not None:
+        return sliced
     rows = rows_in_grid(site, weight, scheme)
     scale, zero = known.fit(rows, scheme.bits, scheme.symmetric)
     scale = _finite(scale, zero, scheme.bits, site.dtype)

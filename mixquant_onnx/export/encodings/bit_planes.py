@@ -105,8 +105,11 @@ def pack_fields(fields: Codes, width: int) -> Codes:
     Returns:
         Flat bytes.
     """
-    places = np.arange(0, 8, width, dtype=np.uint8)
-    return np.asarray(np.bitwise_or.reduce(fields.reshape(-1, 8 // width) << places, axis=1), np.uint8)
+    each = 8 // width
+    packed = fields[0::each].copy()
+    for position in range(1, each):
+        packed |= fields[position::each] << np.uint8(position * width)
+    return packed
 
 
 def unpack(planes: list[Codes], bits: int, elements: int) -> Codes:
