@@ -24,8 +24,8 @@ from mixquant_onnx.errors import (
 
 if TYPE_CHECKING:
     from mixquant_onnx.api import apply_plan, inspect, quantize, sweep
-    from mixquant_onnx.pipeline import RunResult
     from mixquant_onnx.planning.plan import Plan
+    from mixquant_onnx.result import RunResult
     from mixquant_onnx.verification.compare_models import compare
     from mixquant_onnx.verification.comparison import Comparison
 

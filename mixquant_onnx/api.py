@@ -16,7 +16,7 @@ from mixquant_onnx.export.targets.integer_kernels import WIDEST
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded, as_loaded, check_writable
-from mixquant_onnx.pipeline import RunResult, execute, timed
+from mixquant_onnx.pipeline import execute, timed
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.guard_goal import GuardGoal
@@ -26,6 +26,7 @@ from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_
 from mixquant_onnx.planning.table_file import check_table
 from mixquant_onnx.quantization.methods import check_torch, is_calibrated, needs_torch
 from mixquant_onnx.quantization.methods import method as known_method
+from mixquant_onnx.result import RunResult
 from mixquant_onnx.tradeoff.point import Point
 from mixquant_onnx.tradeoff.sweep import sweep as points_of
 from mixquant_onnx.verification.warnings import EDIT_PLAN

@@ -15,7 +15,6 @@ from mixquant_onnx.errors import DataError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.targets.packed_kernels import holds_codes
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.pipeline import Execution
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.digests import digest, digest_of_feeds, digest_of_model, digest_of_source
 from mixquant_onnx.planning.guard_goal import GuardGoal
@@ -25,6 +24,7 @@ from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, WEIGHT_ERROR
 from mixquant_onnx.planning.table_file import TableFile
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch
+from mixquant_onnx.result import Execution
 from mixquant_onnx.verification.warnings import advice_of
 
 

@@ -3,96 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx import ModelProto
 
-from mixquant_onnx.config.checks import CheckOptions
-from mixquant_onnx.config.stages import FormOptions, RoundingOptions
 from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.errors import DataError, UnchangedError, counted, writing
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.draft import rewritten_copy
-from mixquant_onnx.export.encodings.sizes import bits_per_weight, model_bytes
+from mixquant_onnx.export.encodings.sizes import model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
-from mixquant_onnx.model.weights import LocatedWeight
-from mixquant_onnx.numerics.scheme import QuantizedTensor
+from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
-from mixquant_onnx.planning.error_table import ErrorTable
 from mixquant_onnx.planning.output_floor import hold_floor, with_schemes
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned, left_float, why_unchanged, without_losses
 from mixquant_onnx.quantization.methods import is_calibrated
 from mixquant_onnx.quantization.network import Layers
+from mixquant_onnx.result import Execution, RunResult
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.benchmark import benchmark, check_time
-from mixquant_onnx.verification.latency import Latency
-from mixquant_onnx.verification.memory import Memory
+from mixquant_onnx.verification.large import verify_large
 from mixquant_onnx.verification.result import Verification
-from mixquant_onnx.verification.trial import Trial
 from mixquant_onnx.verification.verify import verify
-from mixquant_onnx.verification.warnings import MORE_BITS
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class RunResult:
-    """The model, what was decided and measured, and the proof (None where it was not asked for).
-
-    Sizes are bytes, external data included. `quantized` are the weights, `qe` is that of their codes. `latency`: times
-    of a run, where they were measured; `memory`: of the float model's session and of the written one's. `trials`: for
-    an accuracy target, in order.
-    """
-
-    model: ModelProto
-    plan: Plan
-    table: ErrorTable
-    sites: Mapping[str, LocatedWeight]
-    rewritten: Rewritten
-    form: FormOptions
-    verification: Verification | None
-    nbytes_before: int
-    nbytes_after: int
-    quantized: Mapping[str, QuantizedTensor]
-    qe: Mapping[str, float]
-    files: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
-    latency: tuple[Latency, ...] = ()
-    memory: tuple[Memory, Memory] | None = None
-    trials: tuple[Trial, ...] = ()
-
-    @property
-    def elements(self) -> int:
-        """Number of quantized weights."""
-        return sum(self.sites[name].site.elements for name in self.plan.sites)
-
-    @property
-    def average_bits(self) -> float:
-        """Bits for each quantized weight: codes, scales and zero points as stored."""
-        return bits_per_weight(sum(self.rewritten.nbytes.values()), self.elements)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Execution:
-    """What becomes of a plan.
-
-    Attributes:
-        split: The rows to fit to and to judge by; None where there are none.
-        rounding: How weights are rounded.
-        checks: What is checked.
-        notes: Remarks for the user.
-        advice: What to do where quality is low.
-    """
-
-    split: DataSplit | None = None
-    rounding: RoundingOptions = field(default_factory=RoundingOptions)
-    checks: CheckOptions = field(default_factory=CheckOptions)
-    notes: tuple[str, ...] = ()
-    advice: str = MORE_BITS
 
 
 def execute(
@@ -117,11 +55,12 @@ def execute(
         raise UnchangedError(f"{name}: {why_unchanged(planned)}")
     _check_methods(planned.plan, execution.split)
     wanted = len(planned.plan.sites)
-    planned, layers = _quantized(planned, execution, progress)
+    scratch = None if not planned.loaded.is_large else Scratch(None if output is None else output.parent)
+    planned, layers = _quantized(planned, execution, progress, scratch)
     layers = replace(layers, notes=(*execution.notes, *layers.notes))
     if wanted and not layers.quantized:
         return execute(planned, execution, output, name, progress)
-    model, rewritten = rewritten_copy(planned.loaded.model, planned.sites, layers.quantized, planned.form)
+    model, rewritten = rewritten_copy(planned.loaded.model, planned.sites, layers.quantized, planned.form, scratch)
     size = model_bytes(model, planned.loaded.external)
     if layers.quantized and size >= planned.loaded.nbytes and planned.form.integer:
         larger = size - planned.loaded.nbytes
@@ -131,10 +70,10 @@ def execute(
         reason = f"the quantized file would take {size} bytes, as much as the float one"
         lost = left_float(planned, dict.fromkeys(planned.plan.sites, reason))
         return execute(lost, execution, output, name, progress)
-    made = _Made(planned=planned, layers=layers, model=model, rewritten=rewritten)
+    made = _Made(planned=planned, layers=layers, model=model, rewritten=rewritten, scratch=scratch)
     check = _checker(made, execution, progress)
     if output is None:
-        return _result(made, (), model.ByteSize(), check(model))
+        return _result(made, (), model_bytes(model, False), check(model))
     with writing(output):
         return _result(made, *_write(made, check, output, progress))
 
@@ -165,12 +104,13 @@ class _Made:
     layers: Layers
     model: ModelProto
     rewritten: Rewritten
+    scratch: Scratch | None = None
 
 
 def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Verification | None) -> RunResult:
     planned = made.planned
     return RunResult(
-        model=made.model,
+        stored=made.model,
         plan=planned.plan,
         table=planned.table,
         sites=planned.sites,
@@ -183,16 +123,19 @@ def _result(made: _Made, files: tuple[Path, ...], nbytes: int, verification: Ver
         qe=made.layers.qe,
         files=files,
         notes=made.layers.notes,
+        data=(*planned.loaded.data, *(() if made.scratch is None else (made.scratch.file,))),
     )
 
 
-def _quantized(planned: Planned, execution: Execution, progress: Progress) -> tuple[Planned, Layers]:
+def _quantized(
+    planned: Planned, execution: Execution, progress: Progress, scratch: Scratch | None
+) -> tuple[Planned, Layers]:
     """The weights, and the plan as it then is."""
     split, rounding = execution.split, execution.rounding
     fitting = None if split is None else split.fitting
 
     def quantize(planned: Planned) -> Layers:
-        return quantize_plan(planned, fitting, rounding.compensated, progress, rounding)
+        return quantize_plan(planned, fitting, rounding.compensated, progress, rounding, scratch=scratch)
 
     return within_rule(planned, split, quantize)
 
@@ -234,6 +177,8 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
     if not execution.checks.verify:
         return lambda source: _timely(source, made, execution)
     planned, quantized, split = made.planned, made.layers.quantized, execution.split
+    if split is None and planned.loaded.is_large:
+        return _checker_of_large(made, execution, progress)
     refusal = _refusal(planned.loaded, split)
     optimism = None
     if refusal is None and split is not None and split.in_sample:
@@ -248,6 +193,16 @@ def _checker(made: _Made, execution: Execution, progress: Progress) -> Check:
             in_sample=split is not None and split.in_sample, optimism_db=optimism,
             advice=execution.advice,
         )  # fmt: skip
+
+    return check
+
+
+def _checker_of_large(made: _Made, execution: Execution, progress: Progress) -> Check:
+    def check(source: ModelProto | Path) -> Verification:
+        _timely(source, made, execution)
+        loaded = model_io.load(source) if isinstance(source, Path) else None
+        saved = made.model if loaded is None else loaded.model
+        return verify_large(saved, made.planned.sites, made.layers.quantized, made.rewritten, source, progress)
 
     return check
 

@@ -15,7 +15,7 @@ from mixquant_onnx.errors import OptionError, PromiseError, SlowError, counted
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded
-from mixquant_onnx.pipeline import RunResult, execute, timed
+from mixquant_onnx.pipeline import execute, timed
 from mixquant_onnx.planning.allocation import (
     Priced,
     by_rule,
@@ -31,6 +31,7 @@ from mixquant_onnx.planning.search import Searched, widths
 from mixquant_onnx.planning.selection import Entry, ranked, winner
 from mixquant_onnx.planning.sensitivity.table import UNIFORM
 from mixquant_onnx.planning.size_budget import added, plan_of_size
+from mixquant_onnx.result import RunResult
 
 _ONE_WIDTH = "one width"
 """Not a sensitivity, but the plan of one width for all weights."""

@@ -20,9 +20,9 @@ from mixquant_onnx.data.split import FEWEST_ROWS
 from mixquant_onnx.errors import DataError, MetricError, PromiseError, UnchangedError, writing
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.allocation import Priced
 from mixquant_onnx.planning.planned import Planned
+from mixquant_onnx.result import RunResult
 from mixquant_onnx.runtime.memory import release
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import check_classes, class_axes

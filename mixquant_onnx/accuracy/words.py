@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mixquant_onnx.numerics.granularity import ALL_BITS
-from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.search import widths
+from mixquant_onnx.result import RunResult
 
 
 def trial_words(result: RunResult, cost: str, found: str, kept: bool) -> str:

@@ -11,6 +11,7 @@ from mixquant_onnx.data.files import data_of, load_data
 from mixquant_onnx.data.noise import usable_data
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
+from mixquant_onnx.model.external import is_large
 from mixquant_onnx.model.signature import model_inputs
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
@@ -28,7 +29,8 @@ def prepare(
         stands_in: Without the user's samples others are generated.
 
     Returns:
-        The parts; None where there are no samples, or the model does not run on those that were generated.
+        The parts; None where there are no samples, or the model does not run on those that were generated. A model of
+        over 2 GB is only run on the user's samples.
 
     Raises:
         DataError: The user's samples do not fit the model.
@@ -37,7 +39,9 @@ def prepare(
     if options.data is not None:
         given = _read(model, options.data, options.labels)
         return split_data(model, given, selects, evaluation, PROMISE_SHARE if judges else SHARE)
-    return _stand_in(model, options.data_free, selects, evaluation) if stands_in else None
+    if not stands_in or (is_large(model) and evaluation is None):
+        return None
+    return _stand_in(model, options.data_free, selects, evaluation)
 
 
 def all_rows(model: ModelProto, options: DataOptions) -> Data | None:

@@ -13,6 +13,7 @@ from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.rewrite import Rewritten, rewrite, unchanged
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.external import is_large
+from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.model.tensor_data import outside_nbytes
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -25,8 +26,11 @@ def rewritten_copy(
     weights: Mapping[str, LocatedWeight],
     quantized: Mapping[str, QuantizedTensor],
     form: FormOptions,
+    scratch: Scratch | None = None,
 ) -> tuple[ModelProto, Rewritten]:
     """A rewritten copy of `original`, whose `weights` those `quantized` are of, and what was done.
+
+    Large tensors go to `scratch`, where there is one.
 
     A weight for a fused kernel that ONNX Runtime would dequantize at every run is folded instead. That happens where
     other fusions come first (MatMul + Add of a matrix becomes Gemm), or where a weight is shared.
@@ -37,8 +41,8 @@ def rewritten_copy(
         model.CopyFrom(original)
         if not quantized:
             return model, unchanged(model)
-        done = rewrite(model, weights, quantized, form, folded)
-        if not done.fused or is_large(model):
+        done = rewrite(model, weights, quantized, form, folded, scratch)
+        if not done.fused or is_large(original):
             return model, done
         try:
             slow = dequantized_at_every_run(model)

@@ -18,6 +18,8 @@ from mixquant_onnx.numerics.arrays import Codes, FloatArray
 PRODUCT, TABLE = "MatMulNBits", "GatherBlockQuantized"
 KERNEL_DOMAIN = "com.microsoft"
 
+_ALL = slice(None)
+
 _ACCURACY = 4
 """Activations are rounded to 8 bits in blocks, as ONNX Runtime does by default where it makes the kernel itself."""
 
@@ -78,15 +80,15 @@ def plain_operators(model: ModelProto, values: Mapping[str, str]) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     made = dict[str, TensorProto]()
-    reader = _Constants(copy)
+    reader = Constants(copy)
     for node in copy.graph.node:
         if (node.domain, node.op_type) == (KERNEL_DOMAIN, PRODUCT) and node.input[1] in values:
             name = values[node.input[1]]
-            made.setdefault(name, numpy_helper.from_array(decoded_product(node, reader).T.copy(), name))
+            made.setdefault(name, numpy_helper.from_array(decoded_rows(node, stored(node, reader)).T.copy(), name))
             _plain(node, "MatMul", [node.input[0], name])
         elif (node.domain, node.op_type) == (KERNEL_DOMAIN, TABLE) and node.input[0] in values:
             name = values[node.input[0]]
-            made.setdefault(name, numpy_helper.from_array(decoded_table(node, reader), name))
+            made.setdefault(name, numpy_helper.from_array(decoded_rows(node, stored(node, reader)), name))
             _plain(node, "Gather", [name, node.input[1]])
     copy.graph.initializer.extend(made.values())
     drop_initializers(copy, set(values) & unread_initializers(copy))
@@ -98,7 +100,7 @@ def _plain(node: NodeProto, kind: str, inputs: list[str]) -> None:
     node.domain = ""
 
 
-class _Constants:
+class Constants:
     """Constants of a main graph, also behind Cast and Expand."""
 
     def __init__(self, model: ModelProto) -> None:
@@ -115,29 +117,40 @@ class _Constants:
         return np.broadcast_to(self.value(node.input[0]), tuple(self.value(node.input[1]).tolist()))
 
 
-def decoded_product(node: NodeProto, constants: _Constants) -> FloatArray:
-    """The weight of a MatMulNBits node as [N, K], float32.
+Stored = tuple[Codes, FloatArray, Codes]
+"""Codes, scales and zero points of a kernel's node, as it reads them."""
+
+
+def stored(node: NodeProto, constants: Constants) -> Stored:
+    """What a kernel's node reads.
 
     Args:
-        node: The node.
+        node: A MatMulNBits or GatherBlockQuantized node.
         constants: Gives its inputs.
+
+    Returns:
+        Codes, scales and zero points, each with a row for each output of a product or row of a table.
     """
-    at = attributes(node)
-    codes, scales, zeros = (constants.value(name) for name in node.input[1:4])
-    flat = _unpacked(codes.reshape(at["N"], -1), at["bits"])
-    return _decoded(flat, scales, _unpacked(zeros, at["bits"]), at["block_size"])[:, : at["K"]]
+    places = (0, 2, 3) if node.op_type == TABLE else (1, 2, 3)
+    codes, scales, zeros = (constants.value(node.input[place]) for place in places)
+    return codes.reshape(len(codes), -1), scales, zeros
 
 
-def decoded_table(node: NodeProto, constants: _Constants) -> FloatArray:
-    """The table of a GatherBlockQuantized node as [rows, columns], float32.
+def decoded_rows(node: NodeProto, given: Stored, rows: slice = _ALL) -> FloatArray:
+    """The weight of a kernel's node, decoded by NumPy.
 
     Args:
-        node: The node.
-        constants: Gives its inputs.
+        node: A MatMulNBits or GatherBlockQuantized node.
+        given: Its `stored`.
+        rows: Which rows.
+
+    Returns:
+        Float32: outputs and inputs [N, K] of a product, rows and columns of a table.
     """
-    at = attributes(node)
-    codes, scales, zeros = (constants.value(node.input[place]) for place in (0, 2, 3))
-    return _decoded(_unpacked(codes, at["bits"]), scales, _unpacked(zeros, at["bits"]), at["block_size"])
+    at, (codes, scales, zeros) = attributes(node), given
+    flat = _unpacked(codes[rows], at["bits"])
+    found = _decoded(flat, scales[rows], _unpacked(zeros[rows], at["bits"]), at["block_size"])
+    return found if node.op_type == TABLE else found[:, : at["K"]]
 
 
 def _unpacked(values: Codes, bits: int) -> Codes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, helper
@@ -25,6 +25,8 @@ from mixquant_onnx.export.packed_operators import pack_operators
 from mixquant_onnx.export.place import Replacement, put_in_place
 from mixquant_onnx.export.quantized_lstm import quantize_lstms
 from mixquant_onnx.model.scopes import Scope, fresh_names
+from mixquant_onnx.model.scratch import Scratch
+from mixquant_onnx.model.tensor_data import release
 from mixquant_onnx.model.weights import LocatedWeight, Reader, located_in
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
 
@@ -77,6 +79,7 @@ def rewrite(
     quantized: Mapping[str, QuantizedTensor],
     options: FormOptions,
     folded: Collection[str] = (),
+    scratch: Scratch | None = None,
 ) -> Rewritten:
     """Replace weights of `model` in place.
 
@@ -86,6 +89,7 @@ def rewrite(
         quantized: those to replace, by name.
         options: how they are written.
         folded: weights that never run on a fused kernel.
+        scratch: where large tensors go; None: into the model.
 
     Raises:
         ModelError: the opset is older than ONNX Runtime runs, and cannot be raised.
@@ -101,7 +105,10 @@ def rewrite(
     storages = {name: at_opset(found, opset) for name, found in possible.items()}
     sites = located_in(model, {name: weights[name] for name in quantized})
     target = options.target
-    encoded = {n: _encode(model, sites[n], q, storages[n], opset, fresh, target) for n, q in quantized.items()}
+    encoded = dict[str, Encoded]()
+    for name, q in quantized.items():
+        made = _encode(model, sites[name], q, storages[name], opset, fresh, target)
+        encoded[name] = made if scratch is None else _in_file(made, q, scratch)
     on_integers = [sites[name] for name, storage in storages.items() if isinstance(storage, Int8Kernel)]
     keep_integer_products(model, [reader for located in on_integers for reader in located.readers], fresh)
     _put_into(model, sites, encoded, notes)
@@ -119,6 +126,12 @@ def rewrite(
         opset=(before, opset),
         notes=tuple(notes),
     )
+
+
+def _in_file(encoded: Encoded, q: QuantizedTensor, scratch: Scratch) -> Encoded:
+    """The same with large tensors in a file; the memory that codes take is freed."""
+    release(q.codes)
+    return replace(encoded, tensors=tuple(map(scratch.tensor, encoded.tensors)))
 
 
 def _is_packed(storage: Storage) -> bool:

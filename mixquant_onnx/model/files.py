@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
-from mixquant_onnx.model.external import message_of, write_outside
+from mixquant_onnx.model.external import LARGEST_PROTOBUF, message_of, write_outside
 from mixquant_onnx.model.external_input import locations, read_external
 from mixquant_onnx.model.tensor_data import DataFile, raw_nbytes
 
@@ -44,6 +44,11 @@ class Loaded:
     path: Path | None = None
     original: ModelProto | None = None
     data: tuple[DataFile, ...] = ()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is too large to be run without being asked for: over 2 GB."""
+        return self.nbytes >= LARGEST_PROTOBUF
 
     @property
     def float_model(self) -> ModelProto:

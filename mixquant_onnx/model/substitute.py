@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from mixquant_onnx.model.dtypes import numpy_type
+from mixquant_onnx.model.tensor_data import values_of
 from mixquant_onnx.model.weights import LocatedWeight, located_in
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import QuantizedTensor
@@ -47,7 +48,11 @@ def with_weights(
 
 def put(located: LocatedWeight, value: FloatArray) -> None:
     """Put `value` (of the site's shape and type) where `located` is stored."""
-    tensor = located.source.tensor
-    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    put_back(located, numpy_helper.from_array(value, located.source.tensor.name))
+
+
+def put_back(located: LocatedWeight, tensor: TensorProto) -> None:
+    """Put a tensor where `located` is stored; it may be in a file."""
+    located.source.tensor.CopyFrom(tensor)
     if located.source.floats is not None:
-        located.source.floats.floats[:] = value.tolist()
+        located.source.floats.floats[:] = values_of(tensor).tolist()

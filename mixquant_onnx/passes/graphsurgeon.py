@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from mixquant_onnx import api
-from mixquant_onnx.pipeline import RunResult
+from mixquant_onnx.result import RunResult
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from mixquant_onnx.keywords import Keywords
-    from mixquant_onnx.pipeline import RunResult
+    from mixquant_onnx.result import RunResult
 
 
 class QuantizePass(ir.passes.FunctionalPass):

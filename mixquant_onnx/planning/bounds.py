@@ -10,6 +10,7 @@ from mixquant_onnx.config.stages import RoundingOptions
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.export.activations import without_roundings
+from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.model.weights import weight_values
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration, limit_of
 from mixquant_onnx.planning.planned import Planned
@@ -49,7 +50,7 @@ def _limit(planned: Planned, name: str) -> float:
 def quantize_plan(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
     settings: RoundingOptions | None = None, sample_weights: Mapping[str, float] | None = None,
-    quick: bool = False,
+    quick: bool = False, scratch: Scratch | None = None,
 ) -> Layers:  # fmt: skip
     """Quantize the weights of a plan within its error bounds.
 
@@ -61,6 +62,7 @@ def quantize_plan(
         settings: Settings of block reconstruction.
         sample_weights: As `NetworkTask`.
         quick: As `NetworkTask`.
+        scratch: As `NetworkTask`.
 
     Returns:
         The quantized weights, and notes; see `quantize_layers`.
@@ -73,6 +75,7 @@ def quantize_plan(
         compensated=compensated,
         sample_weights=sample_weights or {},
         quick=quick,
+        scratch=scratch,
         reference=None if planned.loaded.original is None else without_roundings(planned.loaded.model),
     )
     return quantize_layers(task, data, settings, progress)

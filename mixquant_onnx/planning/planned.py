@@ -60,8 +60,15 @@ def sizes_of(known: Searched | Planned) -> FileSizes:
 
 
 def size_of(planned: Planned) -> int:
-    """Bytes of the file that `planned` makes."""
+    """Bytes of the file that `planned` makes; of a large model no less, from shapes alone."""
+    if planned.loaded.is_large:
+        return planned.loaded.nbytes + sizes_of(planned).growth(planned.plan.sites) + _MARGIN
     return draft_size(planned.loaded, planned.sites, planned.plan.sites, planned.form)
+
+
+_MARGIN = 1 << 16
+"""Bytes by which the size of a large model may differ from what shapes tell; its file has over a thousand times as
+many."""
 
 
 def planned_with(searched: Searched, chosen: Mapping[str, Scheme], budget: BudgetOptions, allocator: str) -> Planned:

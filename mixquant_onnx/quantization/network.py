@@ -16,6 +16,7 @@ from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.moments import SecondMoments
 from mixquant_onnx.errors import counted
 from mixquant_onnx.events import Progress, quiet
+from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -69,6 +70,7 @@ class NetworkTask:
         sample_weights: How many samples each sample of a weight's inputs counts as, where that is known; chosen from
             halves of the data for others.
         quick: Whether calibrated methods are replaced by gptq alone, to compare plans.
+        scratch: Where codes are kept that do not fit into memory; None where all do.
     """
 
     model: ModelProto
@@ -79,6 +81,7 @@ class NetworkTask:
     sample_weights: Mapping[str, float] = field(default_factory=dict)
     quick: bool = False
     reference: ModelProto | None = None
+    scratch: Scratch | None = None
 
     @property
     def chosen(self) -> dict[str, LocatedWeight]:
@@ -139,7 +142,8 @@ def _independent(task: NetworkTask, data: Data | None, progress: Progress) -> La
         inputs = Calibration(task.model, task.chosen, data).moments(list(task.schemes))
     quantized, qe = {}, {}
     for position, name in enumerate(task.schemes):
-        quantized[name], qe[name] = task.quantize(name, inputs.get(name))
+        made, qe[name] = task.quantize(name, inputs.get(name))
+        quantized[name] = made if task.scratch is None else replace(made, codes=task.scratch.array(made.codes))
         progress("quantize", position + 1, len(task.schemes))
     return Layers(quantized=quantized, qe=qe)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mixquant_onnx.pipeline import RunResult
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.sensitivity import weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Measurement
 from mixquant_onnx.planning.sensitivity.table import WEIGHT_ERROR
+from mixquant_onnx.result import RunResult
 from mixquant_onnx.tradeoff.point import Point
 from mixquant_onnx.tradeoff.reference import Reference
 

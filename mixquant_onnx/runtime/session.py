@@ -1,7 +1,8 @@
 """ONNX Runtime sessions on the CPU.
 
 Profile `deployed` has the default options, `exact` uses float activations in MatMulNBits, `as_written` computes every
-QuantizeLinear and DequantizeLinear as a node of its own, without integer kernels.
+QuantizeLinear and DequantizeLinear as a node of its own, without integer kernels, `unoptimized` computes nothing while
+it loads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mixquant_onnx.model.external import message_of, write_outside
 from mixquant_onnx.model.tensor_data import is_outside, place_of, refer
 from mixquant_onnx.numerics.arrays import FloatArray
 
-Profile = Literal["exact", "deployed", "as_written"]
+Profile = Literal["exact", "deployed", "as_written", "unoptimized"]
 """A set of session options; see the module."""
 Feed = Mapping[str, FloatArray]
 """A batch: inputs of a model by name."""
@@ -31,6 +32,7 @@ _CONFIG: dict[Profile, dict[str, str]] = {
     "deployed": {},
     "exact": {"session.qdq_matmulnbits_accuracy_level": "1"},
     "as_written": {"session.disable_quant_qdq": "1"},
+    "unoptimized": {"session.disable_prepacking": "1"},
 }
 
 
@@ -77,6 +79,8 @@ class Session:
         options.enable_cpu_mem_arena = False
         # Runs alternate with NumPy computations, which spinning threads would slow down.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if profile == "unoptimized":
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         for key, value in _CONFIG[profile].items():
             options.add_session_config_entry(key, value)
         onnxruntime.set_seed(_SEED)

@@ -10,10 +10,11 @@ from mixquant_onnx.data.outputs import reference_outputs
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import Execution, execute
+from mixquant_onnx.pipeline import execute
 from mixquant_onnx.planning.allocation import Priced, baseline_cost
 from mixquant_onnx.planning.plan import Plan
 from mixquant_onnx.planning.planned import fit_plan, size_of
+from mixquant_onnx.result import Execution
 from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.tradeoff.point import Point, with_quality
 from mixquant_onnx.verification.classes import class_axes

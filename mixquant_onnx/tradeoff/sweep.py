@@ -15,13 +15,14 @@ from mixquant_onnx.export.draft import rewritten_copy, stored_size
 from mixquant_onnx.export.encodings.sizes import bits_per_weight
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import Scheme
-from mixquant_onnx.pipeline import Execution, execute, within_rule
+from mixquant_onnx.pipeline import execute, within_rule
 from mixquant_onnx.planning.allocation import Priced, by_rule, plan_of_bits, plan_priced
 from mixquant_onnx.planning.bounds import plan_from_table
 from mixquant_onnx.planning.planned import Planned, size_of
 from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated
+from mixquant_onnx.result import Execution
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.tradeoff.point import Point, marked, with_quality
 from mixquant_onnx.verification.classes import class_axes

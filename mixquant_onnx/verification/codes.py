@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.model.dtypes import numpy_type
 from mixquant_onnx.model.scopes import Scope, walk
+from mixquant_onnx.model.tensor_data import release
 from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.numerics.scheme import QuantizedTensor
@@ -68,6 +69,8 @@ def verify_codes(
     try:
         for batch in _batches(stored):
             _compare(batch, decode_with_runtime(saved, batch[0].scope, [one.value for one in batch]))
+            for one in batch:
+                release(one.quantized.codes)
     except RuntimeFailure:
         for one in stored:
             _compare([one], decode_with_numpy(saved, one.scope, [one.value]))

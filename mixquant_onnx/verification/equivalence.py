@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from mixquant_onnx.data.noise import Data
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.errors import ProofError
-from mixquant_onnx.model.substitute import put, replace_weight
-from mixquant_onnx.model.weights import LocatedWeight, weight_values
+from mixquant_onnx.model.substitute import put_back, replace_weight
+from mixquant_onnx.model.weights import LocatedWeight
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.as_written import agree_as_written
@@ -41,14 +41,20 @@ def dequantized_weights(sites: Mapping[str, LocatedWeight], quantized: Mapping[s
         sites: Weights of the float model, by name.
         quantized: The quantized weights; the float ones are restored at the end.
     """
-    kept = {name: weight_values(sites[name]) for name in quantized}
+    kept = {name: _copy_of(sites[name].source.tensor) for name in quantized}
     try:
         for name, q in quantized.items():
             replace_weight(sites[name], q)
         yield
     finally:
-        for name, value in kept.items():
-            put(sites[name], value)
+        for name, tensor in kept.items():
+            put_back(sites[name], tensor)
+
+
+def _copy_of(tensor: TensorProto) -> TensorProto:
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    return copy
 
 
 def check_equivalence(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -23,18 +23,19 @@ _ROWS = 3
 _SEED = 0
 
 
-def check_packed(saved: ModelProto, packed: Mapping[str, str]) -> None:
+def check_packed(saved: ModelProto, packed: Mapping[str, str], nodes: Sequence[NodeProto] | None = None) -> None:
     """Compare every kernel alone with its float operator, on random activations or on all kinds of rows.
 
     Args:
         saved: The written model.
         packed: As `Rewritten.packed`.
+        nodes: Those to compare; None for all.
 
     Raises:
         ProofError: One computes something else.
         RuntimeFailure: One does not run.
     """
-    for node in saved.graph.node:
+    for node in saved.graph.node if nodes is None else nodes:
         if node.domain == KERNEL_DOMAIN and node.op_type in (PRODUCT, TABLE) and set(node.input) & set(packed):
             one = _alone(saved, node)
             feed = _feed(one)
