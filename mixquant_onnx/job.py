@@ -62,6 +62,7 @@ class Job:
             checks=self.config.checks,
             notes=self._notes,
             advice=advice_of(self.config.budget, self.config.accuracy),
+            jobs=self.work.jobs,
         )
 
     @property
@@ -97,6 +98,7 @@ class Job:
             config.form,
             estimate=estimate,
             kept=self.work.root,
+            jobs=self.work.jobs,
             progress=progress,
         )
         settings = dict(made.settings)

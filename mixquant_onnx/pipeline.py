@@ -135,7 +135,9 @@ def _quantized(
     fitting = None if split is None else split.fitting
 
     def quantize(planned: Planned) -> Layers:
-        return quantize_plan(planned, fitting, rounding.compensated, progress, rounding, scratch=scratch)
+        return quantize_plan(
+            planned, fitting, rounding.compensated, progress, rounding, scratch=scratch, jobs=execution.jobs
+        )
 
     return within_rule(planned, split, quantize)
 

@@ -79,6 +79,7 @@ class Execution:
         checks: What is checked.
         notes: Remarks for the user.
         advice: What to do where quality is low.
+        jobs: Weights of a large model that are quantized at the same time.
     """
 
     split: DataSplit | None = None
@@ -86,3 +87,4 @@ class Execution:
     checks: CheckOptions = field(default_factory=CheckOptions)
     notes: tuple[str, ...] = ()
     advice: str = MORE_BITS
+    jobs: int = 1

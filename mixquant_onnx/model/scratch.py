@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from itertools import count
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ class Scratch:
 
     def __init__(self, folder: Path | None) -> None:
         self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as what refers to it
+        self._lock = Lock()
         self.file = DataFile(f"scratch {next(_numbers)}", self._stream)
 
     def array(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -48,7 +50,8 @@ class Scratch:
         return made
 
     def _write(self, content: bytes | memoryview) -> int:
-        offset = self._stream.seek(0, 2)
-        self._stream.write(content)
-        self._stream.flush()
+        with self._lock:
+            offset = self._stream.seek(0, 2)
+            self._stream.write(content)
+            self._stream.flush()
         return offset

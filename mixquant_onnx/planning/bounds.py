@@ -50,7 +50,7 @@ def _limit(planned: Planned, name: str) -> float:
 def quantize_plan(
     planned: Planned, data: Data | None, compensated: bool, progress: Progress = quiet,
     settings: RoundingOptions | None = None, sample_weights: Mapping[str, float] | None = None,
-    quick: bool = False, scratch: Scratch | None = None,
+    quick: bool = False, scratch: Scratch | None = None, jobs: int = 1,
 ) -> Layers:  # fmt: skip
     """Quantize the weights of a plan within its error bounds.
 
@@ -63,6 +63,7 @@ def quantize_plan(
         sample_weights: As `NetworkTask`.
         quick: As `NetworkTask`.
         scratch: As `NetworkTask`.
+        jobs: As `NetworkTask`.
 
     Returns:
         The quantized weights, and notes; see `quantize_layers`.
@@ -76,6 +77,7 @@ def quantize_plan(
         sample_weights=sample_weights or {},
         quick=quick,
         scratch=scratch,
+        jobs=jobs,
         reference=None if planned.loaded.original is None else without_roundings(planned.loaded.model),
     )
     return quantize_layers(task, data, settings, progress)

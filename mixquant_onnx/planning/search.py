@@ -23,6 +23,7 @@ from mixquant_onnx.export.weight_in_model import ModelFacts, WeightInModel
 from mixquant_onnx.model.files import Loaded
 from mixquant_onnx.model.weights import LocatedWeight, find
 from mixquant_onnx.numerics.scheme import Scheme
+from mixquant_onnx.numerics.threads import in_threads
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable, row_from_json, row_to_json, site_errors
 from mixquant_onnx.planning.integer_candidates import integer_errors
 from mixquant_onnx.planning.select_weights import float_values, select, unusable
@@ -55,6 +56,7 @@ def search(
     *,
     estimate: bool = False,
     kept: TableFile | None = None,
+    jobs: int = 1,
     progress: Progress = quiet,
 ) -> Searched:
     """Measure all candidates of the selected weights (paper: QE at each bit-width).
@@ -66,6 +68,7 @@ def search(
         form: How files are written.
         estimate: errors of slow methods may be estimated.
         kept: Where errors are kept, and taken from; None for nowhere.
+        jobs: Weights that are measured at the same time, where they are large.
         progress: Called with the elements measured so far.
 
     Raises:
@@ -77,7 +80,7 @@ def search(
     wanted = replace(options, bits=bits)
     kept = TableFile() if kept is None else kept.section("estimated" if estimate else "exact")
     row_of = _row_of(loaded.model, found.sites, wanted, form, estimate)
-    table, refused = _measured(sites, row_of, kept, progress)
+    table, refused = _measured(sites, row_of, kept, jobs if loaded.is_large else 1, progress)
     settings = {
         "bits": widths(table),
         "granularity": str(options.grids[0]) if len(options.grids) == 1 else "auto",
@@ -117,20 +120,26 @@ def _row_of(
 
 
 def _measured(
-    sites: Mapping[str, LocatedWeight], row_of: _RowOf, kept: TableFile, progress: Progress
+    sites: Mapping[str, LocatedWeight], row_of: _RowOf, kept: TableFile, jobs: int, progress: Progress
 ) -> tuple[dict[str, ErrorRow], dict[str, str]]:
     """The errors of each weight, and why others cannot be quantized. Each is decoded once, and not kept.
 
-    One thread: two were measured to gain nothing, as each step is too short for the interpreter to change hands.
+    One thread for small ones: two were measured to gain nothing, as each step is too short for the interpreter to
+    change hands.
     """
     table, refused = dict[str, ErrorRow](), dict[str, str]()
     total, done = sum(located.site.elements for located in sites.values()), 0
+
+    def measured(located: LocatedWeight) -> Any:
+        values = float_values(located)
+        return unusable(values) or row_to_json(row_of(located, values))
+
+    known = {name: kept.get_json("errors", name) for name in sites}
+    fresh = in_threads(measured, [one for name, one in sites.items() if known[name] is None], jobs)
     for name, located in sites.items():
-        entry = kept.get_json("errors", name)
+        entry = known[name]
         if entry is None:
-            values = float_values(located)
-            reason = unusable(values)
-            entry = reason or row_to_json(row_of(located, values))
+            entry = next(fresh)
             kept.put_json("errors", name, entry)
         if isinstance(entry, str):
             refused[name] = entry

@@ -20,6 +20,7 @@ from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.model.substitute import editable_copy, replace_weight
 from mixquant_onnx.model.weights import LocatedWeight, weight_values
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
+from mixquant_onnx.numerics.threads import in_threads
 from mixquant_onnx.quantization.methods import is_calibrated, needs_torch, surrogate
 from mixquant_onnx.quantization.reconstruction.blockwise import blockwise
 from mixquant_onnx.quantization.weight import Inputs, quantization_error, quantize_weight
@@ -71,6 +72,7 @@ class NetworkTask:
             halves of the data for others.
         quick: Whether calibrated methods are replaced by gptq alone, to compare plans.
         scratch: Where codes are kept that do not fit into memory; None where all do.
+        jobs: Weights that are quantized at the same time, where codes are kept there.
     """
 
     model: ModelProto
@@ -82,6 +84,7 @@ class NetworkTask:
     quick: bool = False
     reference: ModelProto | None = None
     scratch: Scratch | None = None
+    jobs: int = 1
 
     @property
     def chosen(self) -> dict[str, LocatedWeight]:
@@ -141,9 +144,14 @@ def _independent(task: NetworkTask, data: Data | None, progress: Progress) -> La
     if data is not None and task.compensated:
         inputs = Calibration(task.model, task.chosen, data).moments(list(task.schemes))
     quantized, qe = {}, {}
-    for position, name in enumerate(task.schemes):
-        made, qe[name] = task.quantize(name, inputs.get(name))
-        quantized[name] = made if task.scratch is None else replace(made, codes=task.scratch.array(made.codes))
+
+    def made(name: str) -> tuple[QuantizedTensor, float]:
+        q, error = task.quantize(name, inputs.get(name))
+        return (q if task.scratch is None else replace(q, codes=task.scratch.array(q.codes))), error
+
+    found = in_threads(made, task.schemes, 1 if task.scratch is None else task.jobs)
+    for position, (name, one) in enumerate(zip(task.schemes, found, strict=True)):
+        quantized[name], qe[name] = one
         progress("quantize", position + 1, len(task.schemes))
     return Layers(quantized=quantized, qe=qe)
 

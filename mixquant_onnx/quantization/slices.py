@@ -56,7 +56,7 @@ def quantized_by_slices(
 
 def _joined(codes: NDArray[np.uint8], made: Sequence[QuantizedTensor], axis: int) -> QuantizedTensor:
     """The slices as one; scales [P, G, Q] are joined along `axis`."""
-    shared = made[0].zero_point.size == 1
+    shared = made[0].scheme.symmetric  # else it has one for each scale
     zero = made[0].zero_point if shared else np.concatenate([one.zero_point for one in made], axis)
     return replace(made[0], codes=codes, scale=np.concatenate([one.scale for one in made], axis), zero_point=zero)
 

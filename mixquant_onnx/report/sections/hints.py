@@ -63,7 +63,7 @@ def _text(run: Run) -> Iterator[str]:
     """That names and the like take much of the file."""
     if run.result is None:
         return
-    share = text_nbytes(run.result.model) / max(run.result.nbytes_after, 1)
+    share = text_nbytes(run.result.stored) / max(run.result.nbytes_after, 1)
     if share >= _MUCH_TEXT:
         yield f"names, notes and declared shapes take {share:.0%} of the file: a model with short names is smaller"
 

@@ -112,7 +112,7 @@ def _tensor(run: Run, name: str, scheme: Scheme) -> TensorData:
         "qe_by_bits": {str(c.scheme.bits): c.qe for c in errors.candidates},
     }
     if run.result is not None:
-        made["form"] = run.result.rewritten.forms[name]
+        made["form"] = run.result.rewritten.storages[name].name
     return made
 
 
