@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from cases import run, text, weight
+from cases import feed_for, run, text, weight
 from conftest import ROOT
 
 import mixquant_onnx as mq
-from mixquant_onnx.model import external
+from mixquant_onnx.config.stages import Fused
+from mixquant_onnx.errors import ProofError
+from mixquant_onnx.model import external, files, scratch
 from mixquant_onnx.model.external import write_outside
+from mixquant_onnx.model.tensor_data import raw_bytes, raw_nbytes
 from mixquant_onnx.runtime import session
 from mixquant_onnx.runtime.session import Session
 
@@ -92,3 +96,114 @@ def test_a_model_over_2_gb_is_quantized_and_verified(tmp_path: Path) -> None:
                          data_free=True, rounding="nearest", fused="packed")  # fmt: skip
     assert result.nbytes_before > 2**31 and result.nbytes_after < 0.13 * result.nbytes_before
     assert result.verification is not None and result.verification.quality
+
+
+@pytest.fixture
+def all_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is taken for one that is too large to be run."""
+    monkeypatch.setattr(external, "LARGEST_PROTOBUF", 1000)
+    monkeypatch.setattr(files, "LARGEST_PROTOBUF", 1000)
+    monkeypatch.setattr(scratch, "MAPPED_FROM", 64)
+
+
+FORMS: list[dict[str, Any]] = [
+    {"fused": "never"}, {"fused": "packed"}, {"fused": "always"}, {"target": "qdq"}, {"bits": [3, 8]},
+    {"granularity": "block:32"}, {"jobs": 2},
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("options", FORMS)
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer"])
+def test_a_large_model_is_verified_without_being_run(
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = _outside(ROOT / "models" / name / "model.onnx", tmp_path)
+    result = mq.quantize(outside, tmp_path / "out.onnx", **options)
+    found = result.verification
+    assert found is not None and found.codes == len(result.plan.sites) > 3 and not found.quality and not found.samples
+    assert any("outputs were not compared, as the model has over 2 GB" in note for note in found.notes)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.data", "in.onnx", "out.onnx", "out.onnx.data"]
+    monkeypatch.undo()
+    plain = mq.quantize(outside, verify=False, data_free=True, rounding="nearest", **options)
+    assert plain.plan.sites == result.plan.sites
+    written = onnx.load(tmp_path / "out.onnx")
+    held = result.model
+    for tensor in (*written.graph.initializer, *held.graph.initializer):
+        tensor.ClearField("data_location")
+    assert written == held
+    feed = feed_for(written)
+    np.testing.assert_array_equal(run(plain.model, feed)[0], run(written, feed)[0])
+
+
+def _outside(path: Path, folder: Path) -> Path:
+    onnx.save(onnx.load(path), folder / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=64)
+    return folder / "in.onnx"
+
+
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("fused", ["never", "packed"])
+def test_wrong_codes_of_a_large_model_are_found(fused: Fused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = _outside(ROOT / "models" / "digits_transformer" / "model.onnx", tmp_path)
+    whole = files.save
+
+    def damaged(model: onnx.ModelProto, path: Path, external: bool, name: str) -> list[Path]:
+        written = whole(model, path, external, name)
+        content = bytearray(written[1].read_bytes())
+        largest = max(model.graph.initializer, key=raw_nbytes)
+        place = bytes(content).index(bytes(raw_bytes(largest))) + raw_nbytes(largest) // 2
+        content[place] ^= 1
+        written[1].write_bytes(content)
+        return written
+
+    monkeypatch.setattr(files, "save", damaged)
+    with pytest.raises(ProofError, match="do not decode to its weights"):
+        mq.quantize(outside, tmp_path / "out.onnx", fused=fused)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.usefixtures("all_large")
+def test_a_large_model_that_does_not_load_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = _outside(ROOT / "models" / "digits_transformer" / "model.onnx", tmp_path)
+    whole = files.save
+
+    def damaged(model: onnx.ModelProto, path: Path, external: bool, name: str) -> list[Path]:
+        model.graph.node[-1].op_type = "Nothing"
+        return whole(model, path, external, name)
+
+    monkeypatch.setattr(files, "save", damaged)
+    with pytest.raises(ProofError, match="does not load the result"):
+        mq.quantize(outside, tmp_path / "out.onnx")
+
+
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("fused", ["never", "packed"])
+def test_a_layer_of_a_large_model_that_computes_something_else_is_found(
+    fused: Fused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes are right, but a node reads the wrong value, or has another attribute."""
+    model = text(
+        """g (float[N,64] x, float[64,64] v, float[64,64] w) => (float[N,64] y) {
+          h = MatMul (x, v) y = MatMul (h, w) }""", v=weight(64, 64), w=weight(64, 64, seed=1),
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=64)
+    whole = files.save
+
+    def damaged(model: onnx.ModelProto, path: Path, external: bool, name: str) -> list[Path]:
+        first, second = model.graph.node[-2:]
+        for place in range(1, len(first.input)):
+            first.input[place], second.input[place] = second.input[place], first.input[place]
+        return whole(model, path, external, name)
+
+    monkeypatch.setattr(files, "save", damaged)
+    with pytest.raises(ProofError, match=r"computes something else|reads another weight"):
+        mq.quantize(tmp_path / "in.onnx", tmp_path / "out.onnx", fused=fused, min_size=1)
+
+
+@pytest.mark.usefixtures("all_large")
+def test_the_size_of_a_large_model_is_kept_without_drafts(tmp_path: Path) -> None:
+    outside = _outside(ROOT / "models" / "digits_transformer" / "model.onnx", tmp_path)
+    limit = 66_000 + (outside.stat().st_size + (tmp_path / "in.data").stat().st_size) // 4
+    result = mq.quantize(outside, tmp_path / "out.onnx", max_size=str(limit))
+    assert limit - 80_000 < result.nbytes_after <= limit
+    assert result.nbytes_after == sum((tmp_path / name).stat().st_size for name in ("out.onnx", "out.onnx.data"))

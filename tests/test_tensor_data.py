@@ -12,6 +12,7 @@ from cases import Fails, run, text, weight
 from onnx import ModelProto, TensorProto, numpy_helper
 
 import mixquant_onnx as mq
+from mixquant_onnx.config.stages import Fused
 from mixquant_onnx.model.files import load, save
 from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.model.tensor_data import is_outside, place_of, raw_bytes, refer, release, values_of, with_data
@@ -24,7 +25,8 @@ SIDE = 520
 def model_outside(folder: Path, opset: int = 17) -> Path:
     """Two products, one of which stays in its file when it is read."""
     model = text(
-        f"g (float[N,{SIDE}] x, float[{SIDE},{SIDE}] v, float[{SIDE},40] w) => (float[N,40] y) {{ h = MatMul (x, v) r = Relu (h) y = MatMul (r, w) }}",
+        f"""g (float[N,{SIDE}] x, float[{SIDE},{SIDE}] v, float[{SIDE},40] w) => (float[N,40] y)
+            {{ h = MatMul (x, v) r = Relu (h) y = MatMul (r, w) }}""",
         v=weight(SIDE, SIDE), w=weight(SIDE, 40, seed=1), opset=opset,
     )  # fmt: skip
     onnx.save(model, folder / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=0)
@@ -102,7 +104,7 @@ def _change(path: Path, key: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("fused", ["never", "packed"])
-def test_files_are_the_same_from_one_file_and_from_two(fused: str, tmp_path: Path) -> None:
+def test_files_are_the_same_from_one_file_and_from_two(fused: Fused, tmp_path: Path) -> None:
     path = model_outside(tmp_path)
     save(with_data(load(path).model), tmp_path / "one.onnx", False, "")
     for name in ("one", "in"):

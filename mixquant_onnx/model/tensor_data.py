@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 from typing import Any, BinaryIO
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +43,11 @@ class DataFile:
     def __init__(self, key: str, stream: BinaryIO) -> None:
         self.key, self._stream = key, stream
         _OPEN[key] = self
+        finalize(self, stream.close)
 
     def mapped(self, offset: int, length: int) -> npt.NDArray[np.uint8]:
         """Bytes of the file, which can only be read; the mapping ends with the array."""
         return mapped(self._stream, offset, length)
-
-    def __del__(self) -> None:
-        self._stream.close()
 
 
 _OPEN: WeakValueDictionary[str, DataFile] = WeakValueDictionary()

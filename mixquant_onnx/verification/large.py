@@ -127,10 +127,13 @@ def _run_some(
     for name in chosen:
         node = _node_of(sites[name], makers)
         assert node is not None
-        if name in packed:
+        codes = node.input[0 if node.op_type == TABLE else 1]
+        if name not in packed:
+            _check_product(saved, node, quantized[name])
+        elif rewritten.packed.get(codes) == rewritten.values[name]:
             check_packed(saved, rewritten.packed, [node])
         else:
-            _check_product(saved, node, rewritten.values[name], quantized[name])
+            raise ProofError(f"verification failed at '{node.name}': it reads another weight than '{name}'")
     return len(chosen)
 
 
@@ -142,12 +145,12 @@ def _node_of(located: LocatedWeight, makers: Mapping[str, NodeProto]) -> NodePro
     return makers.get(reader.node.output[0])
 
 
-def _check_product(saved: ModelProto, node: NodeProto, value: str, q: QuantizedTensor) -> None:
+def _check_product(saved: ModelProto, node: NodeProto, q: QuantizedTensor) -> None:
     """One MatMul or Gather on codes that are decoded, against NumPy. Raises ProofError."""
-    nodes, tensors = needed(walk(saved)[0], [value])
     alone = NodeProto()
     alone.CopyFrom(node)
     product = node.op_type == "MatMul"
+    nodes, tensors = needed(walk(saved)[0], [node.input[1 if product else 0]])
     alone.input[0 if product else 1], alone.output[0] = "x", "y"
     given, made = ONNX_TYPE[q.dtype] if product else TensorProto.INT64, ONNX_TYPE[q.dtype]
     graph = helper.make_graph(
