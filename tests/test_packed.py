@@ -16,6 +16,7 @@ import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.export import packed_operators
 from mixquant_onnx.export.encodings import packed_kernel
+from mixquant_onnx.export.encodings.builder import FreshName
 from mixquant_onnx.verification.memory import memory
 
 GRIDS = ["channel", "tensor", "block:32", "block:128"]
@@ -103,9 +104,10 @@ def test_the_proof_compares_the_kernel_itself(monkeypatch: pytest.MonkeyPatch) -
     """The decoded codes are right, and the node tells the kernel another block."""
     plain = packed_operators._be_table
 
-    def wrong(node: onnx.NodeProto, packed: onnx.NodeProto) -> None:
-        plain(node, packed)
+    def wrong(node: onnx.NodeProto, packed: onnx.NodeProto, fresh: FreshName) -> list[onnx.NodeProto]:
+        made = plain(node, packed, fresh)
         node.input[2], node.input[3] = node.input[2], ""
+        return made
 
     monkeypatch.setattr(packed_operators, "_be_table", wrong)
     stored, decoded = packed_operators.stored, packed_operators.decoded_rows
@@ -117,12 +119,61 @@ def test_the_proof_compares_the_kernel_itself(monkeypatch: pytest.MonkeyPatch) -
         quantized(decoder(), bits=4)
 
 
-def test_a_shared_table_and_a_weight_of_a_loop_are_folded() -> None:
-    tied = text(
-        """g (int64[N] ids, float[N,64] x, float[600,64] table) => (float[N,64] e, float[N,600] y)
-        { e = Gather (table, ids) t = Transpose <perm=[1, 0]> (table) y = MatMul (x, t) }""", table=weight(600, 64),
+HEADS = {
+    "MatMul": "t = Transpose <perm=[1, 0]> (table) y = MatMul (h, t)",
+    "Gemm": "y = Gemm <transB=1> (h, table, bias)",
+}
+
+
+def tied(head: str, columns: int, rows: int = 600) -> ModelProto:
+    """A table of which rows are taken, and which a product reads too."""
+    bias: dict[str, Any] = {"bias": weight(rows, seed=1)} if head == "Gemm" else {}
+    return text(
+        f"""g (int64[N] ids, float[{rows},{columns}] table{f", float[{rows}] bias" if bias else ""})
+            => (float[N,{columns}] e, float[N,{rows}] y)
+        {{ e = Gather (table, ids) h = Tanh (e) {HEADS[head]} }}""", table=weight(rows, columns), **bias,
     )  # fmt: skip
-    assert set(quantized(tied, bits=4).rewritten.forms.values()) == {"folded"}
+
+
+@pytest.mark.parametrize("granularity", ["channel", "block:16", "block:32", "block:128"])
+@pytest.mark.parametrize("columns", [128, 256])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("bits", [3, 8])
+def test_a_tied_embedding_and_head_share_their_codes(bits: int, head: str, columns: int, granularity: str) -> None:
+    model, feed = tied(head, columns), {"ids": np.array([0, 5, 599, -1, 17])}
+    result = quantized(model, bits=bits, granularity=granularity)
+    wide = 8 if bits > 4 else 4
+    assert result.rewritten.forms == {"table": f"GatherBlockQuantized, MatMulNBits {wide}"}
+    kinds = Counter(node.op_type for node in result.model.graph.node)
+    assert kinds["MatMulNBits"] == kinds["GatherBlockQuantized"] == 1 and not {"Gather", "MatMul", "Gemm"} & set(kinds)
+    grids = 600 * columns // int(granularity.removeprefix("block:")) if "block" in granularity else 600
+    assert result.nbytes_after < wide / 8 * 600 * columns + 3 * grids + 5000
+    folded = mq.quantize(model, fused="never", data_free=True, rule="paper", method="minmax", bits=bits,
+                         granularity=granularity)  # fmt: skip
+    assert folded.plan.sites == result.plan.sites
+    (e, y), (rows, products) = run(folded.model, feed), run(result.model, feed)
+    np.testing.assert_array_equal(rows, e)
+    assert decibels(y, products) > 30
+    assert run(result.model, {"ids": np.zeros(0, np.int64)})[0].shape == (0, columns)
+
+
+def test_rows_of_a_tied_table_are_taken_in_any_shape() -> None:
+    model = text(
+        """g (int64[A,B,C] ids, float[N,128] x, float[600,128] table) => (float[A,B,C,128] e, float[N,600] y)
+        { e = Gather (table, ids) t = Transpose <perm=[1, 0]> (table) y = MatMul (x, t) }""", table=weight(600, 128),
+    )  # fmt: skip
+    result = quantized(model, bits=4)
+    feed = {"ids": np.arange(24).reshape(2, 3, 4), "x": weight(2, 128)}
+    assert run(result.model, feed)[0].shape == (2, 3, 4, 128)
+    assert decibels(run(model, feed)[0], run(result.model, feed)[0]) > 15
+
+
+def test_a_tied_table_whose_rows_do_not_end_with_a_block_is_folded() -> None:
+    for model, options in (
+        (tied("MatMul", 72), {}), (tied("MatMul", 96), {"granularity": "block:32"}),
+        (tied("MatMul", 256), {"granularity": "tensor"}),
+    ):  # fmt: skip
+        assert set(quantized(model, bits=4, **options).rewritten.forms.values()) == {"folded"}
 
 
 def test_kernels_that_a_model_has_stay_as_they_are() -> None:

@@ -22,6 +22,7 @@ NAMES = (
     "time",
     "speed",
     "consumers",
+    "memory",
 )
 MODULES = {"time": "time_runs"}
 

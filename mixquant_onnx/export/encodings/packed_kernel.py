@@ -27,8 +27,13 @@ PACKED = "Packed"
 EXPAND_FROM_OPSET = 8
 """The first opset with Expand."""
 
-Reads = Literal["product", "table"]
-"""What reads a weight: MatMulNBits, a product with [K, N], or GatherBlockQuantized, rows of a table."""
+Reads = Literal["product", "table", "both"]
+"""What reads a weight: MatMulNBits, a product with [K, N]; GatherBlockQuantized, rows of a table; or both the same."""
+
+
+_KERNELS: dict[Reads, str] = {
+    "product": "MatMulNBits", "table": "GatherBlockQuantized", "both": "GatherBlockQuantized, MatMulNBits",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +56,7 @@ class PackedKernel(Storage):
     @property
     def name(self) -> str:
         """The kernel and its width."""
-        return f"{'MatMulNBits' if self.reads == 'product' else 'GatherBlockQuantized'} {self.kernel.bits}"
+        return f"{_KERNELS[self.reads]} {self.kernel.bits}"
 
     def encode(self, q: QuantizedTensor, output: str, opset: int, fresh: FreshName) -> Encoded:
         """See `encode_packed`; a weight whose axes are swapped has a new name."""
@@ -69,7 +74,12 @@ class PackedKernel(Storage):
     @property
     def needs_vnni(self) -> bool:
         """Whether it is a product, whose kernel is faster at many rows only with VNNI (docs/research/kernels.md)."""
-        return self.reads == "product"
+        return self.reads != "table"
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the weight is stored with its outputs, or the rows of a table, first."""
+        return self.reads != "product" or self.transpose
 
 
 def encode_packed(q: QuantizedTensor, output: str, how: PackedKernel, opset: int, fresh: FreshName) -> Encoded:
@@ -89,10 +99,10 @@ def encode_packed(q: QuantizedTensor, output: str, how: PackedKernel, opset: int
         com.microsoft MatMulNBits-1 and GatherBlockQuantized-1: codes of 4 bits with the first in the low bits.
     """
     builder, kernel = Builder(q, output, opset, fresh), how.kernel
-    codes = q.codes if how.reads == "table" or how.transpose else q.codes.T
+    codes = q.codes if how.by_row else q.codes.T
     rows, length = codes.shape
     groups = -(-length // kernel.block)
-    if how.reads == "product":
+    if how.reads != "table":
         whole = np.pad(codes, ((0, 0), (0, -length % kernel.block)))
         packed = packed_rows(whole, kernel.bits).reshape(rows, groups, -1)
     else:
@@ -101,11 +111,33 @@ def encode_packed(q: QuantizedTensor, output: str, how: PackedKernel, opset: int
     scale, zero = (_by_row(values, rows, how) for values in (q.scale, q.zero_point))
     inputs.append(_scales(builder, scale, (rows, groups)))
     inputs.append(_zeros(builder, zero, (rows, groups), kernel.bits))
+    if how.reads == "both":
+        inputs += _of_blocks(builder, inputs[1], inputs[2], (rows, groups), kernel.bits)
     builder.node(
         PACKED, inputs, output, "packed", domain=functions.DOMAIN,
-        table=int(how.reads == "table"), length=length, rows=rows, bits=kernel.bits, block=kernel.block,
+        length=length, rows=rows, bits=kernel.bits, block=kernel.block,
     )  # fmt: skip
     return builder.finish(output)
+
+
+def _of_blocks(builder: Builder, scales: str, zeros: str, shape: tuple[int, int], bits: int) -> list[str]:
+    """Scales and zero points of a product [rows, blocks] for a table of codes [rows, blocks, bytes], made at load.
+
+    Its kernel takes one zero point of each block from the low bits of a byte.
+    """
+    rows, groups = shape
+    made = [builder.fresh(f"{builder.name}.{part}") for part in ("block_scales", "block_zeros")]
+    each = builder.shape("block_shape", (rows, groups, 1))
+    builder.node("Reshape", [scales, each], made[0], "per_block")
+    if bits == 4 and groups > 1:
+        pairs, high, both = (builder.fresh(f"{builder.name}.{part}") for part in ("pairs", "high", "both"))
+        builder.node("Reshape", [zeros, builder.shape("pairs_shape", (rows, -1, 1))], pairs, "pair")
+        four = builder.store("four", np.array([4], np.uint8))
+        builder.node("BitShift", [pairs, four], high, "shift", direction="RIGHT")
+        builder.node("Concat", [pairs, high], both, "join", axis=2)
+        zeros = both
+    builder.node("Reshape", [zeros, each], made[1], "per_block_zero")
+    return made
 
 
 def packed_rows(codes: Codes, bits: int) -> Codes:
@@ -117,7 +149,7 @@ def packed_rows(codes: Codes, bits: int) -> Codes:
 
 def _by_row(params: FloatArray, rows: int, how: PackedKernel) -> FloatArray:
     """[rows, groups], or [rows, 1] for a scale of each row, or [1, 1] for one of all, from [P, G, Q]."""
-    found: FloatArray = params[:, :, 0] if how.reads == "table" or how.transpose else params[0].T
+    found: FloatArray = params[:, :, 0] if how.by_row else params[0].T
     return found
 
 

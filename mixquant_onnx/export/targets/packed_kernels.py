@@ -11,6 +11,7 @@ from mixquant_onnx.config.stages import FormOptions
 from mixquant_onnx.export.encodings.matmul_nbits import Kernel
 from mixquant_onnx.export.encodings.packed_kernel import PackedKernel
 from mixquant_onnx.export.targets import fused_kernels
+from mixquant_onnx.export.targets.tied_kernels import can_share, is_tied
 from mixquant_onnx.export.weight_in_model import WeightInModel, matmul_shape
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.weights import LocatedWeight, WeightTensor
@@ -39,7 +40,7 @@ def offer(weight: WeightInModel) -> PackedKernel | None:
     form = weight.options.fused
     if form == "never" or weight.options.min_ort < FUSED_PAYS_FROM or not _in_main_graph(weight.located):
         return None
-    return _product(weight) or _table(weight) if form == "packed" else _as_small_product(weight)
+    return _product(weight) or _table(weight) or _tied(weight) if form == "packed" else _as_small_product(weight)
 
 
 def holds_codes(options: FormOptions) -> bool:
@@ -96,8 +97,8 @@ def packed_bytes(site: WeightTensor, scheme: Scheme) -> int:
     Returns:
         As `nbytes_of`, with codes in the width that is held and padded to whole blocks.
     """
-    table = any(use.op == "Gather" for use in site.uses)
-    rows, length = site.shape if table else matmul_shape(site)[::-1]
+    table = all(use.op == "Gather" for use in site.uses)
+    rows, length = site.shape if table or is_tied(site) else matmul_shape(site)[::-1]
     kernel = (table_kernel(length, scheme) if table else None) or product_kernel(length, scheme)
     stored = length if table else -(-length // kernel.block) * kernel.block
     params = int(np.prod(params_shape(site.shape, site.layout, effective_grid(site.shape, site.layout, scheme.grid))))
@@ -110,6 +111,16 @@ def _table(weight: WeightInModel) -> PackedKernel | None:
         return None
     kernel = table_kernel(site.shape[1], weight.scheme)
     return None if kernel is None else PackedKernel(bits=weight.scheme.bits, kernel=kernel, reads="table")
+
+
+def _tied(weight: WeightInModel) -> PackedKernel | None:
+    site, scheme = weight.site, weight.scheme
+    if not is_tied(site) or site.dtype != "float32" or site.elements < _LEAST_TABLE:
+        return None
+    kernel = product_kernel(site.shape[1], scheme)
+    if weight.meets_dequantized() or not can_share(weight.located, scheme, kernel):
+        return None
+    return PackedKernel(bits=scheme.bits, kernel=kernel, reads="both")
 
 
 def table_kernel(columns: int, scheme: Scheme) -> Kernel | None:
