@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,41 @@ def test_a_session_holds_little_more_than_the_file(tmp_path: Path) -> None:
     assert before is not None and after is not None
     assert after.held < 1.15 * result.nbytes_after + 12e6 and after.peak < 1.5 * result.nbytes_after + 12e6
     assert after.held < 0.4 * before.held
+
+
+def test_the_summary_tells_what_a_session_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    model = text(
+        """g (int64[N] ids, float[600,256] table, float[256,1024] up, float[32,64,3,3] kernel, float[N,64,5,5] picture)
+          => (float[N,1024] y, float[N,32,5,5] z)
+        { e = Gather (table, ids) y = MatMul (e, up) z = Conv <pads=[1,1,1,1]> (picture, kernel) }""",
+        table=weight(600, 256), up=weight(256, 1024, seed=1), kernel=weight(32, 64, 3, 3, seed=2), opset=21,
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "in.onnx")
+    told = tmp_path / "told.json"
+    given = [
+        str(tmp_path / "in.onnx"),
+        str(tmp_path / "out.onnx"),
+        "--for",
+        "memory",
+        "--bits",
+        "8",
+        "--json",
+        str(told),
+    ]
+    assert main([*given, "--quiet"]) == 0
+    found = json.loads(told.read_text())["weights_in_memory"]
+    kernel = 4 * 32 * 64 * 9
+    assert found["float"] == 4 * (600 * 256 + 256 * 1024) + kernel
+    assert found["unpacked"] == kernel and found["operators"] == {"Conv": 1}
+    table, product = 600 * 256 + 600 * (4 + 1), 256 * 1024 + 1024 * (256 // 128) * (4 + 1)
+    assert found["held"] == table + product + kernel
+    capsys.readouterr()
+    assert main(given) == 0
+    printed, share = capsys.readouterr().out, f"{found['held'] / found['float']:.0%}"
+    assert f"{share} of float's; " in printed
+    assert "unpacked to float, as no kernel reads codes there (1 of Conv)" in printed
+    assert main([str(tmp_path / "in.onnx"), str(tmp_path / "o.onnx"), "--json", str(told), "--quiet"]) == 0
+    assert "weights_in_memory" not in json.loads(told.read_text())

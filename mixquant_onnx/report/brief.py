@@ -8,7 +8,7 @@ from rich.markup import escape
 from mixquant_onnx.errors import counted
 from mixquant_onnx.report.formats import decibels, print_rest, rows_text, size, sizes
 from mixquant_onnx.report.quality import QualityData, ShareData
-from mixquant_onnx.report.sections import compatibility, files, hints, integers, notes, timing
+from mixquant_onnx.report.sections import compatibility, files, held, hints, integers, notes, timing
 from mixquant_onnx.report.sections.comparison import ComparisonData, limit_text
 from mixquant_onnx.report.sections.verification import VerificationData, title
 from mixquant_onnx.report.sections.weights import weights_table
@@ -42,6 +42,8 @@ def one_screen(summary: Summary, console: Console) -> None:
     console.print(f"left as float: {share:.1%} of the input's bytes{why}")
     if "releases" in summary:
         compatibility.render(console, {"opset": summary["opset"], "releases": summary["releases"]})
+    if "weights_in_memory" in summary:
+        held.render(console, {"weights_in_memory": summary["weights_in_memory"]})
     notes.render(console, {"notes": summary["notes"]})
     for line in found["warnings"] if found else ():
         console.print(f"[bold yellow]warning:[/bold yellow] {escape(line)}")
@@ -114,10 +116,9 @@ def _print_verification(found: VerificationData | None, console: Console) -> Non
     if found["quality"]:
         quality = quality_text(found["quality"][-1], found["float_accuracy"])
         console.print(f"quality: [bold]{escape(quality)}[/bold], {escape(title(found))}")
-    console.print(
-        f"verified: codes of {counted(found['codes'], 'tensor decodes', 'tensors decode')} exactly, the graph "
-        f"is float's with these weights ({decibels(found['oracle_sqnr_db'])})"
-    )
+    codes = f"verified: codes of {counted(found['codes'], 'tensor decodes', 'tensors decode')} exactly"
+    same = found["oracle_sqnr_db"]
+    console.print(codes if same is None else f"{codes}, the graph is float's with these weights ({decibels(same)})")
 
 
 def quality_text(quality: QualityData, float_accuracy: float | None) -> str:

@@ -11,6 +11,7 @@ from mixquant_onnx.report.sections import Part
 from mixquant_onnx.report.sections.blocks import BlockData
 from mixquant_onnx.report.sections.compatibility import Opset, Releases
 from mixquant_onnx.report.sections.header import TrialData
+from mixquant_onnx.report.sections.held import HeldData
 from mixquant_onnx.report.sections.histograms import HistogramData
 from mixquant_onnx.report.sections.integers import IntegerData
 from mixquant_onnx.report.sections.left_float import LeftFloatShare, SkippedTensor
@@ -43,8 +44,8 @@ class Summary(PlanSummary, total=False):
     """The schema of --json.
 
     The further keys are present only for a run, `trials` only with an accuracy target, `integers` only with layers on
-    integers, `latency` and `memory` only with --benchmark; `blocks` only for `inspect --blocks`; `sensitivity` and
-    `histograms` only where a file of the summary or of figures is written.
+    integers, `weights_in_memory` only with --for memory, `latency` and `memory` only with --benchmark; `blocks` only
+    for `inspect --blocks`; `sensitivity` and `histograms` only where a file of the summary or of figures is written.
     """
 
     trials: list[TrialData]
@@ -57,6 +58,7 @@ class Summary(PlanSummary, total=False):
     opset: Opset
     files: list[str]
     releases: Releases
+    weights_in_memory: HeldData
     verification: VerificationData | None
     hints: list[str]
     blocks: list[BlockData]

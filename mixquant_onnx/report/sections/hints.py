@@ -72,7 +72,7 @@ def _integers(run: Run) -> str | None:
     """That layers could run on integers; None where too few could, or they do."""
     planned = run.planned
     model, sites = planned.loaded.float_model, {name: planned.sites[name] for name in run.plan.sites}
-    if rounds_activations(model):
+    if rounds_activations(model) or planned.form.fused == "packed":
         return None
     weights = set(place(model, sites, rows={}).layers.values())
     elements = sum(sites[name].site.elements for name in weights)
