@@ -71,7 +71,9 @@ def _drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
 
 
 def reading_order(model: ModelProto, sites: Mapping[str, LocatedWeight]) -> list[str]:
-    """Weights in the order in which the model reads them.
+    """Weights in the order in which the model computes what they meet.
+
+    An embedding that is the head's matrix too stands where the head is: the table meets no inputs of its own.
 
     Args:
         model: The model; its graphs are sorted topologically (ONNX IR).
@@ -89,9 +91,14 @@ def reading_order(model: ModelProto, sites: Mapping[str, LocatedWeight]) -> list
                 number(inner)
 
     number(model.graph)
+
     # Protobuf returns other objects for the same node after a graph was edited; then the order of storage is used.
-    places = {n: min((numbers.get(id(r.node), 1 << 30) for r in s.readers), default=1 << 30) for n, s in sites.items()}
-    return sorted(sites, key=places.__getitem__)
+    def place(located: LocatedWeight) -> int:
+        met = next((reader for reader in located.readers if _of_reader(located, reader) is not None), None)
+        readers = located.readers if met is None else [met]
+        return min((numbers.get(id(reader.node), 1 << 30) for reader in readers), default=1 << 30)
+
+    return sorted(sites, key=lambda name: place(sites[name]))
 
 
 def feature_of(located: LocatedWeight) -> Feature | None:
