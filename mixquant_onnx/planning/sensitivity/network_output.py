@@ -87,7 +87,7 @@ class _Runs:
             put(replaced, weight_values(self._measurement.weights[name]))
 
     def _run(self, name: str) -> Outputs:
-        if name in self._calibration.features:
+        if name in self._calibration.features and name not in self._calibration.read_earlier:
             with contextlib.suppress(RuntimeFailure):
                 return self._stream.outputs(self._outputs)
         whole = Session(self._current)
