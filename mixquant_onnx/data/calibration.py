@@ -169,7 +169,7 @@ class Calibration:
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
         inside = frozenset(name for place, name in names.items() if place[0]) if changes else frozenset()
-        executor = IncrementalExecutor(model, [*names.values(), *outputs], self.feeds, inside)
+        executor = IncrementalExecutor(model, list(names.values()), self.feeds, inside, outputs)
         return ActivationStream(executor=executor, names=names)
 
     def float_stream(self) -> ActivationStream:
