@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
@@ -18,7 +19,10 @@ Form = Literal["plain", "query", "lengths", "standard", "merged", "copied"]
 Head = Literal["apart", "transposed", "gemm"]
 """The head: weights of its own; the embedding behind a Transpose; the embedding in a Gemm with transB."""
 
-FORMS: tuple[Form, ...] = ("plain", "query", "lengths", "standard", "merged", "copied")
+_RELEASE = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+_EVERY: tuple[Form, ...] = ("plain", "query", "lengths", "standard", "merged", "copied")
+FORMS = tuple(form for form in _EVERY if form != "standard" or _RELEASE >= (1, 24))
+"""The forms that the installed onnxruntime runs."""
 HEADS_OF: tuple[Head, ...] = ("apart", "transposed", "gemm")
 
 VOCABULARY, WIDTH, HIDDEN, LAYERS = 192, 64, 96, 2

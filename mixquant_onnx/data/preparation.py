@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnx import ModelProto
 
 from mixquant_onnx.config.parsing import Labels, Rows
 from mixquant_onnx.config.stages import DataOptions
 from mixquant_onnx.data.dataset import Data, DataSplit, undivided
+from mixquant_onnx.data.decoder import Decoder, decoder_of
 from mixquant_onnx.data.files import data_of, load_data
 from mixquant_onnx.data.noise import usable_data
 from mixquant_onnx.data.proxies.build import proxy_data
 from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
+from mixquant_onnx.data.strata import split_of_kinds
 from mixquant_onnx.model.external import is_large
 from mixquant_onnx.model.signature import model_inputs
-from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 
 def prepare(
@@ -71,12 +75,17 @@ def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Dat
         return None
     proxies = None if data_free else proxy_data(model, session)
     if proxies is not None:
-        return split_data(session, proxies, selects, evaluation)
+        return split_of_kinds(session, proxies, selects, evaluation, kind=_kind(decoder_of(model)))
     noise = usable_data(session, model)
     if evaluation is None:
         return None if noise is None else undivided(noise)
     noise = noise or Data(feeds=(), labels=None, origin="noise", name="rows of noise")
     return split_data(session, noise, False, evaluation)
+
+
+def _kind(decoder: Decoder | None) -> Callable[[Feed], bool] | None:
+    """Tells batches behind a cache from those without."""
+    return None if decoder is None else decoder.is_step
 
 
 def _read(model: ModelProto, given: Rows, labels: Labels | None) -> Data:
