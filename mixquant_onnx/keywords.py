@@ -42,6 +42,8 @@ class Keywords(TypedDict, total=False):
     native_types: bool
     min_ort: str | tuple[int, int]
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    tokenizer: str | Callable[[str], Sequence[int]] | None
+    sequence_length: int | None
     labels: str | Path | Iterable[int] | None
     eval_data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     data_free: bool

@@ -11,7 +11,6 @@ from typing import Literal
 from mixquant_onnx.config import parsing
 from mixquant_onnx.config.activations import Cpu
 from mixquant_onnx.config.option import option
-from mixquant_onnx.config.parsing import Labels, Rows
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Granularity
 
@@ -24,7 +23,6 @@ _LONGEST = 1_000_000
 """Largest number of seconds or iterations; a guard against typing errors."""
 _MOST_JOBS = 1024
 """Largest number of jobs; a guard against typing errors."""
-_ROWS = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,31 +163,6 @@ class AccuracyOptions:
     def judged_by_data(self) -> bool:
         """Whether the file is evaluated on samples of --data or --eval-data, not by the user's metric."""
         return self.wanted and self.metric is None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataOptions:
-    """The samples for calibration and evaluation."""
-
-    data: Rows | None = option(
-        None, ".npz with the inputs by name, or a folder of them", accepts=_ROWS, metavar="PATH", convert=parsing.rows
-    )
-    labels: Labels | None = option(
-        None, "classes of the rows of --data (or its key labels)", accepts="str | Path | Iterable[int] | None",
-        metavar="FILE", convert=parsing.labels,
-    )  # fmt: skip
-    eval_data: Rows | None = option(
-        None, "rows to judge by, as --data, with labels in its key labels; else some rows of --data are held back",
-        accepts=_ROWS, metavar="PATH", convert=parsing.rows,
-    )  # fmt: skip
-    data_free: bool = option(
-        False, "without --data: no proxy inputs (photographs, texts, sounds that stand in for yours), only noise",
-        accepts="bool", kind="switch",
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if self.labels is not None and self.data is None:
-            raise OptionError("--labels needs --data")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

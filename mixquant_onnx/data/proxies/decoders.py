@@ -9,9 +9,10 @@ from onnx import ModelProto
 
 from mixquant_onnx.data.decoder import Decoder
 from mixquant_onnx.data.proxies import signals
+from mixquant_onnx.data.steps import behind_cache, run_or_none
 from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
+from mixquant_onnx.runtime.session import Feed, Session
 
 TEXTS, STEPS = 32, 16
 """Texts, and tokens behind the cache of other texts."""
@@ -44,6 +45,8 @@ def texts(decoder: Decoder) -> Ids:
 def decoder_feeds(model: ModelProto, decoder: Decoder, session: Session, ids: Ids) -> list[Feed]:
     """Batches on which the model runs: texts, and tokens behind a cache that the model made of a text.
 
+    Behind a cache there is one token; half of a text where the model has weights of its own for that case.
+
     Args:
         model: The model.
         decoder: Its inputs.
@@ -55,18 +58,18 @@ def decoder_feeds(model: ModelProto, decoder: Decoder, session: Session, ids: Id
     """
     for batch, length in _sizes(decoder):
         first = decoder.feed(ids(np.random.default_rng((_SEED, 0)), (batch, length)))
-        if _run(session, first) is None:
+        if run_or_none(session, first) is None:
             continue
         shapes = {name: value.shape for name, value in first.items()}
         count = TEXTS if multiplications(model, shapes) // batch <= _LARGE else _FEWEST
         feeds = [
             decoder.feed(ids(np.random.default_rng((_SEED, n)), (batch, length))) for n in range(-(-count // batch))
         ]
-        new = decoder.length or 1
+        new = decoder.length or (length // 2 if decoder.branches and length > 1 else 1)
         shape = (batch, length if decoder.length is None else _PIECES * new)
         behind = [ids(np.random.default_rng((_SEED, len(feeds) + n)), shape) for n in range(-(-STEPS // batch))]
         steps = (behind_cache(decoder, session, one, one.shape[1] - new) for one in behind)
-        return [feed for feed in (*feeds, *steps) if feed is not None and _run(session, feed) is not None]
+        return [feed for feed in (*feeds, *steps) if feed is not None and run_or_none(session, feed) is not None]
     return []
 
 
@@ -77,43 +80,9 @@ _PIECES = 8
 """Runs that make a text where the model takes a fixed number of new tokens."""
 
 
-def behind_cache(decoder: Decoder, session: Session, ids: FloatArray, past: int) -> Feed | None:
-    """A batch of tokens behind a cache that the model makes of the tokens before them.
-
-    Args:
-        decoder: The inputs of the model.
-        session: The model.
-        ids: [batch, all tokens].
-        past: Tokens that are cached.
-
-    Returns:
-        The batch; None where the model has no cache of free length, or does not run.
-    """
-    if not 0 < past < ids.shape[1] or not decoder.caches:
-        return None
-    cache: Feed | None = None
-    pieces = 1 if decoder.length is None else past // decoder.length
-    for piece in np.split(ids[:, :past], pieces, axis=1):
-        outputs = _run(session, decoder.feed(piece, cache))
-        if outputs is None:
-            return None
-        cache = decoder.next_cache(dict(zip(session.outputs, outputs, strict=True)))
-    return decoder.feed(ids[:, past:], cache)
-
-
 def _sizes(decoder: Decoder) -> Iterator[tuple[int, int]]:
     """Batches and lengths to try."""
     for batch in _BATCHES if decoder.batch is None else (decoder.batch,):
         for length in _LENGTHS if decoder.length is None else (decoder.length,):
             if not decoder.longest or length <= decoder.longest:
                 yield batch, length
-
-
-def _run(session: Session, feed: Feed) -> list[FloatArray] | None:
-    """The outputs; None where the model does not run, or gives NaN."""
-    try:
-        outputs = session.run(feed)
-    except RuntimeFailure:
-        return None
-    floats = [a for a in outputs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
-    return None if any(np.isnan(a).any() for a in floats) else outputs
