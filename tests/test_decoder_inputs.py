@@ -137,3 +137,14 @@ def test_a_decoder_is_quantized_and_verified_under_every_target(form: Form, head
     assert {"embed", "head" if head == "apart" else "embed"} <= names
     assert len(result.plan.sites) == copies * (16 if head == "apart" else 15)
     assert {scheme.bits for scheme in result.plan.sites.values()} == {4}
+
+
+@pytest.mark.parametrize("form", ["plain", "query", "copied"])
+@pytest.mark.parametrize("head", ["apart", "transposed"])
+def test_a_budget_chooses_widths_for_each_weight_of_a_decoder(form: Form, head: Head) -> None:
+    """In one file, the embedding and the head too; where they are one tensor, both its places count."""
+    result = mq.quantize(decoder(form, head), avg_bits=4.5, bits="2,3,4,5,6,8", cost="network-output", verify=False)
+    bits = {name: scheme.bits for name, scheme in result.plan.sites.items()}
+    assert set(bits.values()) <= {2, 3, 4, 5, 6, 8} and len(set(bits.values())) >= 3
+    assert result.average_bits <= 4.5
+    assert bits["embed"] > min(bits.values())
