@@ -95,8 +95,8 @@ class BudgetOptions:
     )  # fmt: skip
     cost: str = option(
         "auto",
-        "sensitivity that a budget minimises: weight-error, layer-output, network-output, block-output, uniform; auto: "
-        "whichever does best on some rows of --data, else weight-error",
+        "sensitivity that a budget minimises: weight-error, layer-output, network-output, kl (of a next token), "
+        "block-output, uniform; auto: whichever does best on some rows of --data, else weight-error",
         accepts="str", metavar="NAME",
     )  # fmt: skip
 
