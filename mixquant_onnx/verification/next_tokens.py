@@ -74,10 +74,10 @@ def token_output(session: Session, data: Data, reference: Outputs, axes: Mapping
         axes: Class axis, by name of the output (`classes.class_axes`).
 
     Returns:
-        Where the distribution is; None where the model reads no token ids, or has no such output.
+        Where the distribution is; None for noise, and where the model reads no token ids, or has no such output.
     """
     feed = data.feeds[0]
-    if not _token_inputs(feed):
+    if data.origin == "noise" or not _token_inputs(feed):
         return None
     arrays = arrays_of(reference[0], session.outputs)
     found = {name: ids for name, array in arrays.items() if (ids := _ids_of(array, feed))}
