@@ -27,6 +27,7 @@ class Keywords(TypedDict, total=False):
     max_drop: str | float | None
     min_sqnr: float | None
     min_agreement: str | float | None
+    max_kl: float | None
     metric: str | Callable[[Path], float] | None
     metric_key: str | None
     lower_is_better: bool

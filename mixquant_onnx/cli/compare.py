@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mixquant_onnx.verification.comparison import Comparison
 
 _DATA = ("data", "tokenizer", "sequence_length", "labels", "data_free")
-_TARGETS = ("min_sqnr", "min_agreement", "max_drop")
+_TARGETS = ("min_sqnr", "min_agreement", "max_drop", "max_kl")
 
 
 def parser() -> Parser:

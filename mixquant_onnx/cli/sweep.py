@@ -145,7 +145,7 @@ def _report(made: Sweep, args: argparse.Namespace, plots: Sequence[Plot]) -> Non
 
 def _plans(args: argparse.Namespace, keywords: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """The QEMs and the bits of the plans. Raises OptionError."""
-    if any(goal in keywords for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement")):
+    if any(goal in keywords for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement", "max_kl")):
         raise OptionError("sweep takes --qem and --avg-bits; a goal is for a run")
     qems = numbers(args.qems, "--qem") if args.qems else []
     bits = numbers(args.average_bits, "--avg-bits") if args.average_bits else []

@@ -112,9 +112,9 @@ class BudgetOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyOptions:
-    """The accuracy target: one of max_drop, min_sqnr, min_agreement.
+    """The accuracy target: one of max_drop, min_sqnr, min_agreement, max_kl.
 
-    `max_drop` and `min_agreement` are shares, `min_sqnr` is in dB.
+    `max_drop` and `min_agreement` are shares, `min_sqnr` is in dB, `max_kl` in nats a token.
     """
 
     max_drop: float | None = option(
@@ -128,6 +128,11 @@ class AccuracyOptions:
     min_agreement: float | None = option(
         None, "the same class as float for 99% of the rows of --data", accepts="str | float | None",
         metavar="SHARE", convert=parsing.share("--min-agreement"),
+    )  # fmt: skip
+    max_kl: float | None = option(
+        None, "of a language model: at most so many nats a token between its next token and float's",
+        accepts="float | None", metavar="NATS",
+        convert=parsing.number("--max-kl", 0, math.inf, "nats a token, such as 0.01"),
     )  # fmt: skip
     metric: str | Metric | None = option(
         None, "a command that prints a value for {model}; its last line counts", flag="--metric-command",
@@ -145,8 +150,8 @@ class AccuracyOptions:
             raise OptionError("--max-drop takes a share of the float value, such as 1% or 0.01")
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
             raise OptionError("--min-agreement takes a share of rows, such as 99% or 0.99")
-        if sum(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement)) > 1:
-            raise OptionError("--max-drop, --min-sqnr and --min-agreement exclude each other; give one")
+        if sum(value is not None for value in self._targets) > 1:
+            raise OptionError("--max-drop, --min-sqnr, --min-agreement and --max-kl exclude each other; give one")
         if self.metric is not None and self.max_drop is None:
             raise OptionError("--metric-command needs --max-drop, such as --max-drop 1%")
         if isinstance(self.metric, str) and "{model}" not in self.metric:
@@ -157,7 +162,11 @@ class AccuracyOptions:
     @property
     def wanted(self) -> bool:
         """Whether there is an accuracy target."""
-        return any(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement))
+        return any(value is not None for value in self._targets)
+
+    @property
+    def _targets(self) -> tuple[float | None, ...]:
+        return self.max_drop, self.min_sqnr, self.min_agreement, self.max_kl
 
     @property
     def judged_by_data(self) -> bool:
