@@ -22,6 +22,7 @@ NAMES = (
     "time",
     "speed",
     "consumers",
+    "decoders",
 )
 MODULES = {"time": "time_runs"}
 
