@@ -41,10 +41,18 @@ def test_equal_logits_have_no_divergence_however_large_they_are() -> None:
     assert divergence(LOGITS + 1000, OTHER - 1000) == pytest.approx(divergence(LOGITS, OTHER), rel=1e-3)
 
 
+def test_rounding_makes_no_divergence_negative() -> None:
+    near = divergence(LOGITS, LOGITS.astype(np.float64) * (1 + 1e-15))
+    assert (near >= 0).all() and near.max() < 1e-14
+    before, after = log_probabilities(LOGITS), log_probabilities(LOGITS.astype(np.float64) * (1 + 1e-15))
+    assert (np.exp(before) * (before - after)).sum(-1).min() < 0
+
+
 def test_classes_that_cannot_be_and_nan() -> None:
     never = np.array([0.0, 1.0, -np.inf])
     assert divergence(never, np.array([0.0, 1.0, -np.inf])) == 0
     assert divergence(never, np.array([0.0, 1.0, 1.0])) == pytest.approx(math.log1p(math.e / (1 + math.e)), rel=1e-9)
+    assert divergence(np.array([0.0, 1.0, -1e30]), never) == 0
     assert divergence(np.zeros(3), never) == np.inf
     assert divergence(np.zeros(3), np.array([0.0, np.nan, 0.0])) == np.inf
 
@@ -73,7 +81,9 @@ def test_the_quality_leaves_padding_out_and_has_its_error_over_sequences() -> No
     for quality, logits in ((found.perplexity, OTHER), (found.float_perplexity, LOGITS)):
         loss = -np.take_along_axis(log_probabilities(logits)[:, :-1], ids[:, 1:, None], -1)[..., 0]
         assert quality is not None and quality.value == pytest.approx(math.exp(loss[told].mean()))
-        assert quality.error is not None and quality.error > 0
+        each, counts = (loss * told).sum(1), told.sum(1)
+        spread = np.sum((each - counts * loss[told].mean()) ** 2) * 6 / 5
+        assert quality.error == pytest.approx(quality.value * math.sqrt(spread) / counts.sum())
 
 
 def test_the_error_of_equal_sequences_is_that_of_their_mean() -> None:

@@ -41,8 +41,8 @@ def divergence(reference: Array, other: Array) -> NDArray[np.float64]:
         Kullback and Leibler (1951), On Information and Sufficiency, equation 2.4.
     """
     before, after = log_probabilities(reference), log_probabilities(other)
-    possible = before > -np.inf
+    share = np.exp(before)
     with np.errstate(invalid="ignore"):
-        apart = np.where(possible, np.exp(before) * (before - after), 0.0)
+        apart = np.where(share == 0, 0.0, share * (before - after))
     found: NDArray[Any] = np.maximum(apart.sum(-1), 0.0)
     return np.where(np.isnan(found), np.inf, found)
