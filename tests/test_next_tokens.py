@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 from token_models import VOCABULARY, token_ids, token_model
 
 from mixquant_onnx.data.dataset import Data
@@ -93,6 +93,16 @@ def test_the_error_of_equal_sequences_is_that_of_their_mean() -> None:
     assert mean_of([3.0, 0.0], [2, 0]).error is None
 
 
+def test_sequences_of_padding_alone_are_not_counted() -> None:
+    mask = np.ones((6, 7), np.int64)
+    mask[2] = 0
+    data = data_of({"ids": np.zeros((6, 7), np.int64), "mask": mask})
+    found = token_quality(FOUND, data, outputs_of(LOGITS), outputs_of(OTHER))
+    assert found is not None and (found.sequences, found.tokens) == (5, 35)
+    hidden = token_quality(replace(FOUND, predicts=False), data, outputs_of(LOGITS), outputs_of(OTHER))
+    assert hidden is not None and hidden.kl == found.kl and hidden.perplexity is None is hidden.float_perplexity
+
+
 def test_no_quality_where_there_is_nothing_to_compare() -> None:
     data = data_of({"ids": np.zeros((6, 7), np.int64), "mask": np.zeros((6, 7), np.int64)})
     assert token_quality(FOUND, data, outputs_of(LOGITS), outputs_of(OTHER)) is None
@@ -121,12 +131,37 @@ def test_the_output_of_the_next_token_is_found() -> None:
     assert masked is not None and masked.mask == "attention_mask" and masked.predicts
 
 
+def with_second_output(model: ModelProto, name: str) -> ModelProto:
+    model.graph.node.append(helper.make_node("Identity", [model.graph.output[0].name], [name]))
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "t", VOCABULARY]))
+    return model
+
+
+def test_of_several_outputs_the_one_called_logits_counts() -> None:
+    assert found_in(with_second_output(token_model(output="prediction"), "other_prediction")) is None
+    for first, second in (("logits", "prediction"), ("prediction", "decoder.logits")):
+        found = found_in(with_second_output(token_model(output=first), second))
+        assert found is not None and found.output.endswith("logits")
+
+
+def test_of_several_ids_those_of_the_decoder_count() -> None:
+    model = token_model()
+    model.graph.node[0].input[1] = "decoder_ids"
+    model.graph.input[0].name = "decoder_ids"
+    model.graph.node.append(helper.make_node("Identity", ["ids"], ["unused"]))
+    model.graph.input.insert(0, helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"]))
+    model.graph.output.append(helper.make_tensor_value_info("unused", TensorProto.INT64, ["n", "t"]))
+    found = found_in(model, decoder_ids=token_ids(4, seed=1))
+    assert found is not None and found.ids == "decoder_ids"
+
+
 def test_a_model_that_sees_later_tokens_predicts_none() -> None:
     found = found_in(token_model(causal=False))
     assert found is not None and not found.predicts
     data = Data(feeds=({"ids": token_ids(4)},), labels=None, origin="proxy")
     made = tokens_of_model(token_model(), data)
     assert made is not None and not made.predicts
+    assert tokens_of_model(token_model(), replace(data, origin="noise")) is None
 
 
 def test_other_outputs_are_none_of_the_next_token() -> None:
@@ -143,3 +178,9 @@ def test_ids_that_are_no_classes_of_the_output_are_not_its_tokens() -> None:
     embedding.raw_data, embedding.dims[0] = 2 * embedding.raw_data, 2 * VOCABULARY
     assert found_in(model, ids=token_ids(4)) is not None
     assert found_in(model, ids=token_ids(4) + VOCABULARY) is None
+
+
+def test_a_mask_begins_with_the_tokens_in_the_cache() -> None:
+    mask = np.array([[1, 1, 0, 1, 1], [0, 0, 1, 1, 0]])
+    assert FOUND.real({"mask": mask}, (2, 3)).tolist() == [[False, True, True], [True, True, False]]
+    assert FOUND.real({"mask": mask}, (2, 6)).all() and FOUND.real({"mask": mask}, (3, 3)).all()

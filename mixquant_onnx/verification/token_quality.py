@@ -71,8 +71,8 @@ def token_quality(found: TokenOutput, data: Data, reference: Outputs, other: Out
     if not sum(row.tokens for row in rows):
         return None
     counts = [row.tokens for row in rows]
-    told = found.predicts and any(row.known for row in rows)
     known = [row.known for row in rows]
+    told = any(known)
     return TokenQuality(
         kl=mean_of([row.kl for row in rows], counts),
         top1=mean_of([row.same for row in rows], counts),
@@ -106,7 +106,7 @@ def mean_of(sums: Sequence[float], counts: Sequence[int]) -> Mean:
 
 
 def _perplexity(losses: Sequence[float], counts: Sequence[int]) -> Mean:
-    """The exponential of the mean loss; its error to first order."""
+    """The exponential of the mean loss, infinite for NaN; its error to first order."""
     loss = mean_of(losses, counts)
     value = math.exp(loss.value) if loss.value < _MOST_NATS else math.inf
     return Mean(value=value, error=None if loss.error is None or value == math.inf else value * loss.error)
@@ -154,8 +154,7 @@ def _sequence(found: TokenOutput, real: NDArray[np.bool_], ids: Array, own: Arra
 
 
 def _loss(logits: Array, ids: Array) -> float:
-    """Sum of the negative log-probabilities of `ids`; infinite for NaN."""
+    """Sum of the negative log-probabilities of `ids`."""
     if not len(ids):
         return 0.0
-    taken = -float(np.take_along_axis(log_probabilities(logits), ids[:, None].astype(np.int64), -1).sum())
-    return math.inf if math.isnan(taken) else taken
+    return -float(np.take_along_axis(log_probabilities(logits), ids[:, None].astype(np.int64), -1).sum())
