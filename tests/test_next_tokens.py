@@ -158,6 +158,12 @@ def test_of_several_ids_those_of_the_decoder_count() -> None:
 def test_a_model_that_sees_later_tokens_predicts_none() -> None:
     found = found_in(token_model(causal=False))
     assert found is not None and not found.predicts
+    mask = np.ones((4, 12), np.int64)
+    mask[:, 8:] = 0
+    padded = found_in(token_model(causal=False, mask=True), attention_mask=mask)
+    assert padded is not None and not padded.predicts
+    only = found_in(token_model(), ids=token_ids(4, tokens=1))
+    assert only is not None and not only.predicts
     data = Data(feeds=({"ids": token_ids(4)},), labels=None, origin="proxy")
     made = tokens_of_model(token_model(), data)
     assert made is not None and not made.predicts
@@ -178,6 +184,7 @@ def test_ids_that_are_no_classes_of_the_output_are_not_its_tokens() -> None:
     embedding.raw_data, embedding.dims[0] = 2 * embedding.raw_data, 2 * VOCABULARY
     assert found_in(model, ids=token_ids(4)) is not None
     assert found_in(model, ids=token_ids(4) + VOCABULARY) is None
+    assert found_in(model, ids=token_ids(4) - VOCABULARY) is None
 
 
 def test_a_mask_begins_with_the_tokens_in_the_cache() -> None:

@@ -239,5 +239,5 @@ unless said; `--table` keeps what is measured once.
 
 Time: of one token with all others in the cache (of a whole sequence where the model has no cache), one thread, the
 median of three measurements. Theirs run on 4-bit codes; ours are unpacked when the file is loaded and run as fast as
-float, but with `--for memory`, where large weights stay codes. The row of float, timed against itself, shows the spread.
+float, but with `--for memory`, where large weights stay codes. Float, timed against itself, shows the spread.
 """
