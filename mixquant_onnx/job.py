@@ -187,7 +187,7 @@ def _made_of(loaded: Loaded, config: Config, method: str) -> dict[str, str]:
     settings = json.dumps([options, *form, config.data.data_free], default=str, sort_keys=True)
     return {
         "model": digest_of_model(loaded),
-        "data (--data)": digest_of_source(config.data.data),
+        "data (--data)": digest_of_source(config.data.data, config.data.tokenizer is not None),
         "choice of candidates (--bits, --granularity, --method, --include, ...)": digest(settings),
         "release of mixquant-onnx": _release(),
     }

@@ -27,6 +27,7 @@ class Keywords(TypedDict, total=False):
     max_drop: str | float | None
     min_sqnr: float | None
     min_agreement: str | float | None
+    max_kl: float | None
     metric: str | Callable[[Path], float] | None
     metric_key: str | None
     lower_is_better: bool
@@ -42,6 +43,8 @@ class Keywords(TypedDict, total=False):
     native_types: bool
     min_ort: str | tuple[int, int]
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    tokenizer: str | Callable[[str], Sequence[int]] | None
+    sequence_length: int | None
     labels: str | Path | Iterable[int] | None
     eval_data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     data_free: bool

@@ -76,6 +76,20 @@ def test_values_are_those_of_the_whole_model_and_no_node_runs_twice(ran: list[st
     assert len(ran) == len(set(ran)) == 3 * LAYERS
 
 
+def test_an_output_of_an_early_layer_is_there_later_too(ran: list[str]) -> None:
+    """As the cache of a decoder's first layer, which nothing behind that layer reads."""
+    model = residual()
+    last = f"h{LAYERS - 1}"
+    values = IncrementalExecutor(model, INNER, FEEDS, outputs=["r0", last])
+    for name in INNER[:-1]:
+        values.advance([name])
+    ran.clear()
+    for number, found in enumerate(values.fork().values(["r0", last])):
+        np.testing.assert_allclose(found["r0"], expected(model, "r0")[number], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[last], expected(model, last)[number], rtol=1e-5, atol=1e-6)
+    assert ran and not set(ran) & {"p0", "r0", "h0"}
+
+
 def test_a_weight_replaced_behind_a_place_counts_from_there_on() -> None:
     model = residual()
     values = IncrementalExecutor(model, INNER, FEEDS)

@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from cases import seconds
+from decoders import HEADS_OF, Head, decoder
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import mixquant_onnx as mq
 from mixquant_onnx.data.calibration import Calibration
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.model.layer_inputs import feature_of, reading_order
@@ -217,7 +219,24 @@ def test_weights_are_taken_in_the_order_of_the_graph() -> None:
     weights = {"early": np.eye(8), "late": np.eye(8)}
     model = model_of(nodes[0], [2, 8], weights)
     model.graph.node.append(nodes[1])
-    assert reading_order(model, find(model, 1).sites) == ["late", "early"]
+    assert reading_order(model, find(model, 1).sites) == (["late", "early"], frozenset())
+
+
+def _worst(result: mq.RunResult) -> float:
+    assert result.verification is not None
+    return min(output.sqnr_db or 0 for output in result.verification.quality[0].outputs)
+
+
+@pytest.mark.parametrize("head", HEADS_OF)
+def test_a_table_that_is_the_head_too_keeps_no_layer_from_its_samples(
+    head: Head, samples_met: list[tuple[str, int]]
+) -> None:
+    """The table is read first, and meets its inputs last; all other weights make up for its errors."""
+    result = mq.quantize(decoder(head=head), bits=4)
+    met = dict(samples_met)
+    assert samples_met[0][0] == "embed" and len(met) == (16 if head == "apart" else 15)
+    assert _worst(result) > _worst(mq.quantize(decoder(head=head), bits=4, method="mse")) + 4
+    assert {name for name, samples in met.items() if samples < 1000} == ({"embed"} if head == "apart" else set())
 
 
 def test_weights_with_the_same_samples_share_their_statistics() -> None:

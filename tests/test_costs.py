@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import seconds
+from decoders import decoder, step
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import mixquant_onnx as mq
@@ -56,11 +57,11 @@ def feed(rows: int = 200) -> dict[str, np.ndarray[Any, Any]]:
     return {"x": RANDOM.standard_normal((rows, 32)).astype(np.float32)}
 
 
-def output_costs(model: ModelProto, method: str = "mse") -> Costs:
+def output_costs(model: ModelProto, method: str = "mse", data: Data | None = None) -> Costs:
     sites = find(model, 256).sites
     options = SearchOptions(method=method)
     table = {name: site_errors(located.site, weight_values(located), options) for name, located in sites.items()}
-    work = Workspace(split=undivided(Data(feeds=(feed(),), labels=None)))
+    work = Workspace(split=undivided(data or Data(feeds=(feed(),), labels=None)))
     return network_output.measure(Measurement(table, model, sites, work))
 
 
@@ -84,6 +85,21 @@ def test_a_weight_that_the_data_never_reaches_costs_like_the_median_one() -> Non
     found = output_costs(two_paths(1.0, unused=True))
     scheme = Scheme(bits=4, grid=Granularity(per="channel"), method="mse")
     assert 0.3 < found["c"][scheme] / found["b"][scheme] < 3
+
+
+def test_the_cost_of_a_table_that_is_the_head_too_counts_both_its_places() -> None:
+    """Untied, with the same values, the two cost as much together."""
+    ids = RANDOM.integers(0, 192, (8, 32))
+    data = Data(feeds=(step("plain", ids),), labels=None)
+    eight = Scheme(bits=8, grid=Granularity(per="channel"), method="mse")
+    tied, apart = decoder(head="transposed"), decoder(head="apart")
+    table = next(numpy_helper.to_array(t) for t in tied.graph.initializer if t.name == "embed")
+    next(t for t in apart.graph.initializer if t.name == "head").CopyFrom(
+        numpy_helper.from_array(np.ascontiguousarray(table.T), "head")
+    )
+    both, each = output_costs(tied, data=data), output_costs(apart, data=data)
+    assert both["embed"][eight] == pytest.approx(each["embed"][eight] + each["head"][eight], rel=0.3)
+    assert each["head"][eight] < 0.5 * both["embed"][eight]
 
 
 def test_the_cost_of_a_width_that_was_not_measured_is_near_its_measurement() -> None:

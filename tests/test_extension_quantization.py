@@ -17,7 +17,7 @@ from mixquant_onnx.model.weights import find
 from mixquant_onnx.numerics.arrays import Codes, FloatArray
 from mixquant_onnx.numerics.granularity import WeightAxes
 from mixquant_onnx.planning.plan import Plan
-from mixquant_onnx.planning.selection import surrogates_of
+from mixquant_onnx.planning.plan_outputs import surrogates_of
 from mixquant_onnx.quantization.methods import METHODS, Method, Needs, is_calibrated, surrogate
 from mixquant_onnx.quantization.ranges import minmax
 from mixquant_onnx.quantization.rounding.objective import Problem, Rows

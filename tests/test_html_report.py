@@ -124,7 +124,7 @@ def test_a_figure_is_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFix
     assert "mean squared error" in (tmp_path / "e.svg").read_text()
     sweep = ["sweep", str(tmp_path / "m.onnx"), "--data-free", "--method", "mse", "--qem", "1"]
     assert main([*sweep, "--plot", "errors=e.txt"]) == 2
-    assert "of accuracy, tradeoff" in capsys.readouterr().err
+    assert "of accuracy, divergence, tradeoff" in capsys.readouterr().err
     assert main([*sweep, "--plot", str(tmp_path / "s.svg")]) == 0
     assert "SQNR in dB" in (tmp_path / "s.svg").read_text()
 
@@ -161,6 +161,7 @@ def test_the_accuracy_of_float_and_int8_is_in_the_figure_of_a_sweep() -> None:
         return {
             "setting": setting, "nbytes": nbytes, "average_bits": 4.0, "cost": 1.0, "sqnr_db": 20.0, "rows": 40,
             "top1_agreement": 0.9, "accuracy": accuracy, "data": "rows", "finished": True, "pareto": pareto,
+            "tokens": None,
         }  # fmt: skip
 
     points = [point("a", 100, 0.7, True), point("b", 150, 0.6, True), point("c", 200, 0.8, True)]
@@ -181,6 +182,7 @@ def test_a_sweep_tells_what_its_page_and_its_terminal_show(capsys: pytest.Captur
     plain: PointData = {
         "setting": "avg-bits 4", "nbytes": 100, "average_bits": 4.0, "cost": 1.0, "sqnr_db": 20.0, "rows": 100,
         "top1_agreement": 0.9, "accuracy": 0.75, "data": "rows of your data", "finished": False, "pareto": True,
+        "tokens": None,
     }  # fmt: skip
     few: PointData = {**plain, "rows": 1, "pareto": False}
     data: Tradeoff = {

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from mixquant_onnx.cli.sweep import numbers
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.data.split import split_data
 from mixquant_onnx.planning import allocation
-from mixquant_onnx.report.sections.tradeoff import Tradeoff
+from mixquant_onnx.report.sections.tradeoff import PointData, Tradeoff, flat
 from mixquant_onnx.tradeoff import sweep as sweeping
 from mixquant_onnx.tradeoff.point import Point, marked
 
@@ -117,7 +117,9 @@ def test_a_sweep_has_one_row_a_plan_and_csv_and_json_agree(
     rows = sweep(model, "--qem", "1,2,400", "--avg-bits", "2.5..8", "--csv", tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(encoding="utf8", newline="") as file:
         listed = list(csv.DictReader(file))
-    assert listed == [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
+    assert listed == [
+        {key: "" if v is None else str(v) for key, v in flat(cast(PointData, row)).items()} for row in rows
+    ]
     assert list(rows[0]) == list(Point.__dataclass_fields__)
     wanted = {*(f"qem {x}" for x in (1, 2, 400)), *(f"avg-bits {x / 2:g}" for x in range(5, 17))}
     assert len(rows) == 15 and {row["setting"] for row in rows} == wanted

@@ -18,7 +18,7 @@ from cases import Fails, text, weight
 import mixquant_onnx as mq
 from mixquant_onnx.cli.main import main
 from mixquant_onnx.planning import search, solved_table, table_file
-from mixquant_onnx.planning.sensitivity import network_output
+from mixquant_onnx.planning.sensitivity import reactions
 
 LAYERS = 4
 
@@ -56,7 +56,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     named: tuple[tuple[Any, str, str], ...] = (
         (search, "site_errors", "errors"),
         (solved_table, "solve_widths", "solved"),
-        (network_output._Runs, "noise", "reaction"),
+        (reactions._Runs, "distances", "reaction"),
     )
 
     def counted(plain: Callable[..., Any], step: str) -> Callable[..., Any]:

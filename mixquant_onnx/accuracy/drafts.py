@@ -16,6 +16,7 @@ from mixquant_onnx.planning.solved_table import SolvedTable
 from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification.classes import class_axes
 from mixquant_onnx.verification.labels import float_accuracy
+from mixquant_onnx.verification.next_tokens import token_output
 from mixquant_onnx.verification.quality import session_quality
 
 
@@ -52,6 +53,7 @@ class Drafts:
         session = Session(model)
         self._reference = reference_outputs(session, evaluation)
         self._axes = class_axes(model, self._reference, session.outputs)
+        self._tokens = token_output(session, evaluation, self._reference, self._axes)
         share = float_accuracy(self._reference, evaluation, session.outputs, self._axes)
         self._float_accuracy = None if share is None else share.value
 
@@ -71,7 +73,7 @@ class Drafts:
         """
         planned = plan_at(priced, bits)
         model = with_weights(planned.loaded.model, planned.sites, self._solved.tensors(planned.plan.sites))
-        quality = session_quality(self._reference, Session(model), self._evaluation, self._axes)
+        quality = session_quality(self._reference, Session(model), self._evaluation, self._axes, self._tokens)
         self.count += 1
         kept, score, _ = judge_quality(quality, self._float_accuracy, self._target)
         return Verdict(kept=kept, score=score)

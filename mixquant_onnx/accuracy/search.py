@@ -11,7 +11,7 @@ from pathlib import Path
 from mixquant_onnx.accuracy.bisection import Verdict
 from mixquant_onnx.accuracy.drafts import plan_at
 from mixquant_onnx.accuracy.external_metric import figure_of
-from mixquant_onnx.accuracy.target import judge_quality, judge_value
+from mixquant_onnx.accuracy.target import NO_TOKENS, judge_quality, judge_value
 from mixquant_onnx.accuracy.words import choice_words, most_bits, trial_words
 from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.data.dataset import Data, DataSplit
@@ -27,6 +27,7 @@ from mixquant_onnx.runtime.memory import release
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.verification.classes import check_classes, class_axes
 from mixquant_onnx.verification.labels import check_classes_of, class_count
+from mixquant_onnx.verification.next_tokens import token_output
 from mixquant_onnx.verification.trial import Trial
 
 RunPlan = Callable[[Planned, Path], RunResult]
@@ -148,14 +149,17 @@ def check_judge(loaded: model_io.Loaded, target: AccuracyOptions, split: DataSpl
 
 
 def _check_first(loaded: model_io.Loaded, data: Data, target: AccuracyOptions) -> None:
-    """Raise DataError where the model has no classes, or others than the labels; runs its first batch."""
+    """Raise DataError where the model has no next token or no classes, or others than the labels; runs a batch."""
     model = loaded.float_model
     try:
         session = Session(model)
     except RuntimeFailure:
         return
     outputs = reference_outputs(session, replace(data, feeds=data.feeds[:1], labels=None))
-    if target.min_agreement is not None:
+    if target.max_kl is not None:
+        if token_output(session, data, outputs, class_axes(model, outputs, session.outputs)) is None:
+            raise DataError(NO_TOKENS)
+    elif target.min_agreement is not None:
         check_classes(model, outputs, session.outputs)
     elif data.labels is not None:
         axes = class_axes(model, outputs, session.outputs)
@@ -243,4 +247,4 @@ def _judge(result: RunResult, target: AccuracyOptions, reference: float | None) 
     proof = result.verification
     assert proof is not None
     kept, score, words = judge_quality(proof.deployed, proof.float_accuracy, target)
-    return kept, score, score, words
+    return kept, score, score if target.max_kl is None else -score, words

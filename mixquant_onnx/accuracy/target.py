@@ -6,6 +6,7 @@ from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.errors import DataError
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import Share
+from mixquant_onnx.verification.token_quality import TokenQuality
 
 Judged = tuple[bool, float, str]
 """Whether the target is met; the score, higher is better; a description."""
@@ -50,6 +51,8 @@ def judge_quality(quality: Quality | None, float_accuracy: float | None, target:
         if agreement is None:
             raise DataError("--min-agreement needs an output of classes or labels, this model has none; use --min-sqnr")
         return agreement.value >= target.min_agreement, agreement.value, f"agreement {share_words(agreement)}"
+    if target.max_kl is not None:
+        return _divergence(quality.tokens, target.max_kl)
     assert target.min_sqnr is not None
     ratio = quality.sqnr_db
     if ratio is None:
@@ -66,6 +69,20 @@ def _accuracy(quality: Quality, float_accuracy: float | None, max_drop: float) -
     share = quality.accuracy_share
     told = f"{quality.accuracy:.2%}" if share is None else share_words(share)
     return kept, quality.accuracy, f"accuracy {told}, float {float_accuracy:.2%}"
+
+
+def _divergence(tokens: TokenQuality | None, most: float) -> Judged:
+    if tokens is None:
+        raise DataError(NO_TOKENS)
+    error = "" if tokens.kl.error is None else f" ± {tokens.kl.error:.1g}"
+    told = f"KL {tokens.kl.value:.3g}{error} nats a token, {tokens.tokens} tokens in {tokens.sequences} sequences"
+    return tokens.kl.value <= most, -tokens.kl.value, told
+
+
+NO_TOKENS = (
+    "--max-kl needs a model that reads token ids and gives logits [..., vocabulary]; use --min-agreement or --min-sqnr"
+)
+"""Why the divergence of the next token is not known."""
 
 
 def share_words(share: Share) -> str:

@@ -13,7 +13,7 @@ from mixquant_onnx.cli.figures import add_figures, plots_of, write_plots
 from mixquant_onnx.cli.outputs import STANDARD_OUTPUT, check_outputs, command_line, write_json, write_text
 from mixquant_onnx.cli.parser import Parser, add_some, paths_in
 from mixquant_onnx.cli.progress import progress_bar
-from mixquant_onnx.config.file import file_of_options, options_of_file
+from mixquant_onnx.config.file import check_asked, file_of_options, options_of_file
 from mixquant_onnx.config.goals import flag_of
 from mixquant_onnx.config.parsing import time_limit
 from mixquant_onnx.errors import OptionError, PromiseError
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.verification.comparison import Comparison
 
-_DATA = ("data", "labels", "data_free")
-_TARGETS = ("min_sqnr", "min_agreement", "max_drop")
+_DATA = ("data", "tokenizer", "sequence_length", "labels", "data_free")
+_TARGETS = ("min_sqnr", "min_agreement", "max_drop", "max_kl")
 
 
 def parser() -> Parser:
@@ -100,6 +100,7 @@ def _data_in(args: argparse.Namespace) -> dict[str, Any]:
     if found is None or "data" in given or "data_free" in given:
         return given
     kept = {key: value for key, value in options_of_file(found).items() if key in _DATA}
+    check_asked(found, args.config is not None, kept)
     if kept:
         print(f"mixquant-onnx: {', '.join(sorted(kept))} from {found}", file=sys.stderr)
     return {**kept, **given}

@@ -19,7 +19,7 @@ from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
 from mixquant_onnx.config.config import all_options
 
-_OF_RUNS = ("max_drop", "min_sqnr", "min_agreement")
+_OF_RUNS = ("max_drop", "min_sqnr", "min_agreement", "max_kl")
 """Goals that take runs to meet."""
 
 

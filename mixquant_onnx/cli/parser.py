@@ -11,7 +11,7 @@ from typing import Any
 
 from mixquant_onnx.cli.suggestions import nearest_option
 from mixquant_onnx.config.config import STAGES, all_options
-from mixquant_onnx.config.file import file_of_options, options_of_file
+from mixquant_onnx.config.file import check_asked, file_of_options, options_of_file
 from mixquant_onnx.config.goals import goals_in, overridden
 from mixquant_onnx.config.option import Option, options_in
 from mixquant_onnx.errors import OptionError
@@ -136,8 +136,7 @@ def keywords_in(args: argparse.Namespace) -> dict[str, Any]:
     if found is None:
         return _given(args)
     kept = options_of_file(found)
-    if args.config is None and "metric" in kept:
-        raise OptionError(f"{found} was not asked for, and its metric-command runs a command; give --config {found}")
+    check_asked(found, args.config is not None, kept)
     print(f"mixquant-onnx: options from {found}", file=sys.stderr)
     given = _given(args)
     goals = goals_in(given)

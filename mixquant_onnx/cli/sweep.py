@@ -27,6 +27,7 @@ from mixquant_onnx.errors import OptionError
 if TYPE_CHECKING:
     from mixquant_onnx.report.figures.save import Plot
     from mixquant_onnx.report.inputs import Sweep
+    from mixquant_onnx.report.sections.tradeoff import PointData
 
 _STEP = 0.5
 """Step of a range of numbers without one; half a bit."""
@@ -144,7 +145,7 @@ def _report(made: Sweep, args: argparse.Namespace, plots: Sequence[Plot]) -> Non
 
 def _plans(args: argparse.Namespace, keywords: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """The QEMs and the bits of the plans. Raises OptionError."""
-    if any(goal in keywords for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement")):
+    if any(goal in keywords for goal in ("max_size", "max_drop", "min_sqnr", "min_agreement", "max_kl")):
         raise OptionError("sweep takes --qem and --avg-bits; a goal is for a run")
     qems = numbers(args.qems, "--qem") if args.qems else []
     bits = numbers(args.average_bits, "--avg-bits") if args.average_bits else []
@@ -157,7 +158,10 @@ def _note(line: str) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(points: Sequence[PointData]) -> str:
+    from mixquant_onnx.report.sections.tradeoff import flat
+
+    rows = [flat(point) for point in points]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -10,10 +10,10 @@ from mixquant_onnx.config.activations import INTEGER_FROM_ORT, ActivationOptions
 from mixquant_onnx.config.checks import CheckOptions
 from mixquant_onnx.config.goals import check_goals
 from mixquant_onnx.config.option import Option, options_in
+from mixquant_onnx.config.samples import DataOptions
 from mixquant_onnx.config.stages import (
     AccuracyOptions,
     BudgetOptions,
-    DataOptions,
     FormOptions,
     RoundingOptions,
     SearchOptions,

@@ -72,6 +72,23 @@ def options_of_file(found: Path) -> dict[str, Any]:
     return made
 
 
+def check_asked(found: Path, asked: bool, options: Mapping[str, Any]) -> None:
+    """Check that a file that was found, not asked for, runs no code.
+
+    Args:
+        found: The file.
+        asked: Whether `--config` names it.
+        options: Its options.
+
+    Raises:
+        OptionError: It has an option that runs a command or imports code.
+    """
+    runs = {"metric": "metric-command runs a command", "tokenizer": "tokenizer runs Python code"}
+    told = next((text for keyword, text in runs.items() if keyword in options), None)
+    if told is not None and not asked:
+        raise OptionError(f"{found} was not asked for, and its {told}; give --config {found}")
+
+
 def _checked(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     known = {one.keyword: one for one in all_options()}
     known |= {one.flag.lstrip("-").replace("-", "_"): one for one in all_options() if one.kind != "off"}
@@ -84,6 +101,8 @@ def _checked(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise OptionError(f"{path}: {name} takes true or false, not {value!r}")
         if isinstance(value, dict) or (isinstance(value, bool) and one.kind not in ("switch", "off")):
             raise OptionError(f"{path}: {name} takes a value as in --help, not {value!r}")
-        inside = one.convert in (parsing.path, parsing.rows, parsing.labels) and isinstance(value, str)
+        named = one.convert in (parsing.path, parsing.rows, parsing.labels)
+        code = one.convert is parsing.tokenizer and ".py:" in str(value)
+        inside = (named or code) and isinstance(value, str)
         made[one.keyword] = str(path.parent / value) if inside else value
     return made

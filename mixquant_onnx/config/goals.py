@@ -14,6 +14,7 @@ GOALS: Mapping[str, tuple[str, ...]] = {
     "max_drop": ("metric", "metric_key", "lower_is_better", "metric_timeout"),
     "min_sqnr": (),
     "min_agreement": (),
+    "max_kl": (),
 }
 """By the keyword of a goal, the keywords that belong to it alone."""
 

@@ -250,6 +250,30 @@ def rows(value: Any) -> Rows | None:
     return (value,) if isinstance(value, Mapping) else tuple(value)
 
 
+Tokenizer = str | Callable[[str], Sequence[int]]
+"""A function that makes token ids of a text, or where it is: package.module:function or file.py:function."""
+
+
+def tokenizer(value: Any) -> Tokenizer | None:
+    """A tokenizer by name, or as it is.
+
+    Args:
+        value: A name with a colon, or a function.
+
+    Returns:
+        The same; None stays None.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if value is None or callable(value):
+        return value  # type: ignore[no-any-return]
+    place, colon, name = str(value).rpartition(":")
+    if not (isinstance(value, str) and place and colon and name):
+        raise OptionError(f"--tokenizer {value} takes package.module:function or file.py:function")
+    return value
+
+
 Labels = Path | Iterable[int]
 """Where labels are read from, or the class of each sample."""
 

@@ -11,7 +11,6 @@ from typing import Literal
 from mixquant_onnx.config import parsing
 from mixquant_onnx.config.activations import Cpu
 from mixquant_onnx.config.option import option
-from mixquant_onnx.config.parsing import Labels, Rows
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.numerics.granularity import ALL_BITS, PER_CHANNEL, Granularity
 
@@ -24,7 +23,6 @@ _LONGEST = 1_000_000
 """Largest number of seconds or iterations; a guard against typing errors."""
 _MOST_JOBS = 1024
 """Largest number of jobs; a guard against typing errors."""
-_ROWS = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,8 +95,8 @@ class BudgetOptions:
     )  # fmt: skip
     cost: str = option(
         "auto",
-        "sensitivity that a budget minimises: weight-error, layer-output, network-output, block-output, uniform; auto: "
-        "whichever does best on some rows of --data, else weight-error",
+        "sensitivity that a budget minimises: weight-error, layer-output, network-output, kl (of a next token), "
+        "block-output, uniform; auto: whichever does best on some rows of --data, else weight-error",
         accepts="str", metavar="NAME",
     )  # fmt: skip
 
@@ -114,9 +112,9 @@ class BudgetOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyOptions:
-    """The accuracy target: one of max_drop, min_sqnr, min_agreement.
+    """The accuracy target: one of max_drop, min_sqnr, min_agreement, max_kl.
 
-    `max_drop` and `min_agreement` are shares, `min_sqnr` is in dB.
+    `max_drop` and `min_agreement` are shares, `min_sqnr` is in dB, `max_kl` in nats a token.
     """
 
     max_drop: float | None = option(
@@ -130,6 +128,11 @@ class AccuracyOptions:
     min_agreement: float | None = option(
         None, "the same class as float for 99% of the rows of --data", accepts="str | float | None",
         metavar="SHARE", convert=parsing.share("--min-agreement"),
+    )  # fmt: skip
+    max_kl: float | None = option(
+        None, "of a language model: at most so many nats a token between its next token and float's",
+        accepts="float | None", metavar="NATS",
+        convert=parsing.number("--max-kl", 0, math.inf, "nats a token, such as 0.01"),
     )  # fmt: skip
     metric: str | Metric | None = option(
         None, "a command that prints a value for {model}; its last line counts", flag="--metric-command",
@@ -147,8 +150,8 @@ class AccuracyOptions:
             raise OptionError("--max-drop takes a share of the float value, such as 1% or 0.01")
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
             raise OptionError("--min-agreement takes a share of rows, such as 99% or 0.99")
-        if sum(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement)) > 1:
-            raise OptionError("--max-drop, --min-sqnr and --min-agreement exclude each other; give one")
+        if sum(value is not None for value in self._targets) > 1:
+            raise OptionError("--max-drop, --min-sqnr, --min-agreement and --max-kl exclude each other; give one")
         if self.metric is not None and self.max_drop is None:
             raise OptionError("--metric-command needs --max-drop, such as --max-drop 1%")
         if isinstance(self.metric, str) and "{model}" not in self.metric:
@@ -159,37 +162,16 @@ class AccuracyOptions:
     @property
     def wanted(self) -> bool:
         """Whether there is an accuracy target."""
-        return any(value is not None for value in (self.max_drop, self.min_sqnr, self.min_agreement))
+        return any(value is not None for value in self._targets)
+
+    @property
+    def _targets(self) -> tuple[float | None, ...]:
+        return self.max_drop, self.min_sqnr, self.min_agreement, self.max_kl
 
     @property
     def judged_by_data(self) -> bool:
         """Whether the file is evaluated on samples of --data or --eval-data, not by the user's metric."""
         return self.wanted and self.metric is None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataOptions:
-    """The samples for calibration and evaluation."""
-
-    data: Rows | None = option(
-        None, ".npz with the inputs by name, or a folder of them", accepts=_ROWS, metavar="PATH", convert=parsing.rows
-    )
-    labels: Labels | None = option(
-        None, "classes of the rows of --data (or its key labels)", accepts="str | Path | Iterable[int] | None",
-        metavar="FILE", convert=parsing.labels,
-    )  # fmt: skip
-    eval_data: Rows | None = option(
-        None, "rows to judge by, as --data, with labels in its key labels; else some rows of --data are held back",
-        accepts=_ROWS, metavar="PATH", convert=parsing.rows,
-    )  # fmt: skip
-    data_free: bool = option(
-        False, "without --data: no proxy inputs (photographs, texts, sounds that stand in for yours), only noise",
-        accepts="bool", kind="switch",
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if self.labels is not None and self.data is None:
-            raise OptionError("--labels needs --data")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

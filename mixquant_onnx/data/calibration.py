@@ -65,7 +65,8 @@ class Calibration:
         hold_back: Hold some samples out of learning, for evaluation, if `data` can be split (`Data.axes`).
 
     Attributes:
-        order: Names of the weights in the order of the graph.
+        order: Names of the weights in the order of the graph, by what they meet.
+        read_earlier: Names of weights that are also read before that, such as an embedding that is the head too.
         features: Location of the input of each weight; weights whose input cannot be read have none.
         feeds: All batches that are run; the first `learned` are for learning, the others for evaluation.
         learned: Number of batches for learning.
@@ -78,7 +79,7 @@ class Calibration:
         self._noise = data.origin == "noise"
         self._proxy = data.origin == "proxy"
         found = {name: feature_of(located) for name, located in sites.items()}
-        self.order = reading_order(model, sites)
+        self.order, self.read_earlier = reading_order(model, sites)
         self.features: dict[str, Feature] = {name: f for name in self.order if (f := found[name]) is not None}
         learned, held = _parts(data) if hold_back else (_batches(data), ())
         self.feeds: tuple[Feed, ...] = (*learned, *held)
@@ -90,11 +91,15 @@ class Calibration:
         return self.learned < len(self.feeds)
 
     def stages(self) -> list[list[str]]:
-        """Names of all weights in the order of the graph, those that read the same value grouped."""
-        groups: dict[Place | str, list[str]] = {}
+        """Names of all weights in the order of the graph, those that read the same value grouped.
+
+        First come those that are read earlier than they meet inputs: what they change reaches all others.
+        """
+        groups: dict[Place | str, list[str]] = {name: [name] for name in self.order if name in self.read_earlier}
         for name in self.order:
             feature = self.features.get(name)
-            groups.setdefault(feature.place if feature else name, []).append(name)
+            if name not in self.read_earlier:
+                groups.setdefault(feature.place if feature else name, []).append(name)
         return list(groups.values())
 
     def moments(self, names: Sequence[str], every_feed: bool = True) -> dict[str, Moments]:
@@ -164,7 +169,7 @@ class Calibration:
         places = list(dict.fromkeys(feature.place for feature in self.features.values()))
         names = dict(zip(places, expose(model, places), strict=True))
         inside = frozenset(name for place, name in names.items() if place[0]) if changes else frozenset()
-        executor = IncrementalExecutor(model, [*names.values(), *outputs], self.feeds, inside)
+        executor = IncrementalExecutor(model, list(names.values()), self.feeds, inside, outputs)
         return ActivationStream(executor=executor, names=names)
 
     def float_stream(self) -> ActivationStream:
@@ -190,12 +195,14 @@ class Calibration:
 
         Returns:
             By name, with cross moments of `reference`; without weights whose input cannot be read or is too wide.
+            Weights that are read earlier have those of the float model, and no stream advances.
         """
         wanted = [name for name in names if name in self.features and not self.is_too_wide(name)]
-        sums = self._sums(
-            wanted, reference, current, frozenset(wanted), len(self.feeds) if every_feed else self.learned, split
-        )
-        return _full(sums)
+        count = len(self.feeds) if every_feed else self.learned
+        early = [name for name in wanted if name in self.read_earlier]
+        sums = self._sums(early, self.float_stream(), None, frozenset(early), count, split) if early else {}
+        later = [name for name in wanted if name not in self.read_earlier]
+        return _full(sums | self._sums(later, reference, current, frozenset(later), count, split))
 
     def is_too_wide(self, name: str) -> bool:
         """Whether a weight has more inputs than samples of proxies can determine second moments of."""
@@ -203,13 +210,14 @@ class Calibration:
         return self._proxy and feature is not None and feature.width > WIDEST_OF_PROXIES
 
     def advance(self, names: Sequence[str], stream: ActivationStream) -> None:
-        """Move a stream past the inputs of weights, as `collect` would.
+        """Move a stream past the inputs of weights, as `collect` does.
 
         Args:
             names: The weights.
             stream: The stream.
         """
-        stream.advance(list(dict.fromkeys(self.features[name].place for name in names if name in self.features)))
+        known = [name for name in names if name in self.features and name not in self.read_earlier]
+        stream.advance(list(dict.fromkeys(self.features[name].place for name in known)))
 
     def _all(self, names: Sequence[str], every_feed: bool) -> dict[str, SecondMoments | Moments]:
         asked = set(names)

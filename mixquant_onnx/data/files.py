@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ LABELS = "labels"
 """Key of the labels in an .npz file."""
 
 
-def load_data(path: Path, labels: Labels | None, inputs: list[Input]) -> Data:
+Complete = Callable[[Path, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
+"""Adds what follows from the arrays of a file."""
+
+
+def one_feed(source: Path, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The arrays as they are."""
+    return [given]
+
+
+def load_data(path: Path, labels: Labels | None, inputs: list[Input], complete: Complete = one_feed) -> Data:
     """Read batches from an .npz file (arrays by input name), or from a folder of them in the order of their names.
 
     The tensors of a sequence are `name.0`, `name.1` and so on, or the rows of the array `name`. Where a model fixes its
@@ -29,6 +38,7 @@ def load_data(path: Path, labels: Labels | None, inputs: list[Input]) -> Data:
         path: The file or folder.
         labels: A file of labels, or class numbers; None to use the key `labels` of the .npz files, if there is one.
         inputs: Inputs of the model.
+        complete: Adds what follows from the arrays of a file, which may be several batches.
 
     Returns:
         The data.
@@ -45,17 +55,20 @@ def load_data(path: Path, labels: Labels | None, inputs: list[Input]) -> Data:
         arrays = _read(file)
         if LABELS in arrays and LABELS not in {i.name for i in inputs}:
             found.append(arrays.pop(LABELS))
-        feeds += list(_cut(file, arrays, inputs))
+        feeds += [feed for part in complete(file, arrays) for feed in _cut(file, part, inputs)]
     return Data(feeds=tuple(feeds), labels=_given(labels) if labels is not None else _joined(found, path))
 
 
-def data_of(feeds: Sequence[Mapping[str, Any]], labels: Labels | None, inputs: list[Input]) -> Data:
+def data_of(
+    feeds: Sequence[Mapping[str, Any]], labels: Labels | None, inputs: list[Input], complete: Complete = one_feed
+) -> Data:
     """Batches that the caller has in memory, checked and split like those of files.
 
     Args:
         feeds: Arrays by input name, for each batch.
         labels: A file of labels, or class numbers; None to use the key `labels` of the batches, if there is one.
         inputs: Inputs of the model.
+        complete: As of `load_data`.
 
     Returns:
         The data.
@@ -65,7 +78,8 @@ def data_of(feeds: Sequence[Mapping[str, Any]], labels: Labels | None, inputs: l
     """
     if not feeds:
         raise DataError("data: holds no feed; give arrays by input name")
-    made = [feed for given in feeds for feed in _cut(Path("data"), dict(given), inputs)]
+    source = Path("data")
+    made = [feed for given in feeds for part in complete(source, given) for feed in _cut(source, part, inputs)]
     own = [] if LABELS in {i.name for i in inputs} else [np.asarray(one[LABELS]) for one in feeds if LABELS in one]
     return Data(feeds=tuple(made), labels=_given(labels) if labels is not None else _joined(own, Path("data")))
 
@@ -89,6 +103,10 @@ def _read(file: Path) -> dict[str, FloatArray]:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy raises zipfile, OSError and ValueError classes here
+        if file.suffix == ".txt":
+            raise DataError(
+                f"{file}: not an .npz file; texts of a model that reads token ids need --tokenizer"
+            ) from error
         raise DataError(
             f"{file}: not an .npz file of plain arrays ({type(error).__name__}); write it with numpy.savez, "
             f"strings as an array of dtype str"

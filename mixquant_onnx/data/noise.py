@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data as Data
 from mixquant_onnx.data.dataset import row_count as row_count
+from mixquant_onnx.data.decoder import decoder_of
 from mixquant_onnx.data.outputs import has_nan, run_all
+from mixquant_onnx.data.proxies.decoders import decoder_feeds
 from mixquant_onnx.model.constants import tensors_of
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.signature import Input, model_inputs
@@ -28,7 +31,7 @@ def usable_data(float_session: Session, original: ModelProto) -> Data | None:
     Returns:
         Data of origin `noise` without NaN and with finite values in the outputs; None where none was found.
     """
-    for data in synthetic(original):
+    for data in chain(_of_decoder(float_session, original), synthetic(original)):
         try:
             outputs = run_all(float_session, data)
         except RuntimeFailure:
@@ -36,6 +39,15 @@ def usable_data(float_session: Session, original: ModelProto) -> Data | None:
         if not has_nan(outputs) and _has_finite(outputs):
             return data
     return None
+
+
+def _of_decoder(session: Session, model: ModelProto) -> list[Data]:
+    """Random tokens for a decoder with a cache, from their start and behind a cache that the model made."""
+    decoder = decoder_of(model)
+    if decoder is None or not decoder.caches:
+        return []
+    feeds = decoder_feeds(model, decoder, session, lambda random, shape: random.integers(0, decoder.vocabulary, shape))
+    return [Data(feeds=tuple(feeds), labels=None, origin="noise", name="rows of noise")] if feeds else []
 
 
 def _has_finite(outputs: Outputs) -> bool:

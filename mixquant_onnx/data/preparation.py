@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from onnx import ModelProto
 
 from mixquant_onnx.config.parsing import Labels, Rows
-from mixquant_onnx.config.stages import DataOptions
+from mixquant_onnx.config.samples import DataOptions
 from mixquant_onnx.data.dataset import Data, DataSplit, undivided
+from mixquant_onnx.data.decoder import Decoder, decoder_of
 from mixquant_onnx.data.files import data_of, load_data
 from mixquant_onnx.data.noise import usable_data
 from mixquant_onnx.data.proxies.build import proxy_data
+from mixquant_onnx.data.sequences import completed, cut
 from mixquant_onnx.data.split import PROMISE_SHARE, SHARE, split_data
+from mixquant_onnx.data.steps import with_steps
+from mixquant_onnx.data.strata import split_of_kinds
+from mixquant_onnx.data.texts import text_files, token_ids
+from mixquant_onnx.errors import DataError
 from mixquant_onnx.model.external import is_large
 from mixquant_onnx.model.signature import model_inputs
-from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
 
 
 def prepare(
@@ -35,10 +44,11 @@ def prepare(
     Raises:
         DataError: The user's samples do not fit the model.
     """
-    evaluation = None if options.eval_data is None else _read(model, options.eval_data, None)
+    evaluation = None if options.eval_data is None else _read(model, options.eval_data, options, None)
     if options.data is not None:
-        given = _read(model, options.data, options.labels)
-        return split_data(model, given, selects, evaluation, PROMISE_SHARE if judges else SHARE)
+        given = _read(model, options.data, options, options.labels)
+        share = PROMISE_SHARE if judges else SHARE
+        return split_of_kinds(model, given, selects, evaluation, share, _kind(decoder_of(model)))
     if not stands_in or (is_large(model) and evaluation is None):
         return None
     return _stand_in(model, options.data_free, selects, evaluation)
@@ -58,7 +68,7 @@ def all_rows(model: ModelProto, options: DataOptions) -> Data | None:
         DataError: The user's samples do not fit the model.
     """
     if options.data is not None:
-        return _read(model, options.data, options.labels)
+        return _read(model, options.data, options, options.labels)
     session = Session(model)
     proxies = None if options.data_free else proxy_data(model, session)
     return usable_data(session, model) if proxies is None else proxies
@@ -71,7 +81,7 @@ def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Dat
         return None
     proxies = None if data_free else proxy_data(model, session)
     if proxies is not None:
-        return split_data(session, proxies, selects, evaluation)
+        return split_of_kinds(session, proxies, selects, evaluation, kind=_kind(decoder_of(model)))
     noise = usable_data(session, model)
     if evaluation is None:
         return None if noise is None else undivided(noise)
@@ -79,6 +89,29 @@ def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Dat
     return split_data(session, noise, False, evaluation)
 
 
-def _read(model: ModelProto, given: Rows, labels: Labels | None) -> Data:
-    inputs = model_inputs(model)
-    return data_of(given, labels, inputs) if isinstance(given, tuple) else load_data(given, labels, inputs)
+def _kind(decoder: Decoder | None) -> Callable[[Feed], bool] | None:
+    """Tells batches behind a cache from those without."""
+    return None if decoder is None else decoder.is_step
+
+
+def _read(model: ModelProto, given: Rows, options: DataOptions, labels: Labels | None) -> Data:
+    """The user's samples. Raises DataError."""
+    inputs, decoder = model_inputs(model), decoder_of(model)
+    if decoder is None:
+        if options.tokenizer is not None:
+            raise DataError("--tokenizer needs a model that reads token ids, and all of whose inputs follow from them")
+        return data_of(given, labels, inputs) if isinstance(given, tuple) else load_data(given, labels, inputs)
+
+    def complete(source: object, arrays: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        made = completed(source, arrays, decoder, options.sequence_length)
+        whole = made[0] is arrays or labels is not None or not decoder.branches
+        return made if whole else with_steps(decoder, model, made)
+
+    if isinstance(given, tuple):
+        return data_of(given, labels, inputs, complete)
+    files = [] if options.tokenizer is None else text_files(given)
+    if options.tokenizer is None or not files:
+        return load_data(given, labels, inputs, complete)
+    texts = [cut(ids, decoder, options.sequence_length) for ids in token_ids(files, options.tokenizer)]
+    rows = [row for text in texts for row in text]
+    return data_of([{f"{decoder.tokens.name}.{k}": row for k, row in enumerate(rows)}], labels, inputs, complete)

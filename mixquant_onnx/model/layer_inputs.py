@@ -70,15 +70,17 @@ def _drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
-def reading_order(model: ModelProto, sites: Mapping[str, LocatedWeight]) -> list[str]:
-    """Weights in the order in which the model reads them.
+def reading_order(model: ModelProto, sites: Mapping[str, LocatedWeight]) -> tuple[list[str], frozenset[str]]:
+    """Weights in the order in which the model computes what they meet.
+
+    An embedding that is the head's matrix too stands where the head is: a table meets no inputs of its own.
 
     Args:
         model: The model; its graphs are sorted topologically (ONNX IR).
         sites: Its weights by name.
 
     Returns:
-        The names of `sites`.
+        The names of `sites`, and those of weights that are read earlier too.
     """
     numbers: dict[int, int] = {}
 
@@ -89,9 +91,15 @@ def reading_order(model: ModelProto, sites: Mapping[str, LocatedWeight]) -> list
                 number(inner)
 
     number(model.graph)
-    # Protobuf returns other objects for the same node after a graph was edited; then the order of storage is used.
-    places = {n: min((numbers.get(id(r.node), 1 << 30) for r in s.readers), default=1 << 30) for n, s in sites.items()}
-    return sorted(sites, key=places.__getitem__)
+    places, earlier = {}, set()
+    for name, located in sites.items():
+        # Protobuf returns other objects for the same node after a graph was edited; then the order of storage is used.
+        read = [numbers.get(id(reader.node), 1 << 30) for reader in located.readers]
+        met = (place for place, r in zip(read, located.readers, strict=True) if _of_reader(located, r) is not None)
+        places[name] = next(met, min(read, default=1 << 30))
+        if places[name] > min(read, default=1 << 30):
+            earlier.add(name)
+    return sorted(sites, key=places.__getitem__), frozenset(earlier)
 
 
 def feature_of(located: LocatedWeight) -> Feature | None:

@@ -127,6 +127,8 @@ def price_all(searched: Searched, cost: str, work: Workspace, progress: Progress
         return [by_weight_error(searched)]
     names = costs_measured(cost, work.origin, work.effort)
     measurement = Measurement(searched.table, searched.loaded.model, searched.sites, work, progress)
+    if cost == "auto" and any(SENSITIVITIES[name].needs_tokens for name in names) and measurement.tokens is None:
+        names = [name for name in names if not SENSITIVITIES[name].needs_tokens]
     with threadpool_limits(1, "blas"):
         costs = {name: measurement.of(SENSITIVITIES[name].measure) for name in names}
     if NETWORK_OUTPUT in costs and len(costs) > 1:

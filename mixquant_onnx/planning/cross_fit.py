@@ -10,8 +10,8 @@ from mixquant_onnx.data.dataset import DataSplit
 from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import halves
 from mixquant_onnx.numerics.scheme import QuantizedTensor
+from mixquant_onnx.planning.plan_outputs import noise_with, surrogates_of
 from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.planning.selection import noise_with, surrogates_of
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 
 

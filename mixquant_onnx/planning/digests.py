@@ -96,11 +96,12 @@ def digest_of_feeds(feeds: Iterable[Feed]) -> str:
     return digest(*parts)
 
 
-def digest_of_source(rows: Rows | None) -> str:
+def digest_of_source(rows: Rows | None, texts: bool = False) -> str:
     """A digest of what --data names.
 
     Args:
         rows: A file, a folder, or batches in memory; None for none.
+        texts: Whether texts of a folder are rows too.
 
     Returns:
         64 hexadecimal digits.
@@ -112,7 +113,8 @@ def digest_of_source(rows: Rows | None) -> str:
         return digest("none")
     if isinstance(rows, tuple):
         return digest_of_feeds({key: np.asarray(value) for key, value in feed.items()} for feed in rows)
-    files = sorted(rows.glob("*.npz")) if rows.is_dir() else [rows]
+    kinds = ("*.npz", "*.txt") if texts else ("*.npz",)
+    files = sorted(one for kind in kinds for one in rows.glob(kind)) if rows.is_dir() else [rows]
     try:
         return digest_of_files(files)
     except OSError as error:

@@ -15,8 +15,8 @@ from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.errors import counted
 from mixquant_onnx.numerics.noise import decibels
 from mixquant_onnx.planning.allocators.knapsack import Choice, smallest_within_cost
+from mixquant_onnx.planning.plan_outputs import noise_with
 from mixquant_onnx.planning.planned import Planned
-from mixquant_onnx.planning.selection import noise_with
 from mixquant_onnx.planning.sensitivity import weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Measurement
 from mixquant_onnx.quantization.network import Layers

@@ -20,19 +20,19 @@ from mixquant_onnx.data.outputs import run_all
 from mixquant_onnx.data.split import batched_by
 from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.events import Progress, quiet
-from mixquant_onnx.model.substitute import with_weights
-from mixquant_onnx.numerics.metrics import relative_noise, typical_noise
+from mixquant_onnx.numerics.metrics import typical_noise
 from mixquant_onnx.numerics.outputs import Outputs
 from mixquant_onnx.numerics.scheme import QuantizedTensor
 from mixquant_onnx.planning.allocation import Priced, disagreements
-from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.digests import digest
+from mixquant_onnx.planning.output_distance import Divergence
+from mixquant_onnx.planning.plan_outputs import outputs_with, surrogates_of
 from mixquant_onnx.planning.planned import Planned
 from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
 from mixquant_onnx.planning.workspace import Workspace
 from mixquant_onnx.quantization.methods import is_calibrated, surrogate
-from mixquant_onnx.quantization.network import Layers
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
+from mixquant_onnx.verification.next_tokens import tokens_of_model
 
 _MOST_ROWS = (32, 16)
 """Most samples of either kind for the comparison, and where a sample takes more than `_LARGE`; bounds time."""
@@ -63,12 +63,14 @@ class Entry:
     Attributes:
         priced: The sensitivity by which it was made.
         planned: The plan.
-        noise: Noise-to-signal ratio of its outputs; infinite where it did not run.
+        noise: Noise-to-signal ratio of its outputs, or their divergence; infinite where it did not run.
+        in_nats: Whether `noise` is the divergence of the next token, in nats.
     """
 
     priced: Priced
     planned: Planned
     noise: float
+    in_nats: bool = False
 
 
 def ranked(
@@ -93,7 +95,7 @@ def ranked(
     for position, priced in enumerate(rivals):
         planned = make(priced)
         same = next((e.planned for e in entries if e.planned.plan.sites == planned.plan.sites), planned)
-        entries.append(Entry(priced=priced, planned=planned, noise=judge.from_table(same)))
+        entries.append(Entry(priced=priced, planned=planned, noise=judge.from_table(same), in_nats=judge.in_nats))
         progress("compare plans", position + 1, len(rivals))
     entries.sort(key=lambda entry: entry.noise)
     return _finals(entries, judge, work, progress)
@@ -171,6 +173,10 @@ class Judge:
         most = _MOST_ROWS[_products(model, work.split) > _LARGE]
         self._work, self._fit, self._rows = work, fit, single_rows(work.split, most)
         self._reference = run_all(Session(searched.loaded.float_model), self._rows)
+        tokens = tokens_of_model(searched.loaded.float_model, self._rows)
+        self._divergence: Divergence | None = None
+        if tokens is not None:
+            self._divergence = Divergence(found=tokens, feeds=self._rows.feeds, reference=self._reference)
         self.solved: SolvedTable = solve_table(searched.table, model, sites, fit, work, progress)
 
     def from_table(self, planned: Planned) -> float:
@@ -186,14 +192,24 @@ class Judge:
             lambda: surrogates_of(planned, self._fit, self._work.compensated, known, quick).quantized,
         )
 
+    @property
+    def in_nats(self) -> bool:
+        """Whether plans are compared by the divergence of the next token, and not by noise."""
+        return self._divergence is not None
+
     def _kept(self, kind: str, planned: Planned, quantize: Callable[[], Mapping[str, QuantizedTensor]]) -> float:
         key = digest(*(f"{name} {surrogate(scheme)}" for name, scheme in sorted(planned.plan.sites.items())))
+        kind = f"{kind}, in nats" if self.in_nats else kind
         found = self._work.table.get_json(kind, key)
         if found is None:
             outputs = outputs_with(planned, quantize(), self._rows)
-            found = float("inf") if outputs is None else typical_noise(self._reference, outputs)
+            found = float("inf") if outputs is None else self._distance(outputs)
             self._work.table.put_json(kind, key, found)
         return float(found)
+
+    def _distance(self, outputs: Outputs) -> float:
+        divergence = self._divergence
+        return typical_noise(self._reference, outputs) if divergence is None else divergence.mean(outputs)
 
 
 def single_rows(split: DataSplit, most: int) -> Data:
@@ -229,67 +245,15 @@ def winner(entries: Sequence[Entry], budget: BudgetOptions) -> Planned:
     best = entries[0]
     if len(entries) == 1:
         return best.planned
-    others = ", ".join(f"{e.priced.cost} {_worse(best.noise, e.noise)}" for e in entries[1:])
+    others = ", ".join(f"{e.priced.cost} {_worse(best, e)}" for e in entries[1:])
     note = f"cost '{best.priced.cost}' does best on the rows that plans are compared on ({others})"
     return replace(best.planned, notes=(note, *disagreements(best.planned, best.priced, budget)))
 
 
-def surrogates_of(
-    planned: Planned, fit: Data, compensated: bool, sample_weights: Mapping[str, float] | None = None,
-    quick: bool = False,
-) -> Layers:  # fmt: skip
-    """The weights of a plan, quantized in the order of the graph by surrogates of their methods.
-
-    Args:
-        planned: The plan.
-        fit: Samples for calibration.
-        compensated: Whether rounding is bias-corrected.
-        sample_weights: As `NetworkTask`.
-        quick: As `NetworkTask`.
-
-    Returns:
-        The quantized weights.
-    """
-    sites = {name: surrogate(scheme) for name, scheme in planned.plan.sites.items()}
-    return quantize_plan(planned.with_sites(sites), fit, compensated, sample_weights=sample_weights, quick=quick)
-
-
-def outputs_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], held: Data) -> Outputs | None:
-    """Outputs with given quantized weights.
-
-    Args:
-        planned: Gives the model.
-        quantized: The weights by name.
-        held: Samples for evaluation.
-
-    Returns:
-        Outputs for each batch; None where the model does not run.
-    """
-    model = with_weights(planned.loaded.model, planned.sites, quantized)
-    try:
-        return run_all(Session(model), held)
-    except RuntimeFailure:
-        return None
-
-
-def noise_with(planned: Planned, quantized: Mapping[str, QuantizedTensor], held: Data, reference: Outputs) -> float:
-    """Noise-to-signal ratio of the outputs with given quantized weights.
-
-    Args:
-        planned: Gives the model.
-        quantized: The weights by name.
-        held: Samples for evaluation.
-        reference: Outputs of the float model on `held`.
-
-    Returns:
-        The ratio; infinite where the model does not run.
-    """
-    outputs = outputs_with(planned, quantized, held)
-    noise = float("inf") if outputs is None else relative_noise(reference, outputs)
-    return noise if np.isfinite(noise) else float("inf")
-
-
-def _worse(best: float, noise: float) -> str:
-    if not np.isfinite(noise) or best == noise:
-        return "as good" if best == noise else "did not run"
-    return f"{10 * np.log10(noise / best):.1f} dB less" if best > 0 else "less"
+def _worse(best: Entry, other: Entry) -> str:
+    if not np.isfinite(other.noise) or best.noise == other.noise:
+        return "as good" if best.noise == other.noise else "did not run"
+    if best.noise <= 0:
+        return "less"
+    ratio = other.noise / best.noise
+    return f"{ratio:.2f} times its KL" if best.in_nats else f"{10 * np.log10(ratio):.1f} dB less"

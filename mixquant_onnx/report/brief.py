@@ -13,6 +13,7 @@ from mixquant_onnx.report.sections.comparison import ComparisonData, limit_text
 from mixquant_onnx.report.sections.verification import VerificationData, title
 from mixquant_onnx.report.sections.weights import weights_table
 from mixquant_onnx.report.summary import Summary
+from mixquant_onnx.report.tokens import tokens_text
 
 _WORST = 5
 """Weights that are shown."""
@@ -136,6 +137,8 @@ def quality_text(quality: QualityData, float_accuracy: float | None) -> str:
     parts = ["NaN or other shapes" if broken else decibels(quality["sqnr_db"])]
     if quality["agreement"] is not None and quality["agreement"]["count"]:
         parts.append(f"{_share(quality['agreement'])} the same decision")
+    if quality["tokens"] is not None:
+        parts.append(tokens_text(quality["tokens"]))
     if quality["accuracy"] is not None and float_accuracy is not None:
         parts.append(f"accuracy {quality['accuracy']:.2%} (float {float_accuracy:.2%})")
     return ", ".join(parts)

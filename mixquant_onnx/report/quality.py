@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from mixquant_onnx.report.formats import finite
+from mixquant_onnx.report.tokens import TokenData, token_data
 from mixquant_onnx.verification.quality import OutputQuality, Quality
 from mixquant_onnx.verification.quality import Part as PartQuality
 from mixquant_onnx.verification.statistics import Share
@@ -50,7 +51,7 @@ class QualityData(TypedDict):
     """The outputs under one profile of the runtime.
 
     `sqnr_db` is null where no output is numeric. `top1_agreement` is null without classes, and for few samples that are
-    not the user's.
+    not the user's. `tokens` is null where the model gives no distribution of a next token.
     """
 
     profile: str
@@ -61,6 +62,7 @@ class QualityData(TypedDict):
     agreement: ShareData | None
     accuracy: float | None
     accuracy_interval: Interval | None
+    tokens: TokenData | None
     outputs: list[OutputData]
 
 
@@ -84,6 +86,7 @@ def quality_data(quality: Quality, own: bool) -> QualityData:
         "agreement": _share(quality.agreement),
         "accuracy": quality.accuracy,
         "accuracy_interval": interval(quality.accuracy_share),
+        "tokens": token_data(quality.tokens),
         "outputs": [_output(output) for output in quality.outputs],
     }
 

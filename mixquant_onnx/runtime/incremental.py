@@ -36,11 +36,13 @@ class IncrementalExecutor:
         feeds: Batches: inputs of the model by name, for each run.
         volatile: Values inside of which weights may still change (outputs of branches): the nodes that compute them,
             and all behind, run each time.
+        outputs: Values that will be asked for at any time, and are stored from where they are computed on.
     """
 
     def __init__(
-        self, model: ModelProto, names: Sequence[str], feeds: Sequence[Feed], volatile: frozenset[str] = frozenset()
-    ) -> None:
+        self, model: ModelProto, names: Sequence[str], feeds: Sequence[Feed], volatile: frozenset[str] = frozenset(),
+        outputs: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._model = model
         nodes = model.graph.node
         self._reads = [reads(node) for node in nodes]
@@ -54,7 +56,8 @@ class IncrementalExecutor:
         unstable |= {self._makers[v] for v in volatile if v in self._makers}
         self._keepable = self._passing - unstable
         self._done: set[int] = set()
-        self._useful = self._ancestors(names, set())
+        self._outputs = set(outputs)
+        self._useful = self._ancestors([*names, *outputs], set())
         makers = [self._makers.get(name) for name in names]
         self._together = {name for name, maker in zip(names, makers, strict=True) if makers.count(maker) > 1}
 
@@ -119,7 +122,8 @@ class IncrementalExecutor:
         known = set(self._known[0])
         segment = self._ancestors(names, known)
         done = self._done | (segment & self._keepable)
-        later = {name for k in self._useful - done for name in self._reads[k]} | set(names) | self._together
+        later = {name for k in self._useful - done for name in self._reads[k]} | set(names)
+        later |= self._together | self._outputs
         made = {o for k in segment & self._keepable for o in self._model.graph.node[k].output if o}
         fresh = made & later
         wanted = list(dict.fromkeys([*(n for n in names if n not in known), *sorted(fresh)]))

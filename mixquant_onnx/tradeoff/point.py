@@ -9,6 +9,7 @@ from typing import TypeVar
 from mixquant_onnx.data.dataset import Data
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.statistics import FEW_ROWS
+from mixquant_onnx.verification.token_quality import TokenQuality
 
 Item = TypeVar("Item")
 
@@ -29,6 +30,7 @@ class Point:
         data: What these samples are: the user's, proxies or noise.
         finished: Whether the quality is that of the plan as a run finishes it, where layers make up for those before
             them, and not of the plan as put together from the table; None if not measured.
+        tokens: Distributions of the next token against float's, on the user's samples; None where there are none.
         pareto: Whether no other point is both smaller and better, in SQNR or, where there is none, in cost.
     """
 
@@ -42,6 +44,7 @@ class Point:
     rows: int = 0
     data: str = ""
     finished: bool | None = None
+    tokens: TokenQuality | None = None
     pareto: bool = False
 
 
@@ -66,6 +69,7 @@ def with_quality(point: Point, deployed: Quality, data: Data, finished: bool) ->
         rows=data.rows,
         data=data.name,
         finished=finished,
+        tokens=deployed.tokens if data.origin == "user" else None,
     )
 
 

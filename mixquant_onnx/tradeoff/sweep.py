@@ -26,6 +26,7 @@ from mixquant_onnx.result import Execution
 from mixquant_onnx.runtime.session import RuntimeFailure, Session
 from mixquant_onnx.tradeoff.point import Point, marked, with_quality
 from mixquant_onnx.verification.classes import class_axes
+from mixquant_onnx.verification.next_tokens import TokenOutput, token_output
 from mixquant_onnx.verification.quality import session_quality
 
 
@@ -112,12 +113,14 @@ class _Table:
         split: The samples.
         reference: Outputs of the float model on those for evaluation.
         axes: Class axis, by name of the output.
+        tokens: Where the model gives the distribution of the next token; None where it does not.
     """
 
     solved: SolvedTable
     split: DataSplit
     reference: Outputs
     axes: Mapping[str, int]
+    tokens: TokenOutput | None
 
 
 def _table(priced: Priced, work: Workspace, progress: Progress) -> _Table | None:
@@ -134,7 +137,8 @@ def _table(priced: Priced, work: Workspace, progress: Progress) -> _Table | None
         return None
     reference = reference_outputs(session, split.evaluation)
     axes = class_axes(model, reference, session.outputs)
-    return _Table(solved=solved, split=split, reference=reference, axes=axes)
+    tokens = token_output(session, split.evaluation, reference, axes)
+    return _Table(solved=solved, split=split, reference=reference, axes=axes, tokens=tokens)
 
 
 def _point(
@@ -154,7 +158,7 @@ def _from_table(setting: str, planned: Planned, priced: Priced, table: _Table) -
     if not layers.quantized or size >= planned.loaded.nbytes:
         return None
     try:
-        quality = session_quality(table.reference, Session(model), data, table.axes)
+        quality = session_quality(table.reference, Session(model), data, table.axes, table.tokens)
     except RuntimeFailure:
         return None
     return with_quality(_before_quality(setting, planned.plan.sites, priced, size), quality, data, finished=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ def compare(
     other: str | Path | ModelProto | Any,
     *,
     data: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    tokenizer: str | Callable[[str], Sequence[int]] | None = None,
+    sequence_length: int | None = None,
     labels: str | Path | Iterable[int] | None = None,
     data_free: bool = False,
     benchmark: bool = True,
@@ -35,6 +37,8 @@ def compare(
         model: The float model: a path, an onnx ModelProto or an onnx_graphsurgeon Graph.
         other: The other one, of the same inputs and outputs.
         data: Samples, as for `quantize`; without, proxy inputs are generated.
+        tokenizer: A function that makes token ids of texts, as for `quantize`.
+        sequence_length: Tokens of a row, as for `quantize`.
         labels: Classes of the samples: a file, or class numbers.
         data_free: Whether to generate noise instead.
         benchmark: Whether to measure time and memory.
@@ -48,7 +52,8 @@ def compare(
         MixquantError: ModelError; DataError where the first model does not run on the samples; ProofError where the
             other one does not load or run, or has other inputs or outputs.
     """
-    given = {"data": data, "labels": labels, "data_free": data_free}
+    texts = {"tokenizer": tokenizer, "sequence_length": sequence_length}
+    given = {**texts, "data": data, "labels": labels, "data_free": data_free}
     options = config_of(**{key: value for key, value in given.items() if value is not None}).data
     first, second = as_loaded(model), as_loaded(other)
     try:

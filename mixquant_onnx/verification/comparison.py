@@ -22,6 +22,7 @@ from mixquant_onnx.verification.labels import chance_words, class_count, float_a
 from mixquant_onnx.verification.latency import Latency
 from mixquant_onnx.verification.layer_differences import LayerDifference, layer_differences
 from mixquant_onnx.verification.memory import Memory
+from mixquant_onnx.verification.next_tokens import TokenOutput, token_output
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.statistics import Share
 
@@ -115,7 +116,7 @@ def compare(
     wanted = reference_outputs(session, data)
     progress("compare", 1, _STEPS)
     judged, axes = _loaded(other, session), class_axes(reference.model, wanted, session.outputs)
-    quality = _quality(wanted, judged, data, axes)
+    quality = _quality(wanted, judged, data, axes, token_output(session, data, wanted, axes))
     progress("compare", 2, _STEPS)
     notes: list[str] = []
     layers = _layers(reference.model, other.model, data, notes)
@@ -139,9 +140,11 @@ def compare(
     )
 
 
-def _quality(wanted: Outputs, judged: Session, data: Data, axes: Mapping[str, int]) -> Quality:
+def _quality(
+    wanted: Outputs, judged: Session, data: Data, axes: Mapping[str, int], tokens: TokenOutput | None
+) -> Quality:
     try:
-        return session_quality(wanted, judged, data, axes)
+        return session_quality(wanted, judged, data, axes, tokens)
     except RuntimeFailure as failure:
         raise ProofError(f"the second model does not run on this data: {failure}") from failure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,9 @@ from mixquant_onnx.numerics.noise import PartNoise, decibels, noises_of
 from mixquant_onnx.numerics.outputs import Array, Outputs, Pair, pairs_of
 from mixquant_onnx.runtime.session import Profile, Session
 from mixquant_onnx.verification.labels import accuracy
+from mixquant_onnx.verification.next_tokens import TokenOutput
 from mixquant_onnx.verification.statistics import Share, share_of
+from mixquant_onnx.verification.token_quality import TokenQuality, token_quality
 
 THRESHOLD = 0.5
 """Scores above it count as detections: the usual threshold of detectors and segmentation maps."""
@@ -83,11 +85,13 @@ class Quality:
         profile: Options of the runtime (`runtime.session`).
         outputs: Each output.
         accuracy_share: Top-1 accuracy of the written model, where there are labels.
+        tokens: Distributions of the next token, where the model gives them.
     """
 
     profile: Profile
     outputs: tuple[OutputQuality, ...]
     accuracy_share: Share | None
+    tokens: TokenQuality | None = None
 
     @property
     def sqnr_db(self) -> float | None:
@@ -136,7 +140,9 @@ class Quality:
         return tuple(o for o in self.outputs if o.invalid)
 
 
-def session_quality(reference: Outputs, session: Session, data: Data, axes: Mapping[str, int]) -> Quality:
+def session_quality(
+    reference: Outputs, session: Session, data: Data, axes: Mapping[str, int], tokens: TokenOutput | None = None
+) -> Quality:
     """Run a written model and compare its outputs with the float model's.
 
     Args:
@@ -144,12 +150,15 @@ def session_quality(reference: Outputs, session: Session, data: Data, axes: Mapp
         session: The written model; its profile is that of the result.
         data: The samples.
         axes: Class axis, by name of the output (`classes.class_axes`).
+        tokens: Where the float model gives the distribution of the next token (`next_tokens.token_output`).
 
     Returns:
         The quality of each output, and accuracy where there are labels.
     """
     rows = [rows_of(feed, data.axes) for feed in data.feeds]
-    return quality_of(session.profile, reference, run_all(session, data), session.outputs, axes, data.labels, rows)
+    other = run_all(session, data)
+    found = quality_of(session.profile, reference, other, session.outputs, axes, data.labels, rows)
+    return found if tokens is None else replace(found, tokens=token_quality(tokens, data, reference, other))
 
 
 def quality_of(

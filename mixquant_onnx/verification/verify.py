@@ -25,6 +25,7 @@ from mixquant_onnx.verification.codes import verify_codes
 from mixquant_onnx.verification.equivalence import check_equivalence, dequantized_weights
 from mixquant_onnx.verification.labels import chance_words, class_count, float_accuracy
 from mixquant_onnx.verification.lstms import check_lstms
+from mixquant_onnx.verification.next_tokens import token_output
 from mixquant_onnx.verification.packed import check_packed
 from mixquant_onnx.verification.quality import Quality, session_quality
 from mixquant_onnx.verification.result import Verification
@@ -160,7 +161,8 @@ def _compared(
     with dequantized_weights(sites, quantized):
         exact = sessions[0] if as_written else Session(saved, "exact")
         ratio = check_equivalence(saved, loaded.model, exact, data, {q.dtype for q in quantized.values()})
-    quality = tuple(session_quality(wanted, one, data, axes) for one in sessions)
+    tokens = token_output(session, data, wanted, axes)
+    quality = tuple(session_quality(wanted, one, data, axes, tokens) for one in sessions)
     count = class_count(wanted, session.outputs, axes)
     return _Outputs(reference_sqnr_db=ratio, quality=quality, float_accuracy=accuracy, classes=count)
 

@@ -40,6 +40,8 @@ def advice_of(budget: BudgetOptions, target: AccuracyOptions) -> str:
         return f"set a stricter target (--min-agreement above {target.min_agreement:.4g}, or --min-sqnr)"
     if target.min_sqnr is not None:
         return f"set a stricter target (--min-sqnr above {target.min_sqnr:.4g})"
+    if target.max_kl is not None:
+        return f"set a stricter target (--max-kl below {target.max_kl:.4g})"
     if budget.avg_bits is not None:
         return f"allow more bits (--avg-bits above {budget.avg_bits:.4g})"
     return MORE_BITS if budget.max_size is None else f"allow a larger file (--max-size above {budget.max_size})"

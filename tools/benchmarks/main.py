@@ -23,6 +23,7 @@ NAMES = (
     "speed",
     "consumers",
     "memory",
+    "decoders",
 )
 MODULES = {"time": "time_runs"}
 

@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.rule import smallest_qem
 
 import mixquant_onnx as mq
-from mixquant_onnx.config.stages import BudgetOptions, DataOptions, FormOptions, SearchOptions, SelectionOptions
+from mixquant_onnx.config.samples import DataOptions
+from mixquant_onnx.config.stages import BudgetOptions, FormOptions, SearchOptions, SelectionOptions
 from mixquant_onnx.data.preparation import prepare
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.weights import LocatedWeight

@@ -10,7 +10,9 @@ import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data
+from mixquant_onnx.data.decoder import decoder_of
 from mixquant_onnx.data.proxies.agreement import Agreement
+from mixquant_onnx.data.proxies.decoders import decoder_feeds, texts
 from mixquant_onnx.data.proxies.maker import Maker
 from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
 from mixquant_onnx.data.proxies.shapes import Shapes, Sizes, readings, sizes_of, told_sizes
@@ -59,6 +61,11 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
     Returns:
         Data on which the model runs without NaN; None where the kind of its inputs is not known, or no attempt runs.
     """
+    decoder = decoder_of(model)
+    if decoder is not None and decoder.caches:
+        feeds = decoder_feeds(model, decoder, session, texts(decoder))
+        if feeds:
+            return Data(feeds=tuple(feeds), labels=None, origin="proxy", name=_NAMES["tokens"])
     roles = roles_of(model)
     if not any(role.kind in KNOWN for role in roles):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
@@ -53,6 +54,27 @@ def index_limits(model: ModelProto) -> dict[str, int]:
         if name in origin and limit:
             limits[origin[name]] = min(limits.get(origin[name], 1 << 31), limit)
     return limits
+
+
+def lengths_read(model: ModelProto) -> dict[str, Literal["last", "total"]]:
+    """Inputs that GroupQueryAttention reads as lengths.
+
+    Args:
+        model: The model.
+
+    Returns:
+        By name of the input: `last` for the place of each sequence's last token, `total` for the number of tokens.
+
+    Source:
+        com.microsoft.GroupQueryAttention: seqlens_k is input 5, total_sequence_length input 6.
+    """
+    found: dict[str, Literal["last", "total"]] = {}
+    for node, origin in _nodes(model):
+        if node.op_type == "GroupQueryAttention":
+            last, total = ([*node.input, *[""] * 7][place] for place in (5, 6))
+            found |= {origin[last]: "last"} if last in origin else {}
+            found |= {origin[total]: "total"} if total in origin else {}
+    return found
 
 
 def colours_of(model: ModelProto) -> dict[str, int]:

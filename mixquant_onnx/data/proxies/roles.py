@@ -64,7 +64,7 @@ def roles_of(model: ModelProto) -> list[Role]:
     limits, colours = index_limits(model), colours_of(model)
     inputs = [_with_colours(i, colours.get(i.name)) for i in inputs]
     first = first_readers(model)
-    states = _states(model, inputs)
+    states = states_of(model, inputs)
     batches = {i.dims[0] for i in inputs if i.dims and len(i.dims) > 1 and not isinstance(i.dims[0], int)}
     roles = [_role(i, limits, first.get(i.name, frozenset()), states) for i in inputs]
     return [_one_each_row(role, batches) for role in roles]
@@ -199,8 +199,16 @@ def _state_batch(dims: Dims) -> int | None:
     return free[0] if free else None
 
 
-def _states(model: ModelProto, inputs: list[Input]) -> dict[str, str]:
-    """Input -> output, for states that a recurrent network passes on: alike in rank, type and name."""
+def states_of(model: ModelProto, inputs: list[Input]) -> dict[str, str]:
+    """States that a model passes on from run to run: an input and an output alike in rank, type and name.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+
+    Returns:
+        The name of the output by that of the input.
+    """
     outputs = {value.name: value for value in model.graph.output}
     found: dict[str, str] = {}
     for wanted in inputs:

@@ -14,6 +14,7 @@ from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorRow, ErrorTable
 from mixquant_onnx.planning.solved_table import SolvedTable, solve_table
 from mixquant_onnx.planning.workspace import Workspace
+from mixquant_onnx.verification.next_tokens import TokenOutput, tokens_of_model
 
 Costs = Mapping[str, Mapping[Scheme, float]]
 """Cost of each candidate of each weight, in one unit for all weights; the costs of a plan add up."""
@@ -74,6 +75,11 @@ class Measurement:
         """Samples for the comparison of outputs, at most `_MOST_ROWS`."""
         assert self.work.split is not None
         return thinned(self.work.split.selection, _MOST_ROWS)
+
+    @cached_property
+    def tokens(self) -> TokenOutput | None:
+        """Where the model gives the distribution of the next token; None where it does not, or without samples."""
+        return None if self.work.split is None else tokens_of_model(self.model, self.held)
 
     def anchors(self, name: str) -> list[Scheme]:
         """The candidates at which the network's reaction to a weight is measured."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mixquant_onnx.config.stages import Effort
 from mixquant_onnx.errors import OptionError
-from mixquant_onnx.planning.sensitivity import block_output, layer_output, network_output, uniform, weight_error
+from mixquant_onnx.planning.sensitivity import block_output, kl, layer_output, network_output, uniform, weight_error
 from mixquant_onnx.planning.sensitivity.measurement import Costs, Measure
 
 
@@ -23,6 +23,7 @@ class Sensitivity:
         competes_by_default: Whether `auto` compares it on the user's samples, where there is the effort for it.
         runs: What it takes: no run for each weight, one or two, or one for each pair in a block.
         competes_on_proxies: Whether `auto` compares it on proxy inputs too.
+        needs_tokens: Whether it is only there for models that give the distribution of a next token.
     """
 
     measure: Measure
@@ -31,6 +32,7 @@ class Sensitivity:
     competes_by_default: bool = True
     runs: Literal["none", "weights", "pairs"] = "none"
     competes_on_proxies: bool = False
+    needs_tokens: bool = False
 
     def competes(self, effort: Effort) -> bool:
         """Whether `auto` compares it on the user's samples."""
@@ -38,12 +40,13 @@ class Sensitivity:
         return self.competes_by_default and self.runs in affordable[effort]
 
 
-WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT = "weight-error", "uniform", "network-output"
+WEIGHT_ERROR, UNIFORM, NETWORK_OUTPUT, KL = "weight-error", "uniform", "network-output", "kl"
 BALANCED = "balanced"
 """Not a sensitivity of its own, but the geometric mean of NETWORK_OUTPUT and WEIGHT_ERROR."""
 
 SENSITIVITIES: dict[str, Sensitivity] = {
     NETWORK_OUTPUT: Sensitivity(measure=network_output.measure, alias="output", runs="weights"),
+    KL: Sensitivity(measure=kl.measure, runs="weights", needs_tokens=True),
     "block-output": Sensitivity(measure=block_output.measure, alias="block", runs="pairs"),
     "layer-output": Sensitivity(measure=layer_output.measure, alias="hessian"),
     UNIFORM: Sensitivity(measure=uniform.measure, alias="even", needs_rows=False, competes_on_proxies=True),

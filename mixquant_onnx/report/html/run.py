@@ -39,7 +39,7 @@ def run_page(summary: Summary, name: str, command: str) -> str:
     )
 
 
-_JUDGED = {"metric": "metric", "min_sqnr": "SQNR", "min_agreement": "agreement"}
+_JUDGED = {"metric": "metric", "min_sqnr": "SQNR", "min_agreement": "agreement", "max_kl": "KL"}
 """What is judged, by the first of these options that was given."""
 
 
@@ -95,10 +95,10 @@ def _trials(trials: Sequence[TrialData], options: Mapping[str, Any]) -> Table:
 
 
 def _judged(value: float | str | None, options: Mapping[str, Any]) -> str:
-    """Decibels for a goal in SQNR, a plain number for the user's metric, else a share."""
+    """Decibels for a goal in SQNR, a plain number for the user's metric and for KL, else a share."""
     if "min_sqnr" in options:
         return decibels(value)
-    if "metric" in options or not isinstance(value, (int, float)):
+    if {"metric", "max_kl"} & options.keys() or not isinstance(value, (int, float)):
         return "-" if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else value
     return f"{value:.2%}"
 

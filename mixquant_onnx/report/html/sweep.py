@@ -5,7 +5,14 @@ from __future__ import annotations
 from mixquant_onnx.report.figures.sweep import SWEEP_FIGURES
 from mixquant_onnx.report.formats import decibels, size
 from mixquant_onnx.report.html.page import Card, Table, drawn, rendered
-from mixquant_onnx.report.sections.tradeoff import Tradeoff, agreement_text, lines_on_quality, share_text
+from mixquant_onnx.report.sections.tradeoff import (
+    TOKEN_COLUMNS,
+    Tradeoff,
+    agreement_text,
+    lines_on_quality,
+    share_text,
+    token_rows,
+)
 
 
 def sweep_page(data: Tradeoff, name: str, command: str) -> str:
@@ -31,9 +38,15 @@ def sweep_page(data: Tradeoff, name: str, command: str) -> str:
         title=f"mixquant-onnx sweep: {name}",
         cards=[Card("plans", str(len(points)), more), *_card_of_int8(data)],
         figures=drawn(SWEEP_FIGURES, data),
-        tables=[Table("Plans", text, columns, rows)],
+        tables=[Table("Plans", text, columns, rows), *_of_tokens(data)],
         command=command,
     )
+
+
+def _of_tokens(data: Tradeoff) -> list[Table]:
+    rows = [list(row) for row in token_rows(data)]
+    text = "Divergence from the float model, ± its standard error over sequences."
+    return [Table("Next token", text, TOKEN_COLUMNS, rows)] if rows else []
 
 
 def _card_of_int8(data: Tradeoff) -> list[Card]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from rich.console import Console
 from rich.markup import escape
 
 from mixquant_onnx.report.formats import decibels, finite, rows_text, size, table
 from mixquant_onnx.report.inputs import Sweep
+from mixquant_onnx.report.tokens import TokenData, lines_on_tokens, mean_text, token_data
+from mixquant_onnx.report.tokens import columns as token_columns
+from mixquant_onnx.report.tokens import share_text as mean_share
 from mixquant_onnx.tradeoff.point import Point
 from mixquant_onnx.verification.statistics import FEW_ROWS
 
@@ -23,7 +26,7 @@ FRONT = "no other plan is both smaller and better in SQNR"
 
 
 class PointData(TypedDict):
-    """A `tradeoff.Point`. Infinite numbers are "inf" and "-inf"."""
+    """A `tradeoff.Point`. Infinite numbers are "inf" and "-inf". --csv has the figures of `tokens` in columns."""
 
     setting: str
     nbytes: int
@@ -36,6 +39,7 @@ class PointData(TypedDict):
     data: str
     finished: bool | None
     pareto: bool
+    tokens: TokenData | None
 
 
 class Tradeoff(TypedDict):
@@ -78,8 +82,42 @@ def render(console: Console, data: Tradeoff) -> None:
         )  # fmt: skip
     console.print(made)
     console.print(f"* {FRONT}")
+    if any(p["tokens"] for p in data["points"]):
+        _print_tokens(console, data)
     for line in lines_on_quality(data):
         console.print(escape(line))
+
+
+def _print_tokens(console: Console, data: Tradeoff) -> None:
+    made = table("next token")
+    for name in TOKEN_COLUMNS:
+        made.add_column(name, justify="left" if name == TOKEN_COLUMNS[0] else "right", no_wrap=True)
+    for row in token_rows(data):
+        made.add_row(*row)
+    console.print(made)
+
+
+TOKEN_COLUMNS = ("plan", "size", "KL, nats a token", "same token", "perplexity")
+"""Heads of `token_rows`."""
+
+
+def token_rows(data: Tradeoff) -> list[tuple[str, ...]]:
+    """The plans by their distributions of the next token, then plain int8, then float; none without such."""
+    plain = data["plain_int8"]
+    points = [*data["points"], *([] if plain is None else [plain])]
+    found = [(p, p["tokens"]) for p in points if p["tokens"] is not None]
+    rows: list[tuple[str, ...]] = [
+        (p["setting"], size(p["nbytes"]), mean_text(t["kl"]), mean_share(t["top1"]), mean_text(t["perplexity"]))
+        for p, t in found
+    ]
+    if not found:
+        return []
+    return [*rows, ("float", size(data["nbytes_before"]), "0", "100 %", mean_text(found[0][1]["float_perplexity"]))]
+
+
+def flat(point: PointData) -> dict[str, Any]:
+    """A point as a row of CSV."""
+    return {**{k: v for k, v in point.items() if k != "tokens"}, **token_columns(point["tokens"])}
 
 
 def agreement_text(point: PointData) -> str:
@@ -106,6 +144,7 @@ def lines_on_quality(data: Tradeoff) -> Iterator[str]:
     exact = "" if data["float_accuracy"] is None else f"; accuracy of float: {data['float_accuracy']:.2%}"
     if rows:
         yield f"quality: deployed, on {rows_text(rows, name)}{exact}"
+    yield from lines_on_tokens([p["tokens"] for p in data["points"] if p["tokens"] is not None])
     if any(p["finished"] is False for p in data["points"]):
         yield (
             "these are the qualities of plans put together without the last step, in which layers make up for those "
@@ -117,4 +156,4 @@ def lines_on_quality(data: Tradeoff) -> Iterator[str]:
 
 def _point(point: Point) -> PointData:
     plain = {key: finite(value) if isinstance(value, float) else value for key, value in asdict(point).items()}
-    return cast(PointData, plain)
+    return cast(PointData, plain | {"tokens": token_data(point.tokens)})

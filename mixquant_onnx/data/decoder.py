@@ -1,0 +1,199 @@
+"""The inputs of a language model: token ids, and what follows from them (mask, positions, cache, lengths)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from onnx import ModelProto
+
+from mixquant_onnx.data.proxies.readers import index_limits, lengths_read
+from mixquant_onnx.data.proxies.roles import states_of
+from mixquant_onnx.model.signature import Input, model_inputs
+from mixquant_onnx.numerics.arrays import FloatArray
+from mixquant_onnx.runtime.session import Feed
+
+_Kind = Literal["mask", "positions", "zeros", "cache", "last", "total", "branch", "kept"]
+"""What an input holds: 1 for each real token, positions, zeros, cached values, the place of the last token, the number
+of all tokens, whether a cache is used, the number of tokens for which there are to be logits.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoder:
+    """The inputs of a model of which token ids determine the others.
+
+    Attributes:
+        tokens: The input of token ids, [batch, new tokens].
+        vocabulary: Number of valid ids.
+        longest: Most positions of a table that is looked up; 0 where there is none.
+        caches: Output by input, for the cached keys and values.
+        others: The other inputs with what they hold.
+    """
+
+    tokens: Input
+    vocabulary: int
+    longest: int
+    caches: Mapping[str, str]
+    others: tuple[tuple[Input, _Kind], ...]
+
+    @property
+    def length(self) -> int | None:
+        """New tokens in a batch; None where that is free."""
+        size = (self.tokens.dims or ("", ""))[1]
+        return size if isinstance(size, int) else None
+
+    @property
+    def batch(self) -> int | None:
+        """Sequences in a batch; None where that is free."""
+        size = (self.tokens.dims or ("", ""))[0]
+        return size if isinstance(size, int) else None
+
+    @property
+    def branches(self) -> bool:
+        """Whether the model has a part of its own for an empty cache."""
+        return any(kind == "branch" for _, kind in self.others)
+
+    @property
+    def made(self) -> frozenset[str]:
+        """Names of the inputs that `feed` makes."""
+        return frozenset(other.name for other, _ in self.others)
+
+    def feed(self, ids: FloatArray, cache: Feed | None = None) -> Feed:
+        """A batch of new tokens.
+
+        Args:
+            ids: [batch, new tokens].
+            cache: Cached keys and values by name of the input, of tokens before `ids`; None for an empty cache.
+
+        Returns:
+            All inputs by name. A cache of fixed length that is not given counts as padding.
+        """
+        batch, new = ids.shape
+        empty = {one.name: _zeros(one, batch, self._named_batch) for one, kind in self.others if kind == "cache"}
+        past = max((a.shape[self.past_axis(name)] for name, a in (cache or empty).items()), default=0)
+        real = past if cache else 0
+        values: dict[_Kind, FloatArray] = {
+            "mask": np.concatenate([np.full((batch, past), bool(cache)), np.ones((batch, new), np.bool_)], axis=1),
+            "positions": np.arange(real, real + new),
+            "zeros": np.zeros((batch, new)),
+            "last": np.full(batch, past + new - 1),
+            "total": np.array(past + new),
+            "branch": np.array(bool(cache)),
+            "kept": np.array(new),
+        }
+        found: dict[str, FloatArray] = {self.tokens.name: ids.astype(self.tokens.dtype)}
+        for one, kind in self.others:
+            value = (cache or empty)[one.name] if kind == "cache" else _shaped(values[kind], one, (batch, new))
+            found[one.name] = np.array(value, one.dtype, order="C")
+        return found
+
+    def next_cache(self, outputs: Mapping[str, FloatArray]) -> Feed:
+        """The cache behind a run.
+
+        Args:
+            outputs: Outputs of the run by name.
+
+        Returns:
+            Cached keys and values by name of the input.
+        """
+        return {given: outputs[made] for given, made in self.caches.items()}
+
+    def is_step(self, feed: Feed) -> bool:
+        """Whether a batch has a cache that holds tokens."""
+        return any(feed[name].shape[self.past_axis(name)] for name in self.caches if name in feed)
+
+    def past_axis(self, name: str) -> int:
+        """The axis of cached tokens of an input; its first where it has none."""
+        dims = next(one.dims or () for one, _ in self.others if one.name == name)
+        return next((a for a, d in enumerate(dims) if _is_past(d, self._named_batch, a)), _fixed_past(dims))
+
+    @property
+    def _named_batch(self) -> int | str:
+        return (self.tokens.dims or ("",))[0]
+
+
+def decoder_of(model: ModelProto) -> Decoder | None:
+    """The inputs of a language model.
+
+    Args:
+        model: The model.
+
+    Returns:
+        None where the model has no single input of token ids, or inputs that do not follow from them.
+    """
+    inputs = model_inputs(model)
+    limits = index_limits(model)
+    ids = [i for i in inputs if _may_be_tokens(i) and i.name in limits]
+    ids = [i for i in ids if i.name == "input_ids"] or ids
+    if len(ids) != 1:
+        return None
+    caches = {name: made for name, made in states_of(model, inputs).items() if name != ids[0].name}
+    lengths = lengths_read(model)
+    others: list[tuple[Input, _Kind]] = []
+    for one in inputs:
+        if one.name != ids[0].name:
+            kind = lengths.get(one.name) or _kind(one, caches)
+            if kind is None:
+                return None
+            others.append((one, kind))
+    longest = [limits[one.name] for one, kind in others if kind == "positions" and one.name in limits]
+    return Decoder(
+        tokens=ids[0],
+        vocabulary=limits[ids[0].name],
+        longest=min(longest, default=0),
+        caches=caches,
+        others=tuple(others),
+    )
+
+
+_NOT_TOKENS = ("mask", "position", "type", "segment", "length")
+
+
+def _may_be_tokens(given: Input) -> bool:
+    named = not any(part in given.name.lower() for part in _NOT_TOKENS)
+    return named and not given.sequence and given.dtype.kind == "i" and len(given.dims or ()) == 2
+
+
+def _kind(given: Input, caches: Mapping[str, str]) -> _Kind | None:
+    """What an input holds, by its name, type and rank; None where it does not follow from token ids."""
+    name, rank = given.name.lower(), len(given.dims or ())
+    if given.name in caches:
+        return "cache" if rank > 2 else None
+    if given.dtype.kind not in "ib" or given.sequence or given.dims is None:
+        return None
+    if "use_cache" in name and given.dtype == np.bool_:
+        return "branch"
+    if "mask" in name and rank == 2:
+        return "mask"
+    if "position" in name and rank in (1, 2, 3):
+        return "positions"
+    if ("token_type" in name or "segment" in name) and rank == 2:
+        return "zeros"
+    return "kept" if "logits_to_keep" in name and rank < 2 else None
+
+
+def _is_past(size: int | str, batch: int | str, axis: int) -> bool:
+    """Whether a dimension of a cache counts tokens: the free one that is not the batch."""
+    return not isinstance(size, int) and (size != batch if size and isinstance(batch, str) else axis > 0)
+
+
+def _fixed_past(dims: Sequence[int | str]) -> int:
+    """The axis of tokens of a cache whose sizes are fixed: the last but one, as in [batch, heads, tokens, size]."""
+    return len(dims) - 2
+
+
+def _zeros(given: Input, batch: int, named: int | str) -> FloatArray:
+    dims = given.dims or ()
+    sizes = [d if isinstance(d, int) else 0 if _is_past(d, named, a) else batch for a, d in enumerate(dims)]
+    return np.zeros(sizes, given.dtype)
+
+
+def _shaped(value: FloatArray, given: Input, tokens: tuple[int, int]) -> FloatArray:
+    """A value in the rank of its input: [batch, new] and [3, batch, new] repeat positions, [1] and [] hold a number."""
+    dims = given.dims or ()
+    if value.ndim == 1 and len(dims) > 1 and value.shape[0] == tokens[1]:
+        return np.broadcast_to(value, (*(d if isinstance(d, int) else tokens[0] for d in dims[:-2]), *tokens))
+    return value.reshape([1] * len(dims)) if value.ndim == 0 else value
