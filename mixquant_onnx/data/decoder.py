@@ -108,7 +108,7 @@ class Decoder:
     def past_axis(self, name: str) -> int:
         """The axis of cached tokens of an input; its first where it has none."""
         dims = next(one.dims or () for one, _ in self.others if one.name == name)
-        return next((a for a, d in enumerate(dims) if _is_past(d, self._named_batch, a)), _fixed_past(dims))
+        return next(iter(_past_axes(dims, self._named_batch)), _fixed_past(dims))
 
     @property
     def _named_batch(self) -> int | str:
@@ -175,9 +175,13 @@ def _kind(given: Input, caches: Mapping[str, str]) -> _Kind | None:
     return "kept" if "logits_to_keep" in name and rank < 2 else None
 
 
-def _is_past(size: int | str, batch: int | str, axis: int) -> bool:
-    """Whether a dimension of a cache counts tokens: the free one that is not the batch."""
-    return not isinstance(size, int) and (size != batch if size and isinstance(batch, str) else axis > 0)
+def _past_axes(dims: Sequence[int | str], batch: int | str) -> list[int]:
+    """The axes of a cache that count tokens: the free ones but that of the batch, the first where none is called so."""
+    free = [axis for axis, size in enumerate(dims) if not isinstance(size, int)]
+    if isinstance(batch, int):
+        return free
+    named = [axis for axis in free if batch and dims[axis] == batch] or free[:1]
+    return [axis for axis in free if axis not in named]
 
 
 def _fixed_past(dims: Sequence[int | str]) -> int:
@@ -187,7 +191,8 @@ def _fixed_past(dims: Sequence[int | str]) -> int:
 
 def _zeros(given: Input, batch: int, named: int | str) -> FloatArray:
     dims = given.dims or ()
-    sizes = [d if isinstance(d, int) else 0 if _is_past(d, named, a) else batch for a, d in enumerate(dims)]
+    past = _past_axes(dims, named)
+    sizes = [d if isinstance(d, int) else 0 if axis in past else batch for axis, d in enumerate(dims)]
     return np.zeros(sizes, given.dtype)
 
 
