@@ -125,8 +125,9 @@ def decoder_of(model: ModelProto) -> Decoder | None:
         None where the model has no single input of token ids, or inputs that do not follow from them.
     """
     inputs = model_inputs(model)
-    limits = index_limits(model)
-    ids = [i for i in inputs if _may_be_tokens(i) and i.name in limits]
+    ids = [i for i in inputs if _may_be_tokens(i)]
+    limits = index_limits(model) if ids else {}
+    ids = [i for i in ids if i.name in limits]
     ids = [i for i in ids if i.name == "input_ids"] or ids
     if len(ids) != 1:
         return None
