@@ -114,3 +114,36 @@ def test_two_inputs_of_ids_are_none_of_a_decoder() -> None:
     model = text("""g (int64[B,S] first, int64[B,S] second, float[40,8] table) => (float[B,S,8] a, float[B,S,8] b)
         { a = Gather (table, first) b = Gather (table, second) }""", table=weight(40, 8))  # fmt: skip
     assert decoder_of(model) is None
+
+
+def test_the_output_of_an_encoder_is_made_up_only_where_that_is_asked_for() -> None:
+    names = ("past_key_values.0.decoder.key", "past_key_values.0.encoder.key")
+    caches: dict[str, Any] = {names[0]: (FLOAT, ["B", 2, "P", 4]), names[1]: (FLOAT, ["B", 2, "E", 4])}
+    outputs = {name.replace("past_key_values", "present"): kind for name, kind in caches.items()}
+    encoder: dict[str, Any] = {
+        "encoder_hidden_states": (FLOAT, ["B", "E", 8]), "encoder_attention_mask": (LONG, ["B", "E"]),
+    }  # fmt: skip
+    model = model_with(outputs, **caches, **encoder, use_cache_branch=(BOOL, [1]))
+    assert decoder_of(model) is None
+    decoder = decoder_of(model, encoded=True)
+    assert decoder is not None
+    feed = decoder.feed(np.ones((3, 5), np.int64))
+    assert feed["encoder_hidden_states"].shape == (3, 16, 8) and feed["encoder_hidden_states"].std() > 0.5
+    assert feed["encoder_attention_mask"].tolist() == [[1] * 16] * 3 and not feed["use_cache_branch"]
+    assert [feed[name].shape for name in names] == [(3, 2, 0, 4), (3, 2, 16, 4)] and not decoder.is_step(feed)
+    cache = {names[0]: np.ones((3, 2, 7, 4), np.float32), names[1]: np.ones((3, 2, 16, 4), np.float32)}
+    step = decoder.feed(np.zeros((3, 1), np.int64), cache)
+    assert decoder.is_step(step) and step["use_cache_branch"] and (step[names[1]] == 1).all()
+    assert not np.array_equal(step["encoder_hidden_states"], feed["encoder_hidden_states"])
+
+
+def test_a_state_of_fixed_size_beside_a_cache_counts_no_tokens() -> None:
+    """As of models in which some layers are convolutions."""
+    state: dict[str, Any] = {"past_conv.0": (FLOAT, ["B", 16, 3])}
+    more = {**PRESENT, "present_conv.0": state["past_conv.0"]}
+    decoder = found(model_with(more, **CACHE, **state, attention_mask=(LONG, ["B", "T"])))
+    feed = decoder.feed(np.ones((2, 3), np.int64))
+    assert feed["attention_mask"].shape == (2, 3) and not decoder.is_step(feed)
+    cache = {"past_key_values.0.key": np.ones((2, 2, 5, 4)), "past_conv.0": np.ones((2, 16, 3))}
+    step = decoder.feed(np.ones((2, 1), np.int64), cache)
+    assert step["attention_mask"].shape == (2, 6) and (step["past_conv.0"] == 1).all()
