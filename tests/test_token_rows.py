@@ -58,8 +58,8 @@ def test_both_branches_meet_rows(form: Form) -> None:
     pasts = [check(form, feed) for feed in data.feeds]
     assert pasts == [0, 12] and [len(feed["input_ids"]) for feed in data.feeds] == [12, 4]
     assert data.feeds[1]["input_ids"].tolist() == given[3::4, 12:].tolist()
-    split = prepare(decoder(form), config_of(data={"input_ids": ids(64, 24)}).data, selects=True)
-    assert split is not None
+    split = prepare(decoder(form), config_of(data={"input_ids": ids(40, 24)}).data, selects=True)
+    assert split is not None and not split.in_sample
     for part in (split.calibration, split.selection, split.evaluation):
         assert {check(form, feed) for feed in part.feeds} == {0, 12}
 

@@ -15,10 +15,16 @@ from mixquant_onnx.model.signature import Input, model_inputs
 from mixquant_onnx.numerics.arrays import FloatArray
 from mixquant_onnx.runtime.session import Feed
 
-_Kind = Literal["mask", "positions", "zeros", "cache", "last", "total", "branch", "kept"]
+_Kind = Literal[
+    "mask", "positions", "zeros", "cache", "last", "total", "branch", "kept", "encoded", "encoded mask", "encoded cache"
+]
 """What an input holds: 1 for each real token, positions, zeros, cached values, the place of the last token, the number
-of all tokens, whether a cache is used, the number of tokens for which there are to be logits.
+of all tokens, whether a cache is used, the number of tokens for which there are to be logits, the output of an encoder
+with its mask and what is cached of it.
 """
+
+_ENCODED = 16
+"""Length of the output of an encoder that is made up; the value does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +78,12 @@ class Decoder:
             All inputs by name. A cache of fixed length that is not given counts as padding.
         """
         batch, new = ids.shape
-        empty = {one.name: _zeros(one, batch, self._named_batch) for one, kind in self.others if kind == "cache"}
-        past = max((a.shape[self.past_axis(name)] for name, a in (cache or empty).items()), default=0)
+        empty = {
+            one.name: _zeros(one, batch, self._named_batch, 0 if kind == "cache" else _ENCODED)
+            for one, kind in self.others
+            if kind in ("cache", "encoded cache")
+        }
+        past = self._past(cache or empty)
         real = past if cache else 0
         values: dict[_Kind, FloatArray] = {
             "mask": np.concatenate([np.full((batch, past), bool(cache)), np.ones((batch, new), np.bool_)], axis=1),
@@ -83,10 +93,14 @@ class Decoder:
             "total": np.array(past + new),
             "branch": np.array(bool(cache)),
             "kept": np.array(new),
+            "encoded mask": np.ones((batch, _ENCODED)),
         }
         found: dict[str, FloatArray] = {self.tokens.name: ids.astype(self.tokens.dtype)}
         for one, kind in self.others:
-            value = (cache or empty)[one.name] if kind == "cache" else _shaped(values[kind], one, (batch, new))
+            if kind == "encoded":
+                value = _made_up(one, batch, int(ids.sum()))
+            else:
+                value = (cache or empty)[one.name] if one.name in empty else _shaped(values[kind], one, (batch, new))
             found[one.name] = np.array(value, one.dtype, order="C")
         return found
 
@@ -103,30 +117,35 @@ class Decoder:
 
     def is_step(self, feed: Feed) -> bool:
         """Whether a batch has a cache that holds tokens."""
-        return any(feed[name].shape[self.past_axis(name)] for name in self.caches if name in feed)
+        return self._past(feed) > 0
 
-    def past_axis(self, name: str) -> int:
-        """The axis of cached tokens of an input; its first where it has none."""
-        dims = next(one.dims or () for one, _ in self.others if one.name == name)
-        return next((a for a, d in enumerate(dims) if _is_past(d, self._named_batch, a)), _fixed_past(dims))
+    def _past(self, cache: Feed) -> int:
+        """Number of cached tokens."""
+        axes = {one.name: _past_axes(one.dims or (), self._named_batch) for one, kind in self.others if kind == "cache"}
+        free = {name: found[0] for name, found in axes.items() if found}
+        # Where all caches have a fixed length: [batch, heads, tokens, size].
+        counted = free or dict.fromkeys((o.name for o, k in self.others if k == "cache" and len(o.dims or ()) > 3), -2)
+        return max((cache[name].shape[axis] for name, axis in counted.items() if name in cache), default=0)
 
     @property
     def _named_batch(self) -> int | str:
         return (self.tokens.dims or ("",))[0]
 
 
-def decoder_of(model: ModelProto) -> Decoder | None:
+def decoder_of(model: ModelProto, encoded: bool = False) -> Decoder | None:
     """The inputs of a language model.
 
     Args:
         model: The model.
+        encoded: Whether the output of an encoder may be made up, which does not follow from token ids.
 
     Returns:
         None where the model has no single input of token ids, or inputs that do not follow from them.
     """
     inputs = model_inputs(model)
-    limits = index_limits(model)
-    ids = [i for i in inputs if _may_be_tokens(i) and i.name in limits]
+    ids = [i for i in inputs if _may_be_tokens(i)]
+    limits = index_limits(model) if ids else {}
+    ids = [i for i in ids if i.name in limits]
     ids = [i for i in ids if i.name == "input_ids"] or ids
     if len(ids) != 1:
         return None
@@ -135,7 +154,7 @@ def decoder_of(model: ModelProto) -> Decoder | None:
     others: list[tuple[Input, _Kind]] = []
     for one in inputs:
         if one.name != ids[0].name:
-            kind = lengths.get(one.name) or _kind(one, caches)
+            kind = (_encoder_kind(one, caches) if encoded else None) or lengths.get(one.name) or _kind(one, caches)
             if kind is None:
                 return None
             others.append((one, kind))
@@ -157,6 +176,16 @@ def _may_be_tokens(given: Input) -> bool:
     return named and not given.sequence and given.dtype.kind == "i" and len(given.dims or ()) == 2
 
 
+def _encoder_kind(given: Input, caches: Mapping[str, str]) -> _Kind | None:
+    """What an input holds of the output of an encoder; None where it holds nothing of it."""
+    if "encoder" not in given.name.lower().replace("decoder", ""):
+        return None
+    if given.name in caches:
+        return "encoded cache"
+    rank = len(given.dims or ())
+    return "encoded" if rank == 3 and given.dtype.kind == "f" else "encoded mask" if rank == 2 else None
+
+
 def _kind(given: Input, caches: Mapping[str, str]) -> _Kind | None:
     """What an input holds, by its name, type and rank; None where it does not follow from token ids."""
     name, rank = given.name.lower(), len(given.dims or ())
@@ -175,20 +204,28 @@ def _kind(given: Input, caches: Mapping[str, str]) -> _Kind | None:
     return "kept" if "logits_to_keep" in name and rank < 2 else None
 
 
-def _is_past(size: int | str, batch: int | str, axis: int) -> bool:
-    """Whether a dimension of a cache counts tokens: the free one that is not the batch."""
-    return not isinstance(size, int) and (size != batch if size and isinstance(batch, str) else axis > 0)
+def _past_axes(dims: Sequence[int | str], batch: int | str) -> list[int]:
+    """The axes of a cache that count tokens: the free ones but that of the batch, the first where none is called so."""
+    free = [axis for axis, size in enumerate(dims) if not isinstance(size, int)]
+    if isinstance(batch, int):
+        return free
+    named = [axis for axis in free if batch and dims[axis] == batch] or free[:1]
+    return [axis for axis in free if axis not in named]
 
 
-def _fixed_past(dims: Sequence[int | str]) -> int:
-    """The axis of tokens of a cache whose sizes are fixed: the last but one, as in [batch, heads, tokens, size]."""
-    return len(dims) - 2
-
-
-def _zeros(given: Input, batch: int, named: int | str) -> FloatArray:
+def _zeros(given: Input, batch: int, named: int | str, length: int) -> FloatArray:
+    """A cache of `length` tokens, where that is free."""
     dims = given.dims or ()
-    sizes = [d if isinstance(d, int) else 0 if _is_past(d, named, a) else batch for a, d in enumerate(dims)]
+    past = _past_axes(dims, named)
+    sizes = [d if isinstance(d, int) else length if axis in past else batch for axis, d in enumerate(dims)]
     return np.zeros(sizes, given.dtype)
+
+
+def _made_up(given: Input, batch: int, seed: int) -> FloatArray:
+    """The output of an encoder: normal numbers."""
+    _, length, width = given.dims or (0, 0, 0)
+    shape = (batch, length if isinstance(length, int) else _ENCODED, width if isinstance(width, int) else 1)
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape))
 
 
 def _shaped(value: FloatArray, given: Input, tokens: tuple[int, int]) -> FloatArray:

@@ -43,7 +43,7 @@ def usable_data(float_session: Session, original: ModelProto) -> Data | None:
 
 def _of_decoder(session: Session, model: ModelProto) -> list[Data]:
     """Random tokens for a decoder with a cache, from their start and behind a cache that the model made."""
-    decoder = decoder_of(model)
+    decoder = decoder_of(model, encoded=True)
     if decoder is None or not decoder.caches:
         return []
     feeds = decoder_feeds(model, decoder, session, lambda random, shape: random.integers(0, decoder.vocabulary, shape))

@@ -81,7 +81,8 @@ def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Dat
         return None
     proxies = None if data_free else proxy_data(model, session)
     if proxies is not None:
-        return split_of_kinds(session, proxies, selects, evaluation, kind=_kind(decoder_of(model)))
+        decoder = decoder_of(model, encoded=True)
+        return split_of_kinds(session, proxies, selects, evaluation, is_second=_kind(decoder))
     noise = usable_data(session, model)
     if evaluation is None:
         return None if noise is None else undivided(noise)

@@ -73,8 +73,9 @@ class _Units:
 
 
 def split_data(
-    model: ModelProto | Session, data: Data, wants_selection: bool, evaluation: Data | None = None, share: int = SHARE
-) -> DataSplit:
+    model: ModelProto | Session, data: Data, wants_selection: bool, evaluation: Data | None = None, share: int = SHARE,
+    fewest: int = FEWEST_ROWS,
+) -> DataSplit:  # fmt: skip
     """Split samples into those for fitting, for selection and for evaluation.
 
     The batch axis is found by running the model; many batches, and batches that cannot be split, are assigned whole.
@@ -86,6 +87,7 @@ def split_data(
         wants_selection: Whether a part is needed for selection.
         evaluation: The user's own samples for evaluation, so that none are held out; None if there are none.
         share: One of this many samples is for evaluation, and a few at least.
+        fewest: With fewer samples none are held out.
 
     Returns:
         The parts.
@@ -100,7 +102,7 @@ def split_data(
         evaluation = batched(with_axes(session, evaluation))
         check_labels(evaluation)
         return _divided(units, np.zeros(len(units.where), np.bool_), wants_selection, evaluation)
-    reason = _too_few(units)
+    reason = _too_few(units, fewest)
     if reason:
         whole = batched(data)
         divided = _divided(units, np.zeros(len(units.where), np.bool_), wants_selection, whole)
@@ -244,10 +246,10 @@ def _units(data: Data) -> _Units:
     return _Units(data=data, where=tuple(where), sizes=np.array(sizes, np.int64), labels=known)
 
 
-def _too_few(units: _Units) -> str:
+def _too_few(units: _Units, fewest: int) -> str:
     """Why no samples can be held out; empty where they can."""
     rows = int(units.sizes.sum())
-    if rows < FEWEST_ROWS:
+    if rows < fewest:
         return f"{rows} {'row is' if rows == 1 else 'rows are'} too few to spare any"
     if len(units.where) < 2:
         return "the model's rows depend on each other, so that one batch cannot be cut"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data, DataSplit
-from mixquant_onnx.data.split import SHARE, split_data
+from mixquant_onnx.data.split import FEWEST_ROWS, SHARE, split_data
 from mixquant_onnx.runtime.session import Feed, Session
 
 
@@ -18,7 +18,7 @@ def split_of_kinds(
     wants_selection: bool,
     evaluation: Data | None = None,
     share: int = SHARE,
-    kind: Callable[[Feed], bool] | None = None,
+    is_second: Callable[[Feed], bool] | None = None,
 ) -> DataSplit:
     """Split samples as `split_data` does, those of each kind by themselves.
 
@@ -28,7 +28,7 @@ def split_of_kinds(
         wants_selection: Whether a part is needed for selection.
         evaluation: The user's own samples for evaluation; None if there are none.
         share: One of this many samples is for evaluation, and a few at least.
-        kind: Tells the two kinds of batches apart; None where all are alike.
+        is_second: Tells the two kinds of batches apart; None where all are alike.
 
     Returns:
         The parts.
@@ -36,15 +36,15 @@ def split_of_kinds(
     Raises:
         DataError: The number of labels does not fit the number of samples.
     """
-    kinds = [bool(kind and kind(feed)) for feed in data.feeds]
+    kinds = [bool(is_second and is_second(feed)) for feed in data.feeds]
     if data.labels is not None or len(set(kinds)) < 2:
         return split_data(model, data, wants_selection, evaluation, share)
     first, second = (
         replace(data, feeds=tuple(f for f, k in zip(data.feeds, kinds, strict=True) if k == wanted))
         for wanted in (False, True)
     )
-    one = split_data(model, first, wants_selection, evaluation, share)
-    other = split_data(model, second, wants_selection, evaluation, share)
+    few = _FEWEST if first.rows + second.rows >= FEWEST_ROWS else FEWEST_ROWS
+    one, other = (split_data(model, kind, wants_selection, evaluation, share, few) for kind in (first, second))
     return DataSplit(
         calibration=_joined(one.calibration, other.calibration),
         selection=_joined(one.selection, other.selection),
@@ -53,6 +53,10 @@ def split_of_kinds(
         in_sample=one.in_sample or other.in_sample,
         reason=one.reason or other.reason,
     )
+
+
+_FEWEST = 4
+"""Fewest samples of one kind of which one is held out, where there are enough of both together."""
 
 
 def _joined(one: Data, other: Data) -> Data:

@@ -61,7 +61,7 @@ def proxy_data(model: ModelProto, session: Session) -> Data | None:
     Returns:
         Data on which the model runs without NaN; None where the kind of its inputs is not known, or no attempt runs.
     """
-    decoder = decoder_of(model)
+    decoder = decoder_of(model, encoded=True)
     if decoder is not None and decoder.caches:
         feeds = decoder_feeds(model, decoder, session, texts(decoder))
         if feeds:
