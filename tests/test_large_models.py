@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from mixquant_onnx.config.stages import Fused
 from mixquant_onnx.errors import ProofError
 from mixquant_onnx.model import external, files, scratch
 from mixquant_onnx.model.external import write_outside
+from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.tensor_data import raw_bytes, raw_nbytes
 from mixquant_onnx.runtime import session
 from mixquant_onnx.runtime.session import Session
+from mixquant_onnx.verification import large, slices
 
 
 def looped() -> onnx.ModelProto:
@@ -160,6 +163,33 @@ def test_wrong_codes_of_a_large_model_are_found(fused: Fused, tmp_path: Path, mo
     with pytest.raises(ProofError, match="do not decode to its weights"):
         mq.quantize(outside, tmp_path / "out.onnx", fused=fused)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_weights_too_large_to_be_decoded_at_once_are_decoded_in_slices(
+    bits: int, symmetric: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = _outside(ROOT / "models" / "digits_transformer" / "model.onnx", tmp_path)
+    monkeypatch.setattr(large, "_MOST_WEIGHTS", 0)
+    monkeypatch.setattr(slices, "_AT_ONCE", 1000)
+    seen: list[bool] = []
+    check = slices.check_by_slices
+
+    def watched(*arguments: Any) -> bool:
+        seen.append(check(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(large, "check_by_slices", watched)
+    result = mq.quantize(outside, tmp_path / "out.onnx", bits=[bits], symmetric=symmetric, rule="paper")
+    assert len(seen) == len(result.plan.sites) and seen.count(True) > 3
+    name = next(n for n, done in zip(result.plan.sites, seen, strict=True) if done)
+    codes = result.quantized[name].codes.copy()
+    codes[-1, -1] ^= 1
+    wrong = replace(result.quantized[name], codes=codes)
+    with pytest.raises(ProofError, match="do not decode to its weights"):
+        check(result.stored, walk(result.stored)[0], result.rewritten.values[name], name, wrong)
 
 
 @pytest.mark.usefixtures("all_large")

@@ -29,12 +29,13 @@ from mixquant_onnx.verification.equivalence import LEAST_SQNR_DB
 from mixquant_onnx.verification.packed import check_packed
 from mixquant_onnx.verification.result import Verification
 from mixquant_onnx.verification.saturation import overflowing
+from mixquant_onnx.verification.slices import check_by_slices
 
 _LAYERS = 16
 """Layers that are run, evenly spaced among those that can be."""
 
 _MOST_WEIGHTS = 1 << 26
-"""Weights of a layer that is run: 256 MiB in float32."""
+"""Weights of a layer that is run, or decoded at once: 256 MiB in float32."""
 
 _RUN = (("MatMul", 1), ("Gather", 0))
 """Operators, and the input that is the weight, of layers that can be run."""
@@ -77,6 +78,10 @@ def verify_large(
     held = {rewritten.values[name]: name for name in quantized}
     packed = {held[value] for value in rewritten.packed.values()}
     plain = {name: q for name, q in quantized.items() if name not in packed}
+    main = walk(saved)[0]
+    for name in [n for n, q in plain.items() if q.codes.size > _MOST_WEIGHTS and not sites[n].site.scope]:
+        if check_by_slices(saved, main, rewritten.values[name], name, plain[name]):
+            del plain[name]
     decoder = verify_codes(saved, sites, plain, rewritten.values, rewritten.transposed)
     _check_packed_codes(saved, {codes: quantized[held[value]] for codes, value in rewritten.packed.items()})
     progress("verify", 2, _STEPS)
