@@ -255,7 +255,8 @@ class WorkOptions:
         accepts='Literal["fast", "normal", "thorough"]', choices=("fast", "normal", "thorough"),
     )  # fmt: skip
     jobs: int = option(
-        1, "layers that are solved at the same time (joblib); -1 for as many as there are processors",
+        1, "layers that are solved at the same time (joblib), or weights of a model over 2 GB; -1 for as many as there "
+        "are processors",
         accepts="int", metavar="N",
         convert=parsing.number("--jobs", -1, _MOST_JOBS, "a number of processes, or -1 for all", whole=True),
     )  # fmt: skip
