@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mixquant_onnx.data.split import split_data
 from mixquant_onnx.errors import OptionError
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.substitute import with_weights
-from mixquant_onnx.planning.allocation import plan_of_bits, price_all
+from mixquant_onnx.planning.allocation import plan_of_bits, price, price_all
 from mixquant_onnx.planning.output_distance import Divergence
 from mixquant_onnx.planning.search import Searched, search
 from mixquant_onnx.planning.selection import Judge, ranked, single_rows, winner
@@ -69,6 +70,7 @@ def test_auto_compares_it_and_plans_are_judged_by_their_divergence() -> None:
     work = Workspace(split=SPLIT)
     rivals = price_all(searched(), "auto", work)
     assert KL in {priced.cost for priced in rivals}
+    assert price(searched(), "auto", work).cost == KL
     budget = BudgetOptions(avg_bits=5)
     entries = ranked(rivals, lambda priced: plan_of_bits(priced, budget, 5), work)
     assert all(entry.in_nats for entry in entries)
@@ -92,6 +94,13 @@ def test_of_many_logits_some_tokens_are_drawn(monkeypatch: pytest.MonkeyPatch) -
     whole = distance.mean([[other]])
     assert whole == pytest.approx(kl_by_hand(logits, other), rel=1e-6)
     assert distance.mean([[logits]]) == 0 and distance.mean([[other[:, :2]]]) == np.inf
+    mask = np.ones((8, 64), np.int64)
+    mask[:, 10:] = 0
+    padded = replace(distance, found=replace(found, mask="m"), feeds=[{"ids": mask, "m": mask}])
+    kept = kl_by_hand(logits[:, :10], other[:, :10])
+    assert padded.mean([[other]]) == pytest.approx(kept, rel=1e-6)
     monkeypatch.setattr("mixquant_onnx.planning.output_distance._MOST_VALUES", logits.size // 4)
     some = distance.mean([[other]])
     assert some != whole and some == pytest.approx(whole, rel=0.2) and some == distance.mean([[other]])
+    other[:, 10:] += 1e6 * np.eye(16)[0]
+    assert padded.mean([[other]]) == pytest.approx(kept, rel=0.5)

@@ -10,7 +10,7 @@ from mixquant_onnx.cli.main import main
 from mixquant_onnx.cli.parser import COMMON
 from mixquant_onnx.config.config import all_options
 
-GOALS = ("max_drop", "min_sqnr", "min_agreement")
+GOALS = ("max_drop", "min_sqnr", "min_agreement", "max_kl")
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

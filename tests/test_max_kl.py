@@ -15,6 +15,7 @@ from mixquant_onnx.cli.main import main
 from mixquant_onnx.config.stages import AccuracyOptions
 from mixquant_onnx.errors import DataError, OptionError
 from mixquant_onnx.numerics.distributions import divergence
+from mixquant_onnx.report.html.run import _judged
 from mixquant_onnx.runtime.session import Session
 from mixquant_onnx.verification.quality import Quality
 from mixquant_onnx.verification.token_quality import Mean, TokenQuality
@@ -73,6 +74,10 @@ def test_the_limit_is_one_goal_and_at_least_zero() -> None:
         AccuracyOptions(max_kl=0.1, min_sqnr=20)
     with pytest.raises(OptionError, match="--max-kl"):
         mq.quantize(token_model(), None, max_kl=-1)
+
+
+def test_a_report_shows_nats_as_a_number() -> None:
+    assert _judged(0.01234, {"max_kl": 0.02}) == "0.01234" and _judged(0.5, {"min_agreement": 0.4}) == "50.00%"
 
 
 def test_the_mean_itself_is_judged_not_its_error() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from token_models import VOCABULARY, token_ids, token_model
 
 from mixquant_onnx.data.dataset import Data
@@ -144,6 +144,26 @@ def test_of_several_outputs_the_one_called_logits_counts() -> None:
         assert found is not None and found.output.endswith("logits")
 
 
+def test_a_mask_is_no_input_of_ids() -> None:
+    model, feed = token_model(mask=True), {"attention_mask": np.ones((4, 12), np.int64), "ids": token_ids(4)}
+    found = tokens_of_model(model, Data(feeds=(feed,), labels=None))
+    assert found is not None and (found.ids, found.mask) == ("ids", "attention_mask")
+
+
+def test_logits_of_the_last_token_alone_have_a_divergence_but_predict_nothing() -> None:
+    model = token_model(output="all_logits")
+    stored = {"from": [11], "to": [12], "axis": [1]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), n) for n, v in stored.items())
+    model.graph.node.append(helper.make_node("Slice", ["all_logits", "from", "to", "axis"], ["logits"]))
+    model.graph.output[0].name = "logits"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    found, data = found_in(model), Data(feeds=({"ids": token_ids(4)},), labels=None)
+    assert found is not None and not found.predicts
+    outputs = run_all(Session(model), data)
+    quality = token_quality(found, data, outputs, [[outputs[0][0] * 2]])
+    assert quality is not None and quality.tokens == 4 and quality.kl.value > 0 and quality.perplexity is None
+
+
 def test_of_several_ids_those_of_the_decoder_count() -> None:
     model = token_model()
     model.graph.node[0].input[1] = "decoder_ids"
@@ -160,10 +180,12 @@ def test_a_model_that_sees_later_tokens_predicts_none() -> None:
     assert found is not None and not found.predicts
     mask = np.ones((4, 12), np.int64)
     mask[:, 8:] = 0
+    first = (np.arange(12) == 0).astype(np.int64)
     padded = found_in(token_model(causal=False, mask=True), attention_mask=mask)
     assert padded is not None and not padded.predicts
-    only = found_in(token_model(), ids=token_ids(4, tokens=1))
-    assert only is not None and not only.predicts
+    for feed in ({"ids": token_ids(4, tokens=1), "attention_mask": mask[:, :1]}, {"attention_mask": mask // 2 + first}):
+        only = found_in(token_model(mask=True), **feed)
+        assert only is not None and not only.predicts
     data = Data(feeds=({"ids": token_ids(4)},), labels=None, origin="proxy")
     made = tokens_of_model(token_model(), data)
     assert made is not None and not made.predicts

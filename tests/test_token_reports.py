@@ -77,6 +77,8 @@ def test_a_sweep_has_the_divergence_beside_the_bytes(
     plain = data["plain_int8"]["tokens"]["kl"]["value"]
     assert sorted(row["value"] for row in marks) == sorted([four["value"], seven["value"], plain])
     assert front[-1]["value"] == min(plain, seven["value"]) and "KL " in marks[0]["told"]
+    four["value"] = seven["value"] = 0.0  # a logarithmic scale has no zero
+    assert divergence_figure(data | {"plain_int8": None}) is None
 
 
 def test_other_models_have_no_such_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +91,12 @@ def test_other_models_have_no_such_table(tmp_path: Path, capsys: pytest.CaptureF
     data = json.loads((tmp_path / "rows.json").read_text())
     assert data["points"][0]["tokens"] is None and divergence_figure(data) is None
     assert "kl,kl_error" in (tmp_path / "rows.csv").read_text().splitlines()[0]
+
+
+def test_generated_tokens_tell_nothing_of_the_next_one(model: Path, tmp_path: Path) -> None:
+    assert main(["sweep", str(model), "--avg-bits", "5", "--json", str(tmp_path / "rows.json")]) == 0
+    (point,) = json.loads((tmp_path / "rows.json").read_text())["points"]
+    assert point["tokens"] is None and point["rows"] > 0
 
 
 def test_words_on_the_next_token() -> None:
