@@ -11,6 +11,7 @@ from mixquant_onnx.numerics.granularity import Granularity
 from mixquant_onnx.numerics.scheme import Scheme
 from mixquant_onnx.planning.error_table import ErrorRow, site_errors
 from mixquant_onnx.quantization import slices
+from mixquant_onnx.quantization.ranges import mse
 from mixquant_onnx.quantization.weight import quantization_error, quantize_weight
 
 GRIDS = ["channel", "tensor", "b4", "b16"]
@@ -75,3 +76,18 @@ def test_slices_cover_the_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (seen == 1).all()
     assert len(slices.slices_of((24, 7), LAYOUTS["MatMul"][0], Granularity(per="channel"))) == 7
     assert slices.slices_of((24, 7), LAYOUTS["MatMul"][0], Granularity(per="tensor")) == [()]
+
+
+def test_an_estimate_is_made_from_rows_of_the_whole_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = LAYOUTS["Gemm transB"][0]
+    values = weight(1200, 24)
+    monkeypatch.setattr(mse, "_SAMPLE", 24 * 100)
+    options = SearchOptions(bits=(3, 8), grids=(Granularity(per="channel"),), method="mse")
+
+    def estimated() -> list[float]:
+        return [cell.qe for cell in site_errors(site(values, layout), values, options, estimate=True).candidates]
+
+    whole, exact = estimated(), site_errors(site(values, layout), values, options).candidates
+    assert whole != [cell.qe for cell in exact]
+    slice_all(monkeypatch, 1000)
+    assert estimated() == whole

@@ -104,6 +104,7 @@ def site_errors(
     values = np.ascontiguousarray(weight, dtype=np.float32)
     count = site.elements
     baseline = baseline_error(values) if options.baseline == "int8" else None
+    known = method(options.method)
     cells: list[Candidate] = []
     seen: set[Granularity] = set()
     for wanted in options.grids:
@@ -111,10 +112,12 @@ def site_errors(
         if grid in seen:
             continue
         seen.add(grid)
-        parts = slices_of(site.shape, site.layout, grid)
+        # An estimate is made from some rows of the whole weight.
+        parts = [()] if known.estimates(estimate) else slices_of(site.shape, site.layout, grid)
         widths = [*options.bits, *([8] if baseline is None and 8 not in options.bits else [])]
-        errors = method(options.method).errors
-        found = [errors(to_rows(values[p], site.layout, grid), widths, options.symmetric, estimate) for p in parts]
+        found = [
+            known.errors(to_rows(values[p], site.layout, grid), widths, options.symmetric, estimate) for p in parts
+        ]
         sums = [sum(column) for column in zip(*found, strict=True)]
         if baseline is None:
             baseline = sums[widths.index(8)]

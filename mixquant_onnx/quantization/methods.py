@@ -110,6 +110,10 @@ class Method:
             e if f is None else min(e, nearest_error(rows, *f, b)) for b, e, f in zip(bits, found, exact, strict=True)
         ]
 
+    def estimates(self, estimate: bool) -> bool:
+        """Whether `errors` are those of some rows, where an estimate is enough."""
+        return estimate and self.range_estimates is not None
+
     def _rounded(self, rows: Rows, bits: Sequence[int], symmetric: bool) -> list[float]:
         return [nearest_error(rows, *self.ranges(rows, b, symmetric), b) for b in bits]
 
