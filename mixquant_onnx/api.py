@@ -16,6 +16,7 @@ from mixquant_onnx.export.targets.integer_kernels import WIDEST
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded, as_loaded, check_writable
+from mixquant_onnx.model.soundness import blamed, blames_model
 from mixquant_onnx.pipeline import RunResult, execute, timed
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
@@ -161,9 +162,11 @@ def sweep(
     config = checked_config(**options)
     bits = list(average_bits)
     budget = replace(config.budget, avg_bits=bits[0]) if bits else config.budget
-    job = open_job(_loaded(model, config), replace(config, budget=budget))
-    priced = price(job.searched(progress), budget.cost, job.work, progress)
-    return points_of(priced, budget, job.execution, job.work, list(qems), bits, name_of(model), progress)
+    loaded = _loaded(model, config)
+    with blamed(loaded):
+        job = open_job(loaded, replace(config, budget=budget))
+        priced = price(job.searched(progress), budget.cost, job.work, progress)
+        return points_of(priced, budget, job.execution, job.work, list(qems), bits, name_of(model), progress)
 
 
 def apply_plan(
@@ -196,6 +199,7 @@ def apply_plan(
     return replayed(_loaded(model, config, path), read, config, path, name_of(model), progress)[1]
 
 
+@blames_model
 def replayed(
     loaded: Loaded, plan: Plan, config: Config, output: Path | None, name: str, progress: Progress
 ) -> tuple[Planned, RunResult]:

@@ -17,6 +17,7 @@ from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
 from mixquant_onnx.model.external import message_of, write_outside
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
+from mixquant_onnx.model.soundness import check_sound
 
 _MODEL_START = b"\x08"
 """First byte of an ONNX model: the tag of ir_version, the field of the lowest number."""
@@ -92,33 +93,9 @@ def load(path: Path) -> Loaded:
     except Exception as error:  # onnx raises ValueError, OSError and checker errors for bad offsets and paths
         raise ModelError(f"{path}: its external data cannot be read ({first_line(error, 200)})") from error
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
-    check_complete(model, str(path))
+    check_sound(model, str(path))
     outside = tuple((path.parent / name).resolve() for name in files)
     return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve())
-
-
-def check_complete(model: ModelProto, name: str) -> None:
-    """Check that each initializer holds as many bytes as its shape requires.
-
-    Args:
-        model: The model.
-        name: What to call it in the message.
-
-    Raises:
-        ModelError: A tensor is truncated, or of a type that this onnx does not know.
-    """
-    for tensor in model.graph.initializer:
-        if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
-            try:
-                width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            except (KeyError, TypeError) as error:
-                raise ModelError(f"{name}: tensor '{tensor.name}' is of a type that this onnx does not know") from error
-            count = 1
-            for size in tensor.dims:
-                count *= size
-            packed = tensor.data_type >= TensorProto.UINT4
-            if not packed and len(tensor.raw_data) != count * width:
-                raise ModelError(f"{name}: tensor '{tensor.name}' is cut short; export or copy the model again")
 
 
 def as_loaded(model: Any) -> Loaded:
@@ -138,6 +115,7 @@ def as_loaded(model: Any) -> Loaded:
     if isinstance(model, ModelProto):
         copy = ModelProto()
         copy.CopyFrom(model)
+        check_sound(copy, "the model")
         return Loaded(model=copy, nbytes=copy.ByteSize(), external=False)
     if type(model).__module__.startswith("onnx_graphsurgeon"):
         import onnx_graphsurgeon as gs
