@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def circle() -> ModelProto:
 def calling(*names: str, twice: bool = False) -> ModelProto:
     """A function for each name, which calls the next; the last calls one that may be among them."""
     model, opsets = classifier(), [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    for name, inner in zip(names, names[1:], strict=False):
+    for name, inner in pairwise(names):
         calls = [helper.make_node(inner, ["a"], ["b"], domain="own")]
         calls += [helper.make_node(inner, ["b"], ["c"], domain="own")] if twice else []
         model.functions.append(helper.make_function("own", name, ["a"], ["b"], calls, opsets))
@@ -166,3 +167,11 @@ def test_quantize_takes_what_it_took_before() -> None:
     model.graph.initializer[1].float_data.extend(weight(64, 10).reshape(-1).tolist())
     assert model.graph.initializer[1].data_type == TensorProto.FLOAT
     quantize(model)
+
+
+def test_the_name_of_external_data_may_be_one_that_no_system_takes(tmp_path: Path, output: Path, fails: Fails) -> None:
+    onnx.save(classifier(), tmp_path / "in.onnx", save_as_external_data=True, location="d", size_threshold=16)
+    model = onnx.load(tmp_path / "in.onnx", load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "x" * 5000
+    (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
+    assert "xxx...' is missing" in fails(3, tmp_path / "in.onnx", output)

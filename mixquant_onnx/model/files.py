@@ -86,8 +86,9 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path}: holds no ONNX graph; export or copy it again")
     files = {e.value for t in _external_tensors(model) for e in t.external_data if e.key == "location"}
     for name in sorted(files):
-        if not (path.parent / name).is_file():
-            raise ModelError(f"{path}: its external data file '{name}' is missing; put it beside the model")
+        if not _is_file(path.parent / name):
+            told = name if len(name) < 200 else f"{name[:200]}..."
+            raise ModelError(f"{path}: its external data file '{told}' is missing; put it beside the model")
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises ValueError, OSError and checker errors for bad offsets and paths
@@ -96,6 +97,14 @@ def load(path: Path) -> Loaded:
     check_sound(model, str(path))
     outside = tuple((path.parent / name).resolve() for name in files)
     return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve())
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; not where the system does not take its name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def as_loaded(model: Any) -> Loaded:

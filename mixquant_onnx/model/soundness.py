@@ -71,7 +71,7 @@ def _tensors(scope: Scope) -> Iterator[TensorProto]:
 
 def _check_tensor(tensor: TensorProto, name: str) -> None:
     """Raise ModelError where a tensor does not hold as many values as its shape requires."""
-    if tensor.data_type == TensorProto.STRING:
+    if tensor.data_type == TensorProto.STRING or tensor.data_location == TensorProto.EXTERNAL:
         return
     try:
         width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
