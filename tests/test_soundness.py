@@ -106,6 +106,10 @@ def test_sound_models_are_let_through() -> None:
     check_sound(calling(*CHAIN, "Relu"), "a chain")
 
 
+def _fails(*_: object) -> None:
+    raise KeyError("nothing")
+
+
 def test_an_error_on_a_model_that_is_not_valid_is_told_as_that(
     tmp_path: Path, output: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +117,7 @@ def test_an_error_on_a_model_that_is_not_valid_is_told_as_that(
     assert invalid(model) is None
     model.graph.node[0].attribute.add(name="to", type=onnx.AttributeProto.INT, i=1)
     assert "Unrecognized attribute" in (invalid(model) or "")
-    monkeypatch.setattr("mixquant_onnx.run.open_job", lambda *_: {}["nothing"])
+    monkeypatch.setattr("mixquant_onnx.run.open_job", _fails)
     onnx.save(model, tmp_path / "in.onnx")
     assert "is not valid ONNX (Unrecognized attribute" in fails(3, tmp_path / "in.onnx", output)
     with pytest.raises(KeyError, match="nothing"):
@@ -153,7 +157,7 @@ def test_parts_of_a_large_vocabulary_are_found_in_little_time(monkeypatch: pytes
         sorted_.append(len(values))
         return plain(values)
 
-    monkeypatch.setattr(parts.np, "sort", counted)
+    monkeypatch.setattr(np, "sort", counted)
     values = np.random.default_rng(0).standard_normal((20, 4096)).astype(np.float32)
     assert len(parts.parts_of([values])) == 1
     assert len(sorted_) == 1

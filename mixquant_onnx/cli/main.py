@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Nobody reads on; Python would complain once more when it flushes what is left.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return NOT_READ
-        except KeyboardInterrupt:
-            print("mixquant-onnx: interrupted; nothing was written", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"mixquant-onnx: interrupted; {_one_line(str(stop)) or 'nothing was written'}", file=sys.stderr)
             return INTERRUPTED
         except MemoryError:
             print("mixquant-onnx: not enough memory for this model; use a larger machine", file=sys.stderr)

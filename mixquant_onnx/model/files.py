@@ -246,14 +246,20 @@ def place(written: Sequence[Path], output: Path, loaded: Loaded) -> tuple[Path, 
     """
     in_place = loaded.path == output
     replaced = [f for f in own_data(output) if in_place or f not in loaded.files]
-    placed = []
-    for file in reversed(written):
-        file.replace(output.parent / file.name)
-        placed.append(output.parent / file.name)
+    placed = [output.parent / file.name for file in written]
+    try:
+        for file, target in zip(reversed(written), reversed(placed), strict=True):
+            file.replace(target)
+    except BaseException:  # a signal too
+        if written[0].exists():
+            for file, target in zip(written[1:], placed[1:], strict=True):
+                if not file.exists():
+                    target.unlink(missing_ok=True)
+        raise
     for file in replaced:
         if file not in placed:
             file.unlink(missing_ok=True)
-    return tuple(reversed(placed))
+    return tuple(placed)
 
 
 def free_data_name(output: Path) -> str:
