@@ -75,13 +75,10 @@ def checked_config(**keywords: Any) -> Config:
 
 
 def name_of(model: Model) -> str:
-    """The name of a model in messages.
+    """The name of a model in messages: its path, or "the model".
 
     Args:
         model: A path or a model.
-
-    Returns:
-        The path, or "the model".
     """
     return str(model) if isinstance(model, (str, Path)) else "the model"
 
