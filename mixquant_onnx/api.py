@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,13 @@ from mixquant_onnx.export.targets.integer_kernels import WIDEST
 from mixquant_onnx.export.targets.table import target_named
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded, as_loaded, check_writable
+from mixquant_onnx.model.soundness import blamed, blames_model
 from mixquant_onnx.pipeline import execute, timed
 from mixquant_onnx.planning.allocation import price
 from mixquant_onnx.planning.allocators.rules import rule
 from mixquant_onnx.planning.guard_goal import GuardGoal
 from mixquant_onnx.planning.plan import Plan
+from mixquant_onnx.planning.plan_file import read_plan
 from mixquant_onnx.planning.planned import Planned, fit_plan
 from mixquant_onnx.planning.sensitivity.table import SENSITIVITIES, sensitivity_name
 from mixquant_onnx.planning.table_file import check_table
@@ -75,13 +76,10 @@ def checked_config(**keywords: Any) -> Config:
 
 
 def name_of(model: Model) -> str:
-    """The name of a model in messages.
+    """The name of a model in messages: its path, or "the model".
 
     Args:
         model: A path or a model.
-
-    Returns:
-        The path, or "the model".
     """
     return str(model) if isinstance(model, (str, Path)) else "the model"
 
@@ -162,9 +160,11 @@ def sweep(
     config = checked_config(**options)
     bits = list(average_bits)
     budget = replace(config.budget, avg_bits=bits[0]) if bits else config.budget
-    job = open_job(_loaded(model, config), replace(config, budget=budget))
-    priced = price(job.searched(progress), budget.cost, job.work, progress)
-    return points_of(priced, budget, job.execution, job.work, list(qems), bits, name_of(model), progress)
+    loaded = _loaded(model, config)
+    with blamed(loaded):
+        job = open_job(loaded, replace(config, budget=budget))
+        priced = price(job.searched(progress), budget.cost, job.work, progress)
+        return points_of(priced, budget, job.execution, job.work, list(qems), bits, name_of(model), progress)
 
 
 def apply_plan(
@@ -197,6 +197,7 @@ def apply_plan(
     return replayed(_loaded(model, config, path), read, config, path, name_of(model), progress)[1]
 
 
+@blames_model
 def replayed(
     loaded: Loaded, plan: Plan, config: Config, output: Path | None, name: str, progress: Progress
 ) -> tuple[Planned, RunResult]:
@@ -253,48 +254,3 @@ def check_data(plan: Plan, config: Config) -> None:
         for name, scheme in plan.sites.items():
             if is_calibrated(scheme.method):
                 raise OptionError(f"the plan's method for '{name}', '{scheme.method}', needs --data; give it again")
-
-
-def read_plan(plan: Plan | str | Path) -> Plan:
-    """Read a plan.
-
-    Args:
-        plan: A plan, or a file that `--plan` wrote.
-
-    Returns:
-        The plan.
-
-    Raises:
-        PlanError: The file is missing or not a plan.
-    """
-    if isinstance(plan, Plan):
-        return plan
-    data = read_json(Path(plan), "write a plan with --plan FILE")
-    try:
-        read = Plan.from_json(data)
-        for scheme in read.sites.values():
-            known_method(scheme.method)
-    except (OptionError, PlanError) as error:
-        raise PlanError(f"{plan}: {error}") from error
-    return read
-
-
-def read_json(path: Path, advice: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-        advice: How to make such a file, for the message.
-
-    Returns:
-        The parsed value.
-
-    Raises:
-        PlanError: The file is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except OSError as error:
-        raise PlanError(f"{path}: {error.strerror or error}; {advice}") from error
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"{path}: not JSON ({error}); {advice}") from error

@@ -15,6 +15,7 @@ from mixquant_onnx.errors import OptionError, PromiseError, SlowError, counted
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.job import Job, open_job
 from mixquant_onnx.model.files import Loaded
+from mixquant_onnx.model.soundness import blames_model
 from mixquant_onnx.pipeline import execute, timed
 from mixquant_onnx.planning.allocation import (
     Priced,
@@ -45,6 +46,7 @@ def unheard(job: Job) -> None:
     """An `Opened` that does nothing."""
 
 
+@blames_model
 def plan(loaded: Loaded, config: Config, progress: Progress = quiet, opened: Opened = unheard) -> Planned:
     """The plan that a run would execute; nothing is changed.
 
@@ -135,6 +137,7 @@ def _ranked(rivals: Sequence[Priced], make: Callable[[Priced], Planned], job: Jo
     return ranked(rivals, make, job.work, progress)
 
 
+@blames_model
 def run(
     loaded: Loaded,
     config: Config,

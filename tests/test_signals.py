@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
-from cases import files_under
+from cases import classifier, files_under
 from test_figures import gone
 
+import mixquant_onnx as mq
 from mixquant_onnx.cli import signals as cli_common
 from mixquant_onnx.cli.main import main
 
@@ -96,3 +98,40 @@ def test_the_command_leaves_handlers_as_they_were(model: Path) -> None:
     before = [signal.getsignal(number) for number in numbers]
     assert main(["inspect", str(model)]) == 0
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_after_the_file_is_written_is_told_as_that(
+    model: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mixquant_onnx.cli.quantize.report", stopped)
+    assert main([str(model), str(output), "--data-free"]) == 130
+    assert capsys.readouterr().err == f"mixquant-onnx: interrupted; {output} is written\n" and output.exists()
+    monkeypatch.setattr("mixquant_onnx.run.run", stopped)
+    assert main([str(model), str(output), "--data-free"]) == 130
+    assert capsys.readouterr().err == "mixquant-onnx: interrupted; nothing was written\n"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_while_files_are_placed_leaves_the_old_or_the_new(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in.onnx", tmp_path / "out" / "q.onnx"
+    out.parent.mkdir()
+    onnx.save(classifier(), source, save_as_external_data=True, location="in.data", size_threshold=16)
+    plain = Path.replace
+
+    def stopped(path: Path, target: Path) -> Path:
+        if path.name != out.name:
+            return plain(path, target)
+        if moment == "after":
+            plain(path, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        mq.quantize(source, out, data_free=True)
+    names = sorted(path.name for path in out.parent.iterdir())
+    assert names == ([] if moment == "before" else ["q.onnx", "q.onnx.data"])

@@ -266,3 +266,16 @@ def test_a_table_is_closed_with_its_last_section(monkeypatch: pytest.MonkeyPatch
     del section
     gc.collect()  # a connection of sqlite3 is part of a circle
     assert closed == [True]
+
+
+@pytest.mark.parametrize("value", [None, 5, "text", b"", b"{}", b"\x80\x04."])
+def test_an_entry_that_is_damaged_is_not_taken_for_a_result(value: object, tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    TableFile(path).put_json("kind", "name", {"a": 1})
+    assert TableFile(path).get_json("kind", "name") == {"a": 1}
+    base = sqlite3.connect(path)
+    base.execute("UPDATE entries SET value = ? WHERE kind = 'kind'", (value,))
+    base.commit()
+    base.close()
+    with pytest.raises(PlanError, match="its entry 'kind' of 'name' is damaged"):
+        TableFile(path).get("kind", "name")

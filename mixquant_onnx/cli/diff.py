@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     args = parser().parse_intermixed_args(list(arguments))
     first, second = paths_in(args, 2, "mixquant-onnx diff")
-    from mixquant_onnx.api import read_plan
     from mixquant_onnx.planning.plan_difference import difference
+    from mixquant_onnx.planning.plan_file import read_plan
 
     found = difference(read_plan(first), read_plan(second))
     if found.apart:

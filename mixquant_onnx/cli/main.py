@@ -40,18 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MixquantError as error:
             if "--debug" in arguments:
                 raise
-            print(f"mixquant-onnx: {error}", file=sys.stderr)
+            print(f"mixquant-onnx: {_one_line(str(error))}", file=sys.stderr)
             return error.exit_code
         except BrokenPipeError:
             # Nobody reads on; Python would complain once more when it flushes what is left.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return NOT_READ
-        except KeyboardInterrupt:
-            print("mixquant-onnx: interrupted; nothing was written", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"mixquant-onnx: interrupted; {_one_line(str(stop)) or 'nothing was written'}", file=sys.stderr)
             return INTERRUPTED
         except MemoryError:
             print("mixquant-onnx: not enough memory for this model; use a larger machine", file=sys.stderr)
             return 1
+
+
+def _one_line(text: str) -> str:
+    """`text` with names of files and tensors as they can be shown: without line ends and other control characters."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -139,7 +139,7 @@ def plan_to_replay(path: Path | None, config: Config) -> Plan | None:
     """
     if path is None:
         return None
-    from mixquant_onnx.api import read_plan
+    from mixquant_onnx.planning.plan_file import read_plan
 
     plan = read_plan(path)
     if config.accuracy.wanted or config.budget.max_size is not None or config.budget.avg_bits is not None:

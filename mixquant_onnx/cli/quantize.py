@@ -18,6 +18,7 @@ from mixquant_onnx.cli.outputs import (
 )
 from mixquant_onnx.cli.parser import Parser, add_options, keywords_in, paths_in
 from mixquant_onnx.cli.progress import progress_bar
+from mixquant_onnx.cli.signals import told_if_written
 from mixquant_onnx.errors import OptionError
 
 
@@ -85,13 +86,16 @@ def main(arguments: Sequence[str]) -> int:
     if given is not None:
         check_data(given, config)
     loaded = load(source)
-    with progress_bar() as line:
-        if given is not None:
-            line.expect(stages_of(config, "replay", None))
-            planned, result = replayed(loaded, given, config, output, str(source), line)
-        else:
-            # Not by a Console of rich, which would write into the line of progress.
-            tell = silent if args.quiet or args.json == STANDARD_OUTPUT else print
-            planned, result = run.run(loaded, config, output, str(source), line, tell, line.opened("quantize"))
-    report(Run(planned=planned, result=result, detail=wants_detail(args), options=keywords), result.plan, args, plots)
+    with told_if_written(output):
+        with progress_bar() as line:
+            if given is not None:
+                line.expect(stages_of(config, "replay", None))
+                planned, result = replayed(loaded, given, config, output, str(source), line)
+            else:
+                # Not by a Console of rich, which would write into the line of progress.
+                tell = silent if args.quiet or args.json == STANDARD_OUTPUT else print
+                planned, result = run.run(loaded, config, output, str(source), line, tell, line.opened("quantize"))
+        report(
+            Run(planned=planned, result=result, detail=wants_detail(args), options=keywords), result.plan, args, plots
+        )
     return 0

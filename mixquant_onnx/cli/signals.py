@@ -6,7 +6,37 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def told_if_written(output: Path) -> Iterator[None]:
+    """Give a KeyboardInterrupt within the context a message where the output is written already.
+
+    Args:
+        output: The file.
+
+    Raises:
+        KeyboardInterrupt: As within; with a message if the file is another one than it was.
+    """
+    before = _identity(output)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if _identity(output) != before:
+            raise KeyboardInterrupt(f"{output} is written") from stop
+        raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that replaces it; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 

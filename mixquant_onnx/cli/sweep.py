@@ -99,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     from mixquant_onnx.api import checked_config
     from mixquant_onnx.job import open_job
     from mixquant_onnx.model.files import load
+    from mixquant_onnx.model.soundness import blamed
     from mixquant_onnx.planning.allocation import price
     from mixquant_onnx.report.inputs import Sweep
     from mixquant_onnx.tradeoff.reference import reference
@@ -111,8 +112,8 @@ def main(arguments: Sequence[str]) -> int:
     check_outputs(args.csv, args.json)
     plots = plots_of(args, "sweep")
     loaded = load(source)
-    job = open_job(loaded, config)
-    with progress_bar() as line:
+    with blamed(loaded), progress_bar() as line:
+        job = open_job(loaded, config)
         line.opened("sweep")(job)
         priced = price(job.searched(line), config.budget.cost, job.work, line)
         points = sweep(priced, config.budget, job.execution, job.work, qems, bits, str(source), line, _note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,11 +71,15 @@ def all_rows(model: ModelProto, options: DataOptions) -> Data | None:
     if options.data is not None:
         return _read(model, options.data, options, options.labels)
     session = Session(model)
+    if _too_large(model):
+        return None
     proxies = None if options.data_free else proxy_data(model, session)
     return usable_data(session, model) if proxies is None else proxies
 
 
 def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Data | None) -> DataSplit | None:
+    if _too_large(model):
+        return None
     try:
         session = Session(model)
     except RuntimeFailure:
@@ -88,6 +93,16 @@ def _stand_in(model: ModelProto, data_free: bool, selects: bool, evaluation: Dat
         return None if noise is None else undivided(noise)
     noise = noise or Data(feeds=(), labels=None, origin="noise", name="rows of noise")
     return split_data(session, noise, False, evaluation)
+
+
+_MOST_GENERATED = 1 << 27
+"""Values of an input of fixed size beyond which none is generated: 512 MB in float32."""
+
+
+def _too_large(model: ModelProto) -> bool:
+    """Whether an input has a fixed size that no sample is generated for."""
+    fixed = ((d for d in one.dims or () if isinstance(d, int)) for one in model_inputs(model))
+    return any(math.prod(sizes) > _MOST_GENERATED for sizes in fixed)
 
 
 def _kind(decoder: Decoder | None) -> Callable[[Feed], bool] | None:

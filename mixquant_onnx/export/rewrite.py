@@ -101,7 +101,8 @@ def rewrite(
     _raise(model, sizes.opsets(schemes), fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM_OPSET:
-        raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({notes[-1]})")
+        why = next(reversed(notes), "no later one is known")
+        raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({why})")
     storages = {name: at_opset(found, opset) for name, found in possible.items()}
     sites = located_in(model, {name: weights[name] for name in quantized})
     target = options.target

@@ -10,12 +10,13 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from mixquant_onnx.errors import ModelError, OutputError, first_line, writing
 from mixquant_onnx.model.external import LARGEST_PROTOBUF, message_of, write_outside
 from mixquant_onnx.model.external_input import locations, read_external
-from mixquant_onnx.model.tensor_data import DataFile, raw_nbytes
+from mixquant_onnx.model.soundness import check_sound
+from mixquant_onnx.model.tensor_data import DataFile
 
 _MODEL_START = b"\x08"
 """First byte of an ONNX model: the tag of ir_version, the field of the lowest number."""
@@ -81,37 +82,25 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path}: holds no ONNX graph; export or copy it again")
     files = locations(model)
     for name in files:
-        if not (path.parent / name).is_file():
-            raise ModelError(f"{path}: its external data file '{name}' is missing; put it beside the model")
+        if not _is_file(path.parent / name):
+            told = name if len(name) < 200 else f"{name[:200]}..."
+            raise ModelError(f"{path}: its external data file '{told}' is missing; put it beside the model")
     try:
         data = read_external(model, path.parent)
     except Exception as error:  # onnx raises ValueError, OSError and checker errors for bad offsets and paths
         raise ModelError(f"{path}: its external data cannot be read ({first_line(error, 200)})") from error
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
-    check_complete(model, str(path))
+    check_sound(model, str(path))
     outside = tuple((path.parent / name).resolve() for name in files)
     return Loaded(model=model, nbytes=size, external=bool(files), files=outside, path=path.resolve(), data=data)
 
 
-def check_complete(model: ModelProto, name: str) -> None:
-    """Check that each initializer holds as many bytes as its shape requires.
-
-    Args:
-        model: The model.
-        name: What to call it in the message.
-
-    Raises:
-        ModelError: A tensor is truncated, or of a type that this onnx does not know.
-    """
-    for tensor in model.graph.initializer:
-        if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
-            try:
-                wanted = raw_nbytes(tensor)
-            except (KeyError, TypeError) as error:
-                raise ModelError(f"{name}: tensor '{tensor.name}' is of a type that this onnx does not know") from error
-            packed = tensor.data_type >= TensorProto.UINT4
-            if not packed and len(tensor.raw_data) != wanted:
-                raise ModelError(f"{name}: tensor '{tensor.name}' is cut short; export or copy the model again")
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; not where the system does not take its name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def as_loaded(model: Any) -> Loaded:
@@ -131,6 +120,7 @@ def as_loaded(model: Any) -> Loaded:
     if isinstance(model, ModelProto):
         copy = ModelProto()
         copy.CopyFrom(model)
+        check_sound(copy, "the model")
         return Loaded(model=copy, nbytes=copy.ByteSize(), external=False)
     if type(model).__module__.startswith("onnx_graphsurgeon"):
         import onnx_graphsurgeon as gs
@@ -252,14 +242,20 @@ def place(written: Sequence[Path], output: Path, loaded: Loaded) -> tuple[Path, 
     """
     in_place = loaded.path == output
     replaced = [f for f in own_data(output) if in_place or f not in loaded.files]
-    placed = []
-    for file in reversed(written):
-        file.replace(output.parent / file.name)
-        placed.append(output.parent / file.name)
+    placed = [output.parent / file.name for file in written]
+    try:
+        for file, target in zip(reversed(written), reversed(placed), strict=True):
+            file.replace(target)
+    except BaseException:  # a signal too
+        if written[0].exists():
+            for file, target in zip(written[1:], placed[1:], strict=True):
+                if not file.exists():
+                    target.unlink(missing_ok=True)
+        raise
     for file in replaced:
         if file not in placed:
             file.unlink(missing_ok=True)
-    return tuple(reversed(placed))
+    return tuple(placed)
 
 
 def free_data_name(output: Path) -> str:

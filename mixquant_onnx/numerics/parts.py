@@ -115,8 +115,10 @@ def _cut(arrays: Sequence[Array], axis: int, top: float) -> tuple[tuple[Slices, 
         last = end == len(order)
         below = float(peaks[order[end - 1]])
         ratio = 0.0 if last else float(peaks[order[end]]) / max(below, least, 1e-300)
+        if not last and ratio < APART:
+            continue
         group = np.sort(order[start:end])
-        if last or (ratio >= APART and _counts(group, scores, below, least, len(order))):
+        if last or _counts(group, scores, below, least, len(order)):
             groups.append(group)
             jumps += [] if last else [ratio]
             start = end

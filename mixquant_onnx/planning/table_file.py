@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,8 +19,11 @@ from mixquant_onnx.errors import OptionError, OutputError, PlanError, writing
 from mixquant_onnx.model.files import check_writable
 from mixquant_onnx.numerics.arrays import FloatArray
 
-FORMAT = 1
+FORMAT = 2
 """Format of the file; incremented by incompatible changes."""
+
+_SEAL = 16
+"""Bytes of the digest of an entry."""
 
 _APPLICATION = 0x6D717462
 """Marks the file as ours (SQLite's application_id); the value does not matter."""
@@ -138,11 +142,22 @@ class TableFile:
     def get(self, kind: str, name: str) -> bytes | None:
         """An entry; None where there is none."""
         rows = self._execute("SELECT value FROM entries WHERE kind = ? AND name = ?", (kind, self._section + name))
-        return bytes(rows[0][0]) if rows else None
+        if not rows:
+            return None
+        stored = rows[0][0]
+        if not isinstance(stored, bytes) or stored[:_SEAL] != self._seal(kind, name, stored[_SEAL:]):
+            raise PlanError(f"{self._path}: its entry '{kind}' of '{name}' is damaged; {_ADVICE}")
+        return stored[_SEAL:]
 
     def put(self, kind: str, name: str, value: bytes) -> None:
         """Keep an entry, in place of one of the same kind and name."""
-        self._execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", (kind, self._section + name, value))
+        sealed = self._seal(kind, name, value) + value
+        self._execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", (kind, self._section + name, sealed))
+
+    def _seal(self, kind: str, name: str, value: bytes) -> bytes:
+        """A digest that stands before a value, so that damage is not taken for a result."""
+        named = f"{kind}\0{self._section}{name}\0".encode(errors="surrogatepass")
+        return hashlib.blake2b(named + value, digest_size=_SEAL).digest()
 
     def get_json(self, kind: str, name: str) -> Any:
         """An entry that `put_json` kept; None where there is none."""

@@ -13,6 +13,7 @@ from mixquant_onnx.data.preparation import all_rows
 from mixquant_onnx.errors import DataError, ModelError
 from mixquant_onnx.events import Progress, quiet
 from mixquant_onnx.model.files import as_loaded
+from mixquant_onnx.model.soundness import blamed
 from mixquant_onnx.runtime.session import RuntimeFailure
 from mixquant_onnx.verification.comparison import Comparison
 from mixquant_onnx.verification.comparison import compare as compared
@@ -57,9 +58,11 @@ def compare(
     options = config_of(**{key: value for key, value in given.items() if value is not None}).data
     first, second = as_loaded(model), as_loaded(other)
     try:
-        rows = all_rows(first.model, options)
+        with blamed(first):
+            rows = all_rows(first.model, options)
     except RuntimeFailure as failure:
         raise ModelError(f"the first model does not load: {failure}") from failure
     if rows is None:
         raise DataError("no input is known that the first model runs on; give --data")
-    return compared(first, second, rows, timed=benchmark, max_slower=max_slower, progress=progress)
+    with blamed(first, second):
+        return compared(first, second, rows, timed=benchmark, max_slower=max_slower, progress=progress)

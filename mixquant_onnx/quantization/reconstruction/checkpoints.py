@@ -53,9 +53,12 @@ class Checkpoints:
         parts |= {f"loss/{name}": np.array(value) for name, value in asdict(outcome).items()}
         with writing(file):
             unfinished = file.with_suffix(".part")
-            with unfinished.open("wb") as stream:
-                np.savez(stream, **parts)
-            unfinished.replace(file)
+            try:
+                with unfinished.open("wb") as stream:
+                    np.savez(stream, **parts)
+                unfinished.replace(file)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
     def load(self, block: Block) -> tuple[dict[str, QuantizedTensor], Outcome] | None:
         """Read the weights of a block.
