@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,14 +101,12 @@ def rewrite(
     _raise(model, sizes.opsets(schemes), fresh, notes)
     opset = opset_of(model)
     if quantized and opset < BROADCASTING_FROM_OPSET:
-        why = next(reversed(notes), "no later one is known")
-        raise ModelError(f"opset {before} is older than ONNX Runtime runs, and cannot be converted ({why})")
+        raise _too_old(before, notes)
     storages = {name: at_opset(found, opset) for name, found in possible.items()}
     sites = located_in(model, {name: weights[name] for name in quantized})
-    target = options.target
     encoded = dict[str, Encoded]()
     for name, q in quantized.items():
-        made = _encode(model, sites[name], q, storages[name], opset, fresh, target)
+        made = _encode(model, sites[name], q, storages[name], opset, fresh, options.target)
         encoded[name] = made if scratch is None else _in_file(made, q, scratch)
     on_integers = [sites[name] for name, storage in storages.items() if isinstance(storage, Int8Kernel)]
     keep_integer_products(model, [reader for located in on_integers for reader in located.readers], fresh)
@@ -127,6 +125,11 @@ def rewrite(
         opset=(before, opset),
         notes=tuple(notes),
     )
+
+
+def _too_old(opset: int, notes: Sequence[str]) -> ModelError:
+    why = next(reversed(notes), "no later one is known")
+    return ModelError(f"opset {opset} is older than ONNX Runtime runs, and cannot be converted ({why})")
 
 
 def _in_file(encoded: Encoded, q: QuantizedTensor, scratch: Scratch) -> Encoded:
