@@ -17,6 +17,7 @@ from mixquant_onnx.export.encodings.sizes import model_bytes
 from mixquant_onnx.export.rewrite import Rewritten
 from mixquant_onnx.model import files as model_io
 from mixquant_onnx.model.scratch import Scratch
+from mixquant_onnx.model.tensor_data import outside_nbytes
 from mixquant_onnx.planning.allocators.rules import holds_after_calibration
 from mixquant_onnx.planning.bounds import quantize_plan
 from mixquant_onnx.planning.cross_fit import optimism_db
@@ -73,7 +74,7 @@ def execute(
     made = _Made(planned=planned, layers=layers, model=model, rewritten=rewritten, scratch=scratch)
     check = _checker(made, execution, progress)
     if output is None:
-        return _result(made, (), model_bytes(model, False), check(model))
+        return _result(made, (), model.ByteSize() + outside_nbytes(model), check(model))
     with writing(output):
         return _result(made, *_write(made, check, output, progress))
 
