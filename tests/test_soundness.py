@@ -179,3 +179,10 @@ def test_the_name_of_external_data_may_be_one_that_no_system_takes(tmp_path: Pat
     model.graph.initializer[0].external_data[0].value = "x" * 5000
     (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
     assert "xxx...' is missing" in fails(3, tmp_path / "in.onnx", output)
+
+
+def test_an_input_of_no_known_type(tmp_path: Path, output: Path, fails: Fails) -> None:
+    model = classifier()
+    model.graph.input[0].type.tensor_type.elem_type = 0
+    (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
+    assert "input 'x' is of a type that this onnx does not know" in fails(3, tmp_path / "in.onnx", output)

@@ -9,6 +9,8 @@ import numpy as np
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from mixquant_onnx.errors import ModelError
+
 Dims = tuple[int | str, ...]
 """Sizes of dimensions; a name, or "", where they are free."""
 
@@ -38,6 +40,9 @@ def model_inputs(model: ModelProto) -> list[Input]:
 
     Returns:
         Inputs in order, without initializers and optional ones.
+
+    Raises:
+        ModelError: An input is of a type that this onnx does not know.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     found = []
@@ -50,6 +55,9 @@ def model_inputs(model: ModelProto) -> list[Input]:
         dims: Dims | None = None
         if tensor.HasField("shape"):
             dims = tuple(d.dim_value if d.dim_value > 0 else d.dim_param for d in tensor.shape.dim)
-        dtype = np.dtype(tensor_dtype_to_np_dtype(tensor.elem_type))
+        try:
+            dtype = np.dtype(tensor_dtype_to_np_dtype(tensor.elem_type))
+        except KeyError as error:
+            raise ModelError(f"input '{value.name}' is of a type that this onnx does not know") from error
         found.append(Input(name=value.name, dtype=dtype, dims=dims, sequence=sequence))
     return found
