@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -114,7 +115,12 @@ def started(arguments: Sequence[object], python: str = sys.executable, **options
 def ended(process: subprocess.Popen[str], seconds: float = 120) -> Ended:
     """How a process ended; TimeoutExpired where it did not."""
     told = process.communicate(timeout=seconds)[1]
-    return Ended(code=process.returncode, told=told)
+    code = process.returncode
+    if code == -signal.SIGINT and told.startswith("mixquant-onnx: interrupted"):
+        # Where KeyboardInterrupt went through an exec of text, as dataclasses have, CPython 3.11 ends by SIGINT though
+        # it was caught: 130 for a shell.
+        code = INTERRUPTED
+    return Ended(code=code, told=told)
 
 
 def contents(folder: Path) -> dict[str, str]:

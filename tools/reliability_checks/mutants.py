@@ -90,4 +90,4 @@ def _compared(end: Ended, source: Path, command: str) -> tuple[str, str | None]:
     return f"written: {what}", wrong
 
 
-PART = Part(name="mutants", title="mutants of valid files", cases=cases, check=check, limit=30)
+PART = Part(name="mutants", title="mutants of valid files", cases=cases, check=check, limit=120)

@@ -61,7 +61,9 @@ def disagreement(source: Path, result: RunResult, seed: int = 0) -> tuple[str, s
         value = values_of(q)
         stored = _stored(reference, result.sites[name].site.tensor)
         if len(stored) != 1:
-            return "codes not compared: several tensors of one name", _loads(result.files[0])
+            same = _loads(source) is not None or _loads(result.files[0]) is None
+            told = None if same else "the written model does not load, though the float one does"
+            return "loads; codes not compared: several tensors of one name", told
         old = stored[0].value
         own, other = old.astype(np.float64), value.astype(np.float64).reshape(old.shape)
         if not np.linalg.norm(own - other) <= WORST_ERROR * np.linalg.norm(own):
