@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--case", metavar="CASE", help="this case of one part alone; its files are kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts")
     parser.add_argument("--state", type=Path, metavar="DIR", help="keep what was tried here, and go on from it")
+    parser.add_argument("--known", action="store_true", help="try nothing more than what --state holds")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="cases at a time")
     parser.add_argument("--write", action="store_true", help="put the counts into docs/reliability.md")
     options = parser.parse_args(arguments)
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [PARTS[name] for name in options.parts or PARTS]
     if options.case is not None:
         return one_case(chosen[0], options.case)
-    tallies = [tally(part, options.fast, options.processes, options.state) for part in chosen]
+    count = 0 if options.known else options.processes
+    tallies = [tally(part, options.fast, count, options.state) for part in chosen]
     print(table.counts(tallies))
     if options.json is not None:
         options.json.write_text(table.as_json(tallies), encoding="utf8")
@@ -57,7 +59,9 @@ def tally(part: Part, fast: bool, processes: int, folder: Path | None = None) ->
         for verdict in state.known.get(case, []):
             found.add(verdict)
     start = time.monotonic()
-    for case, verdicts in results(part, [case for case in cases if case not in state.known], processes):
+    left = [case for case in cases if case not in state.known] if processes else []
+    found.left = len(cases) - len(state.known) if not processes else 0
+    for case, verdicts in results(part, left, processes):
         state.keep(case, verdicts, time.monotonic() - start)
         start = time.monotonic()
         for verdict in verdicts:

@@ -30,7 +30,8 @@ def counts(tallies: Sequence[Tally]) -> str:
 def _row(one: Tally) -> str:
     if one.skipped is not None:
         return f"| {one.part} | skipped: {one.skipped} | - | - | - | - | - | {_today()} |"
-    cells = [one.part, one.tried, *(one.count(kind) for kind in KINDS), round(one.seconds), _today()]
+    tried = f"{one.tried} (of a run broken off: {one.left} named cases are left)" if one.left else one.tried
+    cells = [one.part, tried, *(one.count(kind) for kind in KINDS), round(one.seconds), _today()]
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -61,13 +61,14 @@ class Part:
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """The counts of a part."""
+    """The counts of a part. `left`: cases that were not tried."""
 
     part: str
     tried: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, Failure]] = field(default_factory=list)
     skipped: str | None = None
+    left: int = 0
     seconds: float = 0.0
 
     def add(self, verdict: Verdict) -> None:
