@@ -337,9 +337,9 @@ def test_a_weight_that_takes_more_bits_than_planned_is_stored_only_where_that_pa
 ) -> None:
     """A width that no other weight has brings its function."""
 
-    def with_seven(planned: planning.Planned, *given: Any) -> Layers:
+    def with_seven(planned: planning.Planned, *given: Any, **more: Any) -> Layers:
         sites = {**planned.plan.sites, "v": Scheme.parse("w7.channel.minmax")}
-        return bounds.quantize_plan(planned.with_sites(sites), *given)
+        return bounds.quantize_plan(planned.with_sites(sites), *given, **more)
 
     monkeypatch.setattr(pipeline, "quantize_plan", with_seven)
     k, n = small
@@ -356,9 +356,9 @@ def test_where_more_bits_leave_nothing_to_gain_the_run_says_so(monkeypatch: pyte
     def lost(planned: planning.Planned) -> planning.Planned:
         return planning.left_float(planned, dict.fromkeys(planned.plan.sites, "no room"))
 
-    def with_five(planned: planning.Planned, *given: Any) -> Layers:
+    def with_five(planned: planning.Planned, *given: Any, **more: Any) -> Layers:
         sites = dict.fromkeys(planned.plan.sites, Scheme.parse("w5.channel.minmax"))
-        return bounds.quantize_plan(planned.with_sites(sites), *given)
+        return bounds.quantize_plan(planned.with_sites(sites), *given, **more)
 
     monkeypatch.setattr(pipeline, "quantize_plan", with_five)
     monkeypatch.setattr(pipeline, "without_losses", lost)

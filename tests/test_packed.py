@@ -249,7 +249,7 @@ def test_the_summary_tells_what_a_session_holds(
     kernel = 4 * 32 * 64 * 9
     assert found["float"] == 4 * (600 * 256 + 256 * 1024) + kernel
     assert found["unpacked"] == kernel and found["operators"] == {"Conv": 1}
-    table, product = 600 * 256 + 600 * (4 + 1), 256 * 1024 + 1024 * (256 // 128) * (4 + 1)
+    table, product = 600 * 256 + 600 * (4 + 1), 256 * 1024 + 1024 * (4 + 1)
     assert found["held"] == table + product + kernel
     capsys.readouterr()
     assert main(given) == 0

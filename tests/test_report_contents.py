@@ -109,7 +109,8 @@ def test_one_thing_is_told_as_one(count: int, text: str) -> None:
 
 def test_the_quality_is_told_once() -> None:
     accuracy = {"agreement": None, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "top1_agreement": None}
-    quality = {"profile": "deployed", "sqnr_db": 14.7, "mean_sqnr_db": 14.7, "cosine": 0.9, "outputs": [], **accuracy}
+    quality = {"profile": "deployed", "sqnr_db": 14.7, "mean_sqnr_db": 14.7, "cosine": 0.9, "outputs": [],
+               "tokens": None, **accuracy}  # fmt: skip
     found = {
         "codes": 1, "decoder": "", "oracle_sqnr_db": "inf", "samples": 4, "synthetic": False, "origin": "user",
         "data": "rows", "in_sample": False, "optimism_db": None, "float_accuracy": 0.6, "warnings": [],

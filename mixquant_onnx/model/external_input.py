@@ -6,16 +6,16 @@ from pathlib import Path
 
 import onnx
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_tensor
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
-from mixquant_onnx.model.tensor_data import MAPPED_FROM, MAPPED_TYPES, DataFile, is_outside, place_of, raw_nbytes, refer
+from mixquant_onnx.model.tensor_data import MAPPED_FROM, MAPPED_TYPES, DataFile, place_of, raw_nbytes, refer
 
 
 def locations(model: ModelProto) -> list[str]:
     """Names of a model's data files, sorted."""
-    tensors = [t for t in (*model.graph.initializer, *_others(model)) if is_outside(t)]
+    tensors = [t for t in (*model.graph.initializer, *_others(model)) if uses_external_data(t)]
     return sorted({e.value for t in tensors for e in t.external_data if e.key == "location"})
 
 
@@ -44,12 +44,12 @@ def read_external(model: ModelProto, folder: Path) -> tuple[DataFile, ...]:
         ValueError, OSError, onnx.checker.ValidationError: A location, offset or length is bad.
     """
     files: dict[str, DataFile] = {}
-    for tensor in filter(is_outside, model.graph.initializer):
+    for tensor in filter(uses_external_data, model.graph.initializer):
         if _stays(tensor):
             _leave(tensor, folder, files)
         else:
             load_external_data_for_tensor(tensor, str(folder))
-    for tensor in filter(is_outside, _others(model)):
+    for tensor in filter(uses_external_data, _others(model)):
         load_external_data_for_tensor(tensor, str(folder))
     return tuple(files.values())
 

@@ -86,8 +86,8 @@ def release(array: npt.NDArray[Any]) -> None:
 
 
 def is_outside(tensor: TensorProto) -> bool:
-    """Whether the values are in a file."""
-    return bool(uses_external_data(tensor))
+    """Whether the values are in a file alone; onnx leaves them in a model that it has saved, too."""
+    return bool(uses_external_data(tensor)) and not tensor.HasField("raw_data")
 
 
 def place_of(tensor: TensorProto) -> tuple[str, int, int]:

@@ -60,13 +60,18 @@ def options(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def subjects(args: argparse.Namespace) -> list[Subject]:
     """Those that `args` of `options` ask for."""
-    folders = [f for f in sorted((ROOT / "models").glob("*/")) if (f / "eval.npz").is_file()]
+    folders = [f for f in sorted((ROOT / "models").glob("*/")) if _has_labels(f / "eval.npz")]
     found = [_stored(f.name, f / "model.onnx", f / "calib.npz", f / "eval.npz") for f in folders]
     found += [_stored(model.stem, model, calibration, held) for model, calibration, held in args.own]
     if args.pretrained or args.only:
         root = Path(args.data_root or "/nowhere")
         found += [make(root) for name, make in _PRETRAINED.items() if (root / name / "model.onnx").is_file()]
     return [one for one in found if not args.only or one.name in args.only.split(",")]
+
+
+def _has_labels(rows: Path) -> bool:
+    """Whether there are labelled rows: a decoder's have none."""
+    return rows.is_file() and "labels" in np.load(rows).files
 
 
 def with_few(one: Subject) -> Subject:

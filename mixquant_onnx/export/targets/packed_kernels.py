@@ -83,7 +83,7 @@ def product_kernel(length: int, scheme: Scheme) -> Kernel:
     )
 
 
-_BLOCKS = (128, 64, 32, 16)
+_BLOCKS = (256, 128, 64, 32, 16)
 """The fastest first (docs/research/kernels.md); each has a float32 scale and a zero point in memory."""
 
 
