@@ -17,7 +17,7 @@ from mixquant_onnx.report.inputs import Run
 from mixquant_onnx.report.summary import PlanSummary, Summary
 
 RUN_ONLY = set(Summary.__annotations__) - set(PlanSummary.__annotations__) - {
-    "blocks", "integers", "latency", "memory", "sensitivity", "trials",
+    "blocks", "integers", "latency", "memory", "sensitivity", "trials", "weights_in_memory",
 }  # fmt: skip
 
 

@@ -184,13 +184,20 @@ def with_data(model: ModelProto) -> ModelProto:
         model: The model; not changed.
 
     Returns:
-        A copy; `model` itself where no initializer is in a file.
+        A copy; `model` itself where no initializer is in a file. What is in no file that is known or there stays so.
     """
-    if not any(map(is_outside, model.graph.initializer)):
+    if not any(map(_is_there, model.graph.initializer)):
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
-        if is_outside(tensor):
+        if _is_there(tensor):
             tensor.CopyFrom(_inside(tensor))
     return copy
+
+
+def _is_there(tensor: TensorProto) -> bool:
+    if not is_outside(tensor):
+        return False
+    location = place_of(tensor)[0]
+    return location in _OPEN or Path(location).is_file()
