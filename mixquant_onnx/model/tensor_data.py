@@ -94,7 +94,7 @@ def place_of(tensor: TensorProto) -> tuple[str, int, int]:
     """Location, offset and length in bytes of a tensor in a file."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     offset = int(entries.get("offset", 0))
-    return entries["location"], offset, int(entries.get("length", raw_nbytes(tensor)))
+    return entries.get("location", ""), offset, int(entries.get("length", raw_nbytes(tensor)))
 
 
 def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
