@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 import mixquant_onnx as mq
 from mixquant_onnx.config.stages import Fused
+from mixquant_onnx.model import external_input
 from mixquant_onnx.model.files import load, save
 from mixquant_onnx.model.scratch import Scratch
 from mixquant_onnx.model.tensor_data import is_outside, place_of, raw_bytes, refer, release, values_of, with_data
@@ -58,6 +59,20 @@ def test_values_are_there_after_the_name_of_the_file_is_gone(tmp_path: Path) -> 
     gc.collect()
     with pytest.raises(FileNotFoundError):
         values_of(large)
+
+
+def test_a_model_with_a_file_for_each_tensor_opens_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external_input, "_MOST_OPEN", 1)
+    monkeypatch.setattr(external_input, "MAPPED_FROM", 64)
+    model, feed = onnx.load(model_outside(tmp_path)), {"x": weight(3, SIDE, seed=2)}
+    wanted = run(model, feed)[0]
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
+    loaded = load(tmp_path / "m.onnx")
+    assert len(loaded.files) == 2 and len(loaded.data) == 1
+    for tensor, seed in zip(loaded.model.graph.initializer, (0, 1), strict=True):
+        assert is_outside(tensor)
+        np.testing.assert_array_equal(values_of(tensor), weight(*tensor.dims, seed=seed))
+    np.testing.assert_array_equal(Session(loaded.model).run(feed)[0], wanted)
 
 
 @pytest.mark.parametrize("name", ["uint4", "int4", "float16", "bfloat16", "int64", "uint8"])

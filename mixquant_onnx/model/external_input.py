@@ -12,6 +12,10 @@ from mixquant_onnx.model.operators import attributes
 from mixquant_onnx.model.scopes import walk
 from mixquant_onnx.model.tensor_data import MAPPED_FROM, MAPPED_TYPES, DataFile, place_of, raw_nbytes, refer
 
+_MOST_OPEN = 64
+"""Data files that are kept open; systems allow 256 to 1,024. Others are opened each time: a model with a file for each
+tensor is not one of this project, whose files alone may be deleted while they are read."""
+
 
 def locations(model: ModelProto) -> list[str]:
     """Names of a model's data files, sorted."""
@@ -62,7 +66,7 @@ def _leave(tensor: TensorProto, folder: Path, files: dict[str, DataFile]) -> Non
     if length != raw_nbytes(tensor) or offset + length > path.stat().st_size:
         raise ValueError(f"{length} bytes from offset {offset} of '{location}' are not tensor '{tensor.name}'")
     key = str(path.resolve())
-    if key not in files:
+    if key not in files and len(files) < _MOST_OPEN:
         files[key] = DataFile(key, path.open("rb"))
     refer(tensor, key, offset, length)
 
