@@ -121,8 +121,19 @@ def test_a_cache_of_fixed_length_counts_as_padding() -> None:
 CASES: list[tuple[Form, Head]] = [*((form, "transposed") for form in FORMS), ("plain", "apart"), ("plain", "gemm")]
 
 
-@pytest.mark.parametrize("goal", ["size", "speed", "memory", "qdq"])
-@pytest.mark.parametrize(("form", "head"), CASES)
+GOALS = ("size", "speed", "memory", "qdq")
+
+
+def each_with_one_goal() -> list[Any]:
+    """All pairs of a decoder and a goal, of which each decoder has one that is not slow."""
+    return [
+        pytest.param(*case, goal, marks=[] if place % len(GOALS) == other else pytest.mark.slow)
+        for place, case in enumerate(CASES)
+        for other, goal in enumerate(GOALS)
+    ]
+
+
+@pytest.mark.parametrize(("form", "head", "goal"), each_with_one_goal())
 def test_a_decoder_is_quantized_and_verified_under_every_target(form: Form, head: Head, goal: str) -> None:
     """Prompts and steps are run; the embedding and the head are quantized as other weights."""
     options: dict[str, Any] = {"target": "qdq"} if goal == "qdq" else {"optimize_for": goal}
@@ -139,8 +150,8 @@ def test_a_decoder_is_quantized_and_verified_under_every_target(form: Form, head
     assert {scheme.bits for scheme in result.plan.sites.values()} == {4}
 
 
-@pytest.mark.parametrize("form", ["plain", "query", "copied"])
-@pytest.mark.parametrize("head", ["apart", "transposed"])
+@pytest.mark.parametrize("form", ["plain", "copied", pytest.param("query", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("head", ["transposed", pytest.param("apart", marks=pytest.mark.slow)])
 def test_a_budget_chooses_widths_for_each_weight_of_a_decoder(form: Form, head: Head) -> None:
     """In one file, the embedding and the head too; where they are one tensor, both its places count."""
     result = mq.quantize(decoder(form, head), avg_bits=4.5, bits="2,3,4,5,6,8", cost="network-output", verify=False)

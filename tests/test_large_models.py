@@ -118,8 +118,9 @@ FORMS: list[dict[str, Any]] = [
 
 
 @pytest.mark.usefixtures("all_large")
-@pytest.mark.parametrize("options", FORMS)
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer"])
+@pytest.mark.parametrize(
+    ("name", "options"), [("digits_cnn", FORMS[0]), *(("digits_transformer", form) for form in FORMS)]
+)
 def test_a_large_model_is_verified_without_being_run(
     name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,8 +169,7 @@ def test_wrong_codes_of_a_large_model_are_found(fused: Fused, tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("all_large")
-@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("bits", "symmetric"), [(2, False), (3, True), (5, False), (7, True), (8, False)])
 def test_weights_too_large_to_be_decoded_at_once_are_decoded_in_slices(
     bits: int, symmetric: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

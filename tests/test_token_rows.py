@@ -229,6 +229,7 @@ def test_a_tokenizer_runs_only_where_it_was_asked_for(folder: Path, fails: Fails
     assert (folder / "ran").exists() and (folder / "out.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_decoder_is_calibrated_on_text(folder: Path) -> None:
     """Rows of a text make the trained decoder better than proxy texts do, on rows that nothing was fitted to."""
     with np.load(TEXT_DECODER / "eval.npz") as rows:
