@@ -84,8 +84,8 @@ def product_kernel(length: int, scheme: Scheme) -> Kernel:
 
 
 _BLOCKS = (256, 128, 64, 32, 16)
-"""Each block has a float32 scale and a zero point in memory. Longer ones are faster too: docs/research/kernels.md goes to
-128, and 256 took 0.78 to 0.98 of the time of 128 in 22 of 24 shapes."""
+"""Each block has a float32 scale and a zero point in memory. Longer ones are faster too: docs/research/kernels.md goes
+to 128, and 256 took 0.78 to 0.98 of the time of 128 in 22 of 24 shapes."""
 
 
 def packed_bytes(site: WeightTensor, scheme: Scheme) -> int:
