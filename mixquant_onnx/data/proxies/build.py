@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
 from mixquant_onnx.data.dataset import Data
@@ -17,9 +15,10 @@ from mixquant_onnx.data.proxies.maker import Maker
 from mixquant_onnx.data.proxies.roles import KNOWN, Kind, Role, roles_of
 from mixquant_onnx.data.proxies.shapes import Shapes, Sizes, readings, sizes_of, told_sizes
 from mixquant_onnx.data.proxies.value_ranges import ranges_of
+from mixquant_onnx.data.steps import run_or_none
 from mixquant_onnx.data.work import multiplications
 from mixquant_onnx.numerics.arrays import FloatArray
-from mixquant_onnx.runtime.session import Feed, RuntimeFailure, Session
+from mixquant_onnx.runtime.session import Feed, Session
 
 ROWS = 48
 """Samples that are generated; MobileNetV2 and EfficientNet-Lite0 gain up to this number (docs/research/accuracy.md)."""
@@ -83,10 +82,10 @@ def _of_good_size(roles: Sequence[Role], session: Session, model: ModelProto) ->
         agreement = Agreement(model)
         others = _candidates(roles, told_sizes(agreement.numbers()))
         agreeing = (made for made in (*usual, *others) if agreement.fits(made.shapes))
-        found = next((made for made in agreeing if _run(session, made.feed(0)) is not None), None)
+        found = next((made for made in agreeing if run_or_none(session, made.feed(0)) is not None), None)
         if found is not None:
             return found
-    return next((made for made in usual if _run(session, made.feed(0)) is not None), None)
+    return next((made for made in usual if run_or_none(session, made.feed(0)) is not None), None)
 
 
 def _candidates(roles: Sequence[Role], tried: Sequence[Sizes]) -> Iterator[Maker]:
@@ -117,16 +116,6 @@ def _may_be_many(role: Role) -> bool:
     return not isinstance(role.dims[role.batch], int)
 
 
-def _run(session: Session, feed: Feed) -> list[Any] | None:
-    """The outputs on `feed`; None where the model does not run, or gives NaN."""
-    try:
-        outputs = session.run(feed)
-    except RuntimeFailure:
-        return None
-    floats = [a for a in outputs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
-    return None if any(np.isnan(a).any() for a in floats) else outputs
-
-
 def _in_range(made: Maker, model: ModelProto) -> Maker:
     """The maker with the value ranges that the model expects of pictures."""
     role = next((r for r in made.roles if r.kind == "picture" and r.input.dtype.kind == "f"), None)
@@ -150,7 +139,7 @@ def _data(made: Maker, session: Session, rows: int) -> Data | None:
     for number in range(max(_FEWEST_FEEDS, -(-rows // made.rows))):
         feed = {**made.feed(number * made.rows), **state}
         state = {}
-        outputs = _run(session, feed)
+        outputs = run_or_none(session, feed)
         if outputs is None:
             continue
         feeds.append(feed)
