@@ -85,10 +85,7 @@ class Session:
             options.add_session_config_entry(key, value)
         onnxruntime.set_seed(_SEED)
         try:
-            with readable(model) as found:
-                for key, value in found.config.items():
-                    options.add_session_config_entry(key, value)
-                self._session = onnxruntime.InferenceSession(found.source, options, providers=["CPUExecutionProvider"])
+            self._session = _opened(model, options)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error
         self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
@@ -111,6 +108,16 @@ class Session:
             return list(self._session.run(list(outputs) if outputs else None, dict(feed)))
         except Exception as error:  # as above
             raise RuntimeFailure(first_line(error)) from error
+
+
+def _opened(model: ModelProto | bytes | Path, options: Any) -> Any:
+    """ONNX Runtime's own session, on the CPU; `options` get what the model's data files need."""
+    import onnxruntime
+
+    with readable(model) as found:
+        for key, value in found.config.items():
+            options.add_session_config_entry(key, value)
+        return onnxruntime.InferenceSession(found.source, options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,10 +199,7 @@ def dequantized_at_every_run(model: ModelProto) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
-            with readable(model) as found:
-                for key, value in found.config.items():
-                    options.add_session_config_entry(key, value)
-                onnxruntime.InferenceSession(found.source, options, providers=["CPUExecutionProvider"])
+            _opened(model, options)
             optimized = onnx.load(options.optimized_model_filepath)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RuntimeFailure(first_line(error)) from error
