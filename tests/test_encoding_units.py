@@ -35,6 +35,7 @@ from mixquant_onnx.export.encodings.matmul_nbits import Kernel, MatMulNBits, enc
 from mixquant_onnx.export.encodings.outline import nbytes_of, outline
 from mixquant_onnx.export.encodings.storage import EVERY_RELEASE, NEVER, Release, Storage, at_opset
 from mixquant_onnx.export.weight_in_model import WeightInModel
+from mixquant_onnx.model.tensor_data import raw_nbytes
 from mixquant_onnx.numerics.granularity import ALL_BITS, Granularity, WeightAxes
 from mixquant_onnx.numerics.rows import effective_grid, params_shape
 from mixquant_onnx.numerics.scheme import QuantizedTensor, Scheme
@@ -765,13 +766,13 @@ def tensors() -> list[TensorProto]:
 @pytest.mark.parametrize("tensor", tensors(), ids=lambda t: t.name[:1])
 def test_sizes_are_those_of_protobuf(tensor: TensorProto) -> None:
     graph, empty = helper.make_graph([], "g", [], [], [tensor]), helper.make_graph([], "g", [], [])
-    assert sizes.data_bytes(tensor) == len(tensor.raw_data)
+    assert raw_nbytes(tensor) == len(tensor.raw_data)
     assert sizes.tensor_bytes(tensor) == sizes.tensor_bytes(tensor, external=True) == tensor.ByteSize()
     assert sizes.initializer_bytes(tensor) == graph.ByteSize() - empty.ByteSize()
     drawn = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     if tensor.name:
         drawn.name = tensor.name
-    assert sizes.data_bytes(drawn) == len(tensor.raw_data)
+    assert raw_nbytes(drawn) == len(tensor.raw_data)
     assert sizes.tensor_bytes(drawn) == pytest.approx(tensor.ByteSize(), abs=2 if tensor.name else 4)
     node = helper.make_node("Constant", [], [tensor.name], value=tensor)
     node.attribute[0].t.ClearField("name")
@@ -781,11 +782,12 @@ def test_sizes_are_those_of_protobuf(tensor: TensorProto) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "dims", "size"),
-    [(TensorProto.UINT4, [3, 3], 5), (TensorProto.UINT2, [3, 3], 3), (TensorProto.UINT8, [9], 9),
+    [(TensorProto.UINT4, [3, 3], 5), (TensorProto.UINT2, [3, 3], 3), (TensorProto.INT4, [3, 3], 5),
+     (TensorProto.UINT8, [9], 9),
      (TensorProto.FLOAT, [2, 3], 24), (TensorProto.DOUBLE, [], 8)],
 )  # fmt: skip
 def test_types_below_eight_bits_are_measured_in_bits(kind: int, dims: list[int], size: int) -> None:
-    assert sizes.data_bytes(TensorProto(data_type=kind, dims=dims)) == size
+    assert raw_nbytes(TensorProto(data_type=kind, dims=dims)) == size
 
 
 def test_large_tensors_go_to_the_external_file() -> None:

@@ -9,6 +9,3 @@ NATIVE_TYPES = {4: (TensorProto.UINT4, 21), 2: (TensorProto.UINT2, 25)}
 
 NATIVE_WIDTHS = frozenset({8, *NATIVE_TYPES})
 """Widths of codes that need no unpacking."""
-
-WIDTH_OF = {int(kind): bits for bits, (kind, _) in NATIVE_TYPES.items()}
-"""Bits of an element, by type."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
-from mixquant_onnx.export.encodings.bit_planes import field_bytes
 from mixquant_onnx.export.encodings.builder import Encoded
-from mixquant_onnx.export.encodings.native_types import WIDTH_OF
 from mixquant_onnx.model.external import OUTSIDE_FROM, copy_fields
-from mixquant_onnx.model.tensor_data import is_outside, outside_nbytes, place_of
+from mixquant_onnx.model.tensor_data import is_outside, outside_nbytes, raw_nbytes
 
 _NAME_OF_EXTERNAL_FILE = 64
 _POINTER = sum(len(key) + 6 for key in ("location", "offset", "length")) + _NAME_OF_EXTERNAL_FILE + 24
@@ -32,21 +28,6 @@ def framed(size: int) -> int:
     return 1 + max(-(-size.bit_length() // 7), 1) + size
 
 
-def data_bytes(tensor: TensorProto) -> int:
-    """Size of a tensor's elements, as in `raw_data`.
-
-    Args:
-        tensor: The tensor, or an outline without data.
-
-    Returns:
-        Bytes.
-    """
-    if is_outside(tensor):
-        return place_of(tensor)[2]
-    bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return field_bytes(math.prod(tensor.dims), WIDTH_OF.get(tensor.data_type, bits))
-
-
 def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
     """Size of a TensorProto and its data, wherever that is stored; without its own framing.
 
@@ -57,7 +38,7 @@ def tensor_bytes(tensor: TensorProto, external: bool = False) -> int:
     Returns:
         Bytes in both files.
     """
-    data = data_bytes(tensor)
+    data = raw_nbytes(tensor)
     inside = int(_header(tensor).ByteSize())
     return inside + data + _POINTER if external and data >= OUTSIDE_FROM else inside + framed(data)
 
@@ -140,7 +121,7 @@ def model_bytes(model: ModelProto, external: bool) -> int:
         Bytes in both files.
     """
     tensors = model.graph.initializer
-    outside = sum(t.HasField("raw_data") and data_bytes(t) >= OUTSIDE_FROM for t in tensors) if external else 0
+    outside = sum(t.HasField("raw_data") and raw_nbytes(t) >= OUTSIDE_FROM for t in tensors) if external else 0
     return int(model.ByteSize()) + outside_nbytes(model) + outside * _POINTER
 
 
